@@ -1,0 +1,128 @@
+"""Every metric, parameter and tag key, once: its unit, its direction and what it means.
+
+`rfscale` writes under these keys and `analysis` reads them; neither spells a key itself. This file imports nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["lower", "higher", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key with its unit, which direction is better, and its meaning in one sentence."""
+
+    key: str
+    unit: str
+    better: Direction
+    meaning: str
+
+
+# --- the levels of the validation loss --------------------------------------------------------------------------------
+# The paper averages the velocity MSE over levels equidistant in t (section 5.3); t = i/8 is MLPerf's reading of it. At
+# t = 0 the best possible velocity loss is the constant E|eps|^2, so that level adds nothing and is left out.
+LOSS_LEVELS: tuple[float, ...] = tuple(i / 8 for i in range(1, 8))
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+VAL_LOSS = "val/loss"
+VAL_LOSS_SE = "val/loss_se"
+VAL_LOSS_RAW = "val/loss_raw"
+VAL_OBJECTIVE = "val/objective"
+TRAIN_LOSS = "train/loss"
+GRAD_NORM = "train/grad_norm"
+LEARNING_RATE_NOW = "train/learning_rate"
+SAMPLES_PER_SECOND = "train/samples_per_second"
+TRAIN_SECONDS = "train/seconds"
+
+
+def val_level(t: float) -> str:
+    """Key of the velocity MSE at one level t, EMA weights."""
+    return f"val/velocity_mse/t{t:.3f}"
+
+
+def denoising_level(logsnr: float) -> str:
+    """Key of the mean squared error of the denoised image at one log-SNR, EMA weights, at the last step only."""
+    return f"val/denoising_mse/logsnr{logsnr:+.2f}"
+
+
+METRICS: dict[str, Key] = {
+    key.key: key
+    for key in (
+        Key(VAL_LOSS, "MSE", "lower", "velocity MSE averaged over t = 1/8 .. 7/8, EMA weights, the same for every formulation"),
+        Key(VAL_LOSS_SE, "MSE", "none", "standard error of val/loss over the validation images"),
+        Key(VAL_LOSS_RAW, "MSE", "lower", "val/loss with the weights as trained, without EMA"),
+        Key(VAL_OBJECTIVE, "MSE", "none", "the trial's own objective on the validation images: not comparable across formulations"),
+        Key(TRAIN_LOSS, "MSE", "none", "the trial's own objective, mean over the steps since the last point"),
+        Key(GRAD_NORM, "1", "none", "norm of the gradient before clipping, mean over the steps since the last point"),
+        Key(LEARNING_RATE_NOW, "1", "none", "learning rate of the step"),
+        Key(SAMPLES_PER_SECOND, "1/s", "higher", "training samples per second since the last point, validation excluded"),
+        Key(TRAIN_SECONDS, "s", "none", "time spent in training steps since step 0, over all attempts"),
+        *(Key(val_level(t), "MSE", "lower", f"velocity MSE at t = {t:g}, EMA weights") for t in LOSS_LEVELS),
+    )
+}
+
+# --- parameters of a run (written once) -------------------------------------------------------------------------------
+TRIAL_ID = "trial_id"
+PARAMS: dict[str, Key] = {
+    key.key: key
+    for key in (
+        Key("formulation", "", "none", "noise path, target and noise sampler, in the paper's notation"),
+        Key("data", "", "none", "data set"),
+        Key("resolution", "pixels", "none", "side of the square images"),
+        Key("depth", "blocks", "none", "MM-DiT blocks"),
+        Key("width", "channels", "none", "hidden width"),
+        Key("heads", "", "none", "attention heads"),
+        Key("patch", "pixels", "none", "side of a patch"),
+        Key("parameters", "", "none", "all trainable parameters"),
+        Key("parameters_core", "", "none", "parameters of attention and MLP: without embeddings, modulation and head"),
+        Key("forward_flops", "FLOP/sample", "none", "exact forward FLOPs of one sample (a multiply-add is 2)"),
+        Key("train_flops_per_step", "FLOP", "none", "exact forward and backward FLOPs of one step of the global batch"),
+        Key("train_flops", "FLOP", "none", "train_flops_per_step x steps"),
+        Key("steps", "steps", "none", "training steps"),
+        Key("batch", "samples", "none", "global batch"),
+        Key("samples", "samples", "none", "steps x batch"),
+        Key("image_tokens", "tokens", "none", "image tokens of one sample"),
+        Key("tokens", "tokens", "none", "image and context tokens of one sample"),
+        Key("learning_rate", "1", "none", "peak learning rate after the rule across widths"),
+        Key("lr_rule", "", "none", "how the learning rate follows the width"),
+        Key("warmup_steps", "steps", "none", "linear warm-up"),
+        Key("ema_decay", "1", "none", "EMA decay per update"),
+        Key("ema_every", "steps", "none", "steps between EMA updates"),
+        Key("precision", "", "none", "fp32, or bf16 autocast"),
+        Key("text_dropout", "1", "none", "probability that a sample's text is replaced by zeros"),
+        Key("seed", "", "none", "seed of initial weights, data order, noise and text dropout"),
+    )
+}
+
+# --- tags of a run (may change) ---------------------------------------------------------------------------------------
+TAG_TRIAL_ID = "rfscale.trial_id"
+TAG_SWEEP = "rfscale.sweep"
+TAG_QUESTION = "rfscale.question"
+TAG_STATUS = "rfscale.status"  # one of STATUSES
+TAG_REASON = "rfscale.reason"  # why a trial is not finished, one sentence
+TAG_COMMIT = "rfscale.commit"
+TAG_VERSIONS = "rfscale.versions"  # JSON: package -> version
+TAG_DEVICE = "rfscale.device"
+TAG_CURSOR = "rfscale.journal_bytes"  # how much of the trial's journal this run already holds
+
+FINISHED, RUNNING, PARTIAL, DIVERGED, FAILED, NEW, DROPPED = (
+    "finished",
+    "running",
+    "partial",
+    "diverged",
+    "failed",
+    "new",
+    "dropped",
+)
+STATUSES: dict[str, str] = {
+    NEW: "nothing of it exists yet",
+    RUNNING: "a process is training it now",
+    PARTIAL: "it was begun and will resume from its last checkpoint",
+    FINISHED: "last step reached, finite metrics, readable weights",
+    DIVERGED: "its loss left the range of sense; deterministic, so it is not tried again",
+    FAILED: "it ended with an error; the next run tries it again",
+    DROPPED: "it is in no fit, with the reason beside it",
+}
