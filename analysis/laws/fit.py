@@ -1,0 +1,74 @@
+"""Fit one scaling law: check, solve, quantify, test, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from numpy.typing import ArrayLike
+
+from analysis.laws.forms import Form
+from analysis.laws.judge import judge
+from analysis.laws.optimum import solve
+from analysis.laws.problem import Problem, make_problem
+from analysis.laws.result import FitResult
+from analysis.laws.rollout import roll_out
+from analysis.laws.status import Code, FitError, Status
+from analysis.laws.uncertainty import quantify
+
+PRESETS: dict[str, float] = {"chinchilla": 1e-3}
+"""Named values of delta: Hoffmann et al. 2022 use 1e-3 on log loss."""
+
+
+def fit(
+    form: str | Form,
+    data: Mapping[str, ArrayLike],
+    *,
+    loss: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    fixed: Mapping[str, float] | None = None,
+    objective: str = "huber",
+    delta: float | str | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    checks: bool = True,
+    fallback: bool = False,
+) -> FitResult:
+    """Fit `form` to data = {"N": ..., "loss": ...} (one array per variable; further columns, such as C, are for the
+    held-out checks).
+
+    groups: one label per point; points of one run (or one model size) are resampled together.
+    weights: relative weights of the points, 1 / variance of the log loss; scaled to mean 1.
+    fixed: parameters held at given values, for example {"E": 1.69}.
+    objective: "huber" (default), "lad" or "ls", all of the log residual. delta: Huber's threshold in log loss, None
+    for 1.345 robust residual standard deviations, "chinchilla" for 1e-3.
+    bootstrap: resamples (0 for t intervals). checks: run the held-out test (rollout).
+    fallback: where the form is not (or barely) identified by the data, return the simpler form instead; the result says
+    so in `asked_form`.
+
+    Raises FitError where there is no usable answer; doubts about a usable one are in `result.status`.
+    """
+    threshold = PRESETS[delta] if isinstance(delta, str) and delta in PRESETS else delta
+    if isinstance(threshold, str):
+        raise FitError(f"delta preset {delta!r} is unknown: use {', '.join(PRESETS)} or a number.")
+    problem = make_problem(form, data, loss, weights=weights, groups=groups, fixed=fixed)
+    result = fit_problem(problem, objective, threshold, bootstrap, seed, checks)
+    unsure = result.status.has(Code.NOT_IDENTIFIED) or result.status.has(Code.WEAK)
+    if fallback and unsure and problem.form.simpler:
+        simpler = make_problem(
+            problem.form.simpler, {**problem.x}, problem.loss, weights=problem.weight, groups=problem.groups
+        )
+        found = fit_problem(simpler, objective, threshold, bootstrap, seed, checks)
+        return replace(found, asked_form=problem.form.name)
+    return result
+
+
+def fit_problem(
+    problem: Problem, objective: str, delta: float | None, bootstrap: int, seed: int, checks: bool
+) -> FitResult:
+    """`fit` on data already checked."""
+    optimum = solve(problem, objective, delta)
+    uncertainty = quantify(problem, optimum, bootstrap, seed)
+    rollout = roll_out(problem, objective, delta, seed) if checks else None
+    return judge(FitResult(problem, optimum, uncertainty, Status(), rollout, asked_form=problem.form.name))

@@ -1,0 +1,294 @@
+"""The scaling laws as values: what is raised to which power, and under which names.
+
+Two kinds cover the literature:
+
+* `PowerLaws`: L = sum over terms of c * prod(x ** -exponent), an irreducible loss E being a term without powers.
+  In the logarithms of its coefficients, log L is a log-sum-exp of functions *linear* in the parameters
+  (theta = log c, exponents), which makes value, gradient and Hessian cheap and exact.
+* `Curve`: any smooth formula for log L written in numpy (Kaplan et al. 2020 eq. 1.5, a once-broken law).
+
+A new form is one more value: `fit(form=PowerLaws("mine", (Term("E"), Term("A", (("N", "alpha"),)))), ...)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.laws.status import FitError
+
+Array = NDArray[np.float64]
+
+EXPONENT_BOUNDS = (0.0, 8.0)
+"""An exponent outside is not a scaling law; one that ends on a bound is reported."""
+
+LOG_COEFFICIENT_SPAN = 30.0
+"""A centred coefficient may lie e^30 below or above the loss: beyond that its term is absent."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand: coefficient * prod(variable ** -exponent); without powers it is a constant (E)."""
+
+    coefficient: str
+    powers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class PowerLaws:
+    """L = sum_k c_k prod_j x_j ** -e_kj with all c_k > 0. Terms may share an exponent (tied law).
+
+    `simpler` names the form to use where the data cannot carry this one.
+    """
+
+    name: str
+    terms: tuple[Term, ...]
+    simpler: str | None = None
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        return tuple(term.coefficient for term in self.terms)
+
+    @property
+    def exponents(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(exponent for term in self.terms for _, exponent in term.powers))
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return self.coefficients + self.exponents
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(variable for term in self.terms for variable, _ in term.powers))
+
+    @property
+    def equation(self) -> str:
+        parts = []
+        for term in self.terms:
+            below = " ".join(f"{variable}^{exponent}" for variable, exponent in term.powers)
+            if not below:
+                parts.append(term.coefficient)
+            else:
+                parts.append(f"{term.coefficient} / {below if len(term.powers) == 1 else f'({below})'}")
+        return "L = " + " + ".join(parts)
+
+    def bind(self, log_x: Mapping[str, Array], centre: Mapping[str, float], fixed: Mapping[str, float]) -> LogSumExp:
+        """The form over given data: log term_k = offset_k + G_k theta, theta = free (centred log c, exponents).
+
+        A fixed coefficient is fixed in the units of the data, so its term is not centred.
+        """
+        free = [name for name in self.parameters if name not in fixed]
+        n = len(next(iter(log_x.values())))
+        design = np.zeros((len(self.terms), len(free), n))
+        offset = np.zeros((len(self.terms), n))
+        for k, term in enumerate(self.terms):
+            is_fixed = term.coefficient in fixed
+            if is_fixed:
+                offset[k] = np.log(fixed[term.coefficient])
+            else:
+                design[k, free.index(term.coefficient)] = 1.0
+            for variable, exponent in term.powers:
+                u = log_x[variable] - (0.0 if is_fixed else centre[variable])
+                if exponent in fixed:
+                    offset[k] -= fixed[exponent] * u
+                else:
+                    design[k, free.index(exponent)] -= u
+        return LogSumExp(tuple(free), design, offset)
+
+    def report(
+        self, theta: NDArray[np.inexact], centre: Mapping[str, float], fixed: Mapping[str, float]
+    ) -> NDArray[np.inexact]:
+        """Internal (.., p_free) -> parameters in the units of the data, (.., len(parameters)): c = exp(theta) x0^e."""
+        free = [name for name in self.parameters if name not in fixed]
+        out = np.empty((*theta.shape[:-1], len(self.parameters)), dtype=theta.dtype)
+        for j, name in enumerate(self.parameters):
+            out[..., j] = fixed[name] if name in fixed else theta[..., free.index(name)]
+        for k, term in enumerate(self.terms):
+            if term.coefficient not in fixed:
+                shift = sum(
+                    (
+                        out[..., self.parameters.index(exponent)] * centre[variable]
+                        for variable, exponent in term.powers
+                    ),
+                    start=np.zeros(theta.shape[:-1], dtype=theta.dtype),
+                )
+                out[..., k] = np.exp(out[..., k] + shift)
+        return out
+
+    def internal(self, values: Mapping[str, float], centre: Mapping[str, float], fixed: Mapping[str, float]) -> Array:
+        """Parameters in the units of the data -> the internal vector (p_free,); the inverse of `report`."""
+        theta = []
+        for term in self.terms:
+            if term.coefficient not in fixed:
+                shift = sum(values[exponent] * centre[variable] for variable, exponent in term.powers)
+                theta.append(np.log(max(values[term.coefficient], 1e-300)) - shift)
+        theta += [values[name] for name in self.exponents if name not in fixed]
+        return np.asarray(theta, dtype=np.float64)
+
+    def bounds(self, log_loss: Array, fixed: Mapping[str, float]) -> tuple[Array, Array]:
+        """Lower and upper limits of the internal vector."""
+        low, high = [], []
+        for name in self.parameters:
+            if name in fixed:
+                continue
+            is_coefficient = name in self.coefficients
+            low.append(float(log_loss.min()) - LOG_COEFFICIENT_SPAN if is_coefficient else EXPONENT_BOUNDS[0])
+            high.append(float(log_loss.max()) + LOG_COEFFICIENT_SPAN if is_coefficient else EXPONENT_BOUNDS[1])
+        return np.array(low), np.array(high)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """log L = curve(theta, u) for any formula in numpy, u being the centred logarithms of the variables.
+
+    `curve` takes theta (R, p), possibly complex, and {name: (n,)} and returns (R, n); the Jacobian is its complex-step
+    derivative (exact to rounding), so the formula must be analytic: exp, log, powers, no abs, no max.
+    `to_reported` maps theta and the centre (mean logarithms) to the parameters in the units of the data, `to_internal`
+    back; `starts` proposes (S, p) starting points; `limits` are the bounds of theta given the logarithm of the loss.
+    """
+
+    name: str
+    equation: str
+    variables: tuple[str, ...]
+    parameters: tuple[str, ...]
+    curve: Callable[[NDArray[np.inexact], Mapping[str, Array]], NDArray[np.inexact]]
+    to_reported: Callable[[NDArray[np.inexact], Mapping[str, float]], NDArray[np.inexact]]
+    to_internal: Callable[[Mapping[str, float], Mapping[str, float]], Array]
+    starts: Callable[[Mapping[str, Array], Array], Array]
+    limits: Callable[[Array], tuple[Array, Array]]
+    simpler: str | None = None
+
+    def bind(self, log_x: Mapping[str, Array], centre: Mapping[str, float], fixed: Mapping[str, float]) -> CurveModel:
+        if fixed:
+            raise FitError(
+                f"cannot fix {', '.join(fixed)} in form {self.name!r}: fixing is for sums of power laws "
+                f"(for example 'chinchilla'); fit without fixed values."
+            )
+        return CurveModel(self.parameters, self.curve, {name: log_x[name] - centre[name] for name in self.variables})
+
+    def report(
+        self, theta: NDArray[np.inexact], centre: Mapping[str, float], fixed: Mapping[str, float]
+    ) -> NDArray[np.inexact]:
+        return self.to_reported(theta, centre)
+
+    def internal(self, values: Mapping[str, float], centre: Mapping[str, float], fixed: Mapping[str, float]) -> Array:
+        return self.to_internal(values, centre)
+
+    def bounds(self, log_loss: Array, fixed: Mapping[str, float]) -> tuple[Array, Array]:
+        return self.limits(log_loss)
+
+
+Form = PowerLaws | Curve
+
+
+@dataclass(frozen=True)
+class Forward:
+    """log L of R parameter vectors at n points, and what its derivatives need."""
+
+    log_prediction: Array  # (R, n)
+    theta: Array  # (R, p)
+    shares: tuple[Array, ...] = ()  # per term (R, n): its share of the prediction
+
+    def rows(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Forward:
+        return Forward(self.log_prediction[keep], self.theta[keep], tuple(share[keep] for share in self.shares))
+
+
+@dataclass(frozen=True)
+class LogSumExp:
+    """log L_i = log sum_k exp(offset_ki + sum_j G_kji theta_j), batched over R parameter vectors.
+
+    With p_k the share of term k in the prediction: J = sum_k p_k G_k, Hessian of log L = sum_k p_k G_k G_k' - J J'.
+    """
+
+    names: tuple[str, ...]
+    design: Array  # G, (K, p, n)
+    offset: Array  # (K, n)
+
+    def forward(self, theta: Array) -> Forward:
+        terms = [np.exp(theta @ g + o) for g, o in zip(self.design, self.offset, strict=True)]
+        total = terms[0] if len(terms) == 1 else sum(terms[1:], start=terms[0])
+        return Forward(np.log(total), theta, tuple(term / total for term in terms))
+
+    def jacobian(self, at: Forward) -> Array:
+        """d log L / d theta, (R, p, n)."""
+        out = np.zeros((at.theta.shape[0], len(self.names), self.offset.shape[1]))
+        for share, g in zip(at.shares, self.design, strict=True):
+            for j in np.flatnonzero(np.any(g != 0.0, axis=1)):
+                out[:, j, :] += share * g[j]
+        return out
+
+    def curvature(self, at: Forward, jacobian: Array, weight: Array) -> Array:
+        """sum_i weight_i * Hessian of log L_i, (R, p, p); weight is (R, n)."""
+        p = len(self.names)
+        out = -(jacobian * weight[:, None, :]) @ jacobian.transpose(0, 2, 1)
+        for share, g in zip(at.shares, self.design, strict=True):
+            used = np.flatnonzero(np.any(g != 0.0, axis=1))
+            products = (g[used][:, None, :] * g[used][None, :, :]).reshape(len(used) ** 2, -1)
+            block = ((weight * share) @ products.T).reshape(-1, len(used), len(used))
+            out[:, used[:, None], used[None, :]] += block
+        return out.reshape(-1, p, p)
+
+
+@dataclass(frozen=True)
+class CurveModel:
+    """A `Curve` over given data: Jacobian by complex step; no second derivatives (Gauss-Newton is enough here)."""
+
+    names: tuple[str, ...]
+    curve: Callable[[NDArray[np.inexact], Mapping[str, Array]], NDArray[np.inexact]]
+    u: Mapping[str, Array]
+
+    def forward(self, theta: Array) -> Forward:
+        return Forward(np.real(self.curve(theta, self.u)), theta)
+
+    def jacobian(self, at: Forward) -> Array:
+        step = 1e-30
+        columns = []
+        for j in range(len(self.names)):
+            shifted = at.theta.astype(np.complex128)
+            shifted[:, j] += 1j * step
+            columns.append(np.imag(self.curve(shifted, self.u)) / step)
+        return np.stack(columns, axis=1)
+
+    def curvature(self, at: Forward, jacobian: Array, weight: Array) -> Array:
+        p = len(self.names)
+        return np.zeros((at.theta.shape[0], p, p))
+
+
+Model = LogSumExp | CurveModel
+
+
+def _one_variable(variable: str) -> tuple[PowerLaws, PowerLaws]:
+    """E + A / x^alpha and A / x^alpha; the names follow the variable (B, beta for D; gamma for C)."""
+    coefficient, exponent = {"N": ("A", "alpha"), "D": ("B", "beta"), "C": ("A", "gamma")}[variable]
+    power = Term(coefficient, ((variable, exponent),))
+    return (
+        PowerLaws(variable, (Term("E"), power), simpler=f"{variable}_E0"),
+        PowerLaws(f"{variable}_E0", (power,)),
+    )
+
+
+def _sum_of_exp(parts: Sequence[NDArray[np.inexact]]) -> NDArray[np.inexact]:
+    """log sum exp, stable and analytic: the shift is a real constant of the formula."""
+    shift = np.max(np.stack([np.real(part) for part in parts]), axis=0)
+    return np.asarray(shift + np.log(np.sum(np.stack([np.exp(part - shift) for part in parts]), axis=0)))
+
+
+_POWER_LAWS = (
+    *_one_variable("N"),
+    *_one_variable("D"),
+    *_one_variable("C"),
+    PowerLaws(
+        "chinchilla",
+        (Term("E"), Term("A", (("N", "alpha"),)), Term("B", (("D", "beta"),))),
+        simpler="tied",
+    ),
+    PowerLaws("tied", (Term("E"), Term("A", (("N", "alpha"),)), Term("B", (("D", "alpha"),))), simpler="tied_E0"),
+    PowerLaws("chinchilla_E0", (Term("A", (("N", "alpha"),)), Term("B", (("D", "beta"),))), simpler="tied_E0"),
+    PowerLaws("tied_E0", (Term("A", (("N", "alpha"),)), Term("B", (("D", "alpha"),)))),
+)
+
+FORMS: dict[str, Form] = {form.name: form for form in _POWER_LAWS}
+"""Every form that ships, by name. Add your own with FORMS["name"] = form, or hand the value to `fit`."""

@@ -1,0 +1,140 @@
+"""What to say about a fit: one sentence per doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from analysis.laws.forms import EXPONENT_BOUNDS, PowerLaws
+from analysis.laws.problem import Problem, levels
+from analysis.laws.result import FitResult
+from analysis.laws.status import Code, Reason, Status
+
+ABSENT_SHARE = 1e-5
+"""A term that is nowhere more than this share of the loss is absent."""
+CLOSE_MINIMUM = 0.05
+"""A second minimum within this relative excess of the objective is a rival."""
+
+
+def judge(result: FitResult) -> FitResult:
+    reasons = [
+        *_convergence(result),
+        *_bounds(result),
+        *_identification(result),
+        *_minima(result),
+        *_data(result),
+    ]
+    return replace(result, status=Status(tuple(reasons)))
+
+
+def _convergence(result: FitResult) -> Iterator[Reason]:
+    if not result.optimum.converged:
+        yield Reason(
+            Code.NOT_CONVERGED,
+            f"The optimiser stopped {result.optimum.decrement:.1e} (relative) above the objective it could still "
+            f"reach: do not use the numbers.",
+        )
+
+
+def _bounds(result: FitResult) -> Iterator[Reason]:
+    form = result.problem.form
+    if isinstance(form, PowerLaws):
+        shares = result.problem.model.forward(result.optimum.theta[None]).shares
+        for term, share in zip(form.terms, shares, strict=True):
+            if float(share.max()) < ABSENT_SHARE and term.coefficient not in result.problem.fixed:
+                yield Reason(Code.BOUND, f"{term.coefficient} is at its bound 0: the data do not call for this term.")
+        names = [name for name in form.exponents if name not in result.problem.fixed]
+    else:
+        names = [name for name in result.problem.form.parameters if not name[0].isupper()]
+    for name in names:
+        value = result.estimate[name]
+        if value <= EXPONENT_BOUNDS[0] + 1e-9:
+            yield Reason(Code.BOUND, f"{name} is at its bound 0: the loss does not fall with this variable.")
+        elif value >= EXPONENT_BOUNDS[1] - 1e-9:
+            yield Reason(Code.BOUND, f"{name} is at its bound {EXPONENT_BOUNDS[1]:g}: no power law shows in the data.")
+
+
+def _identification(result: FitResult) -> Iterator[Reason]:
+    problem = result.problem
+    df = problem.n - problem.p
+    n_sizes = _distinct_sizes(problem)
+    if n_sizes < problem.p:
+        yield Reason(
+            Code.NOT_IDENTIFIED,
+            f"{n_sizes} distinct sizes cannot determine {problem.p} parameters, however often each is repeated: add "
+            f"sizes, fix a parameter{_or_simpler(problem)}.",
+        )
+        return
+    if df == 0:
+        yield Reason(
+            Code.NOT_IDENTIFIED,
+            f"{problem.n} points and {problem.p} parameters: the curve passes through every point, so nothing is "
+            f"known of its error; add points, fix a parameter{_or_simpler(problem)}.",
+        )
+        return
+    if df < problem.p:
+        yield Reason(
+            Code.WEAK,
+            f"{problem.n} points for {problem.p} parameters leave {df} degree{'s' if df > 1 else ''} of freedom: the "
+            f"intervals are wide and lean on the form; add points, fix a parameter{_or_simpler(problem)}.",
+        )
+    elif n_sizes == problem.p:
+        yield Reason(
+            Code.WEAK,
+            f"{n_sizes} distinct sizes for {problem.p} parameters: repeats measure the noise, but nothing tests the "
+            f"form; add a size, fix a parameter{_or_simpler(problem)}.",
+        )
+    for name, (low, high) in result.interval.items():
+        if name in problem.fixed:
+            continue
+        value = result.estimate[name]
+        is_exponent = not name[0].isupper()
+        if name == "E" and value > 0.0 and low <= 0.02 * value:
+            yield Reason(
+                Code.NOT_IDENTIFIED,
+                f"E is not identified: its 95 % interval [{low:.3g}, {high:.3g}] reaches 0; fix "
+                f"E{_or_simpler(problem)}.",
+            )
+        elif is_exponent and (low <= 0.0 or high > 4.0 * max(value, 1e-12)):
+            yield Reason(
+                Code.NOT_IDENTIFIED,
+                f"{name} is not identified: its 95 % interval is [{low:.3g}, {high:.3g}] around {value:.3g}.",
+            )
+
+
+def _distinct_sizes(problem: Problem) -> int:
+    """Number of distinct points in the form's variables (to 2 %, as everywhere)."""
+    cells = [np.searchsorted(levels(problem.x[name]), problem.x[name], side="right") for name in problem.form.variables]
+    return len(np.unique(np.column_stack(cells), axis=0))
+
+
+def _or_simpler(problem: Problem) -> str:
+    return f", or use the simpler form {problem.form.simpler!r}" if problem.form.simpler else ""
+
+
+def _minima(result: FitResult) -> Iterator[Reason]:
+    near = [excess for excess, _ in result.optimum.others if excess < CLOSE_MINIMUM]
+    if near:
+        yield Reason(
+            Code.TWO_MINIMA,
+            f"{len(near)} other minimum{'a' if len(near) > 1 else ''} of the objective within {max(near):.1%}: "
+            f"the form fits in more than one way.",
+        )
+
+
+def _data(result: FitResult) -> Iterator[Reason]:
+    problem = result.problem
+    table = np.column_stack(problem.columns())
+    n_duplicates = problem.n - len(np.unique(table, axis=0))
+    if n_duplicates:
+        yield Reason(
+            Code.NOTE,
+            f"{n_duplicates} row{'s are' if n_duplicates > 1 else ' is'} an exact copy of another: intervals count it "
+            f"twice, so drop it or give groups.",
+        )
+    if result.uncertainty.n_failed:
+        yield Reason(
+            Code.NOTE, f"{result.uncertainty.n_failed} bootstrap resamples had no converged fit and are left out."
+        )

@@ -1,0 +1,181 @@
+"""What is fitted: checked data, the form, and the form bound to the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.laws.forms import FORMS, Array, Form, Model
+from analysis.laws.status import FitError
+
+LEVEL_TOLERANCE = 0.02
+"""Two sizes closer than 2 % are one level: the same model counted twice, or read off a figure."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Checked arrays: `x` has the form's variables and any further columns given (for held-out checks)."""
+
+    form: Form
+    x: Mapping[str, Array]
+    loss: Array
+    weight: Array
+    groups: NDArray[np.intp] | None
+    fixed: Mapping[str, float]
+    centre: Mapping[str, float]
+
+    @property
+    def n(self) -> int:
+        return len(self.loss)
+
+    @property
+    def p(self) -> int:
+        return len(self.form.parameters) - len(self.fixed)
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        return tuple(name for name in self.form.parameters if name not in self.fixed)
+
+    @cached_property
+    def log_loss(self) -> Array:
+        return np.log(self.loss)
+
+    @cached_property
+    def log_x(self) -> dict[str, Array]:
+        return {name: np.log(self.x[name]) for name in self.form.variables}
+
+    @cached_property
+    def model(self) -> Model:
+        return self.form.bind(self.log_x, self.centre, self.fixed)
+
+    @cached_property
+    def bounds(self) -> tuple[Array, Array]:
+        return self.form.bounds(self.log_loss, self.fixed)
+
+    @property
+    def n_groups(self) -> int:
+        return self.n if self.groups is None else int(self.groups.max()) + 1
+
+    def model_at(self, x: Mapping[str, Array]) -> Model:
+        """The form bound to other points, in the same internal coordinates."""
+        return self.form.bind({name: np.log(x[name]) for name in self.form.variables}, self.centre, self.fixed)
+
+    def subset(self, keep: NDArray[np.bool_], form: Form | None = None) -> Problem:
+        """The same problem on some of the points (and, if given, with another form), checked again."""
+        return make_problem(
+            form or self.form,
+            {name: values[keep] for name, values in self.x.items()},
+            self.loss[keep],
+            weights=self.weight[keep],
+            groups=None if self.groups is None else self.groups[keep],
+            fixed={name: value for name, value in self.fixed.items() if name in (form or self.form).parameters},
+        )
+
+    def columns(self) -> list[NDArray[np.float64]]:
+        return [*self.x.values(), self.loss]
+
+
+def levels(values: Array) -> Array:
+    """Distinct sizes, ascending; values within 2 % of the level below count as that level."""
+    ordered = np.sort(values)
+    new = np.concatenate([[True], np.diff(np.log(ordered)) > LEVEL_TOLERANCE])
+    return np.asarray(ordered[new])
+
+
+def find_form(form: str | Form) -> Form:
+    if not isinstance(form, str):
+        return form
+    if form not in FORMS:
+        raise FitError(f"form {form!r} is unknown: use one of {', '.join(FORMS)}, or pass a Form value.")
+    return FORMS[form]
+
+
+def make_problem(
+    form: str | Form,
+    data: Mapping[str, ArrayLike],
+    loss: ArrayLike | None = None,
+    *,
+    weights: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    fixed: Mapping[str, float] | None = None,
+) -> Problem:
+    """Check everything that comes from outside. `loss` may be a key of `data`. Raises FitError."""
+    form = find_form(form)
+    fixed = dict(fixed or {})
+    given = {name: np.asarray(values) for name, values in data.items()}
+    if loss is None:
+        if "loss" not in given:
+            raise FitError(f"data has columns {', '.join(given) or 'none'} but no 'loss': add data['loss'].")
+        loss = given.pop("loss")
+    y = _column("loss", np.asarray(loss), None)
+    for name in form.variables:
+        if name not in given:
+            raise FitError(
+                f"form {form.name!r} needs {', '.join(form.variables)}, but the data has only "
+                f"{', '.join(given) or 'no variables'}: add the column or choose another form."
+            )
+    x = {name: _column(name, values, len(y)) for name, values in given.items()}
+    for name, value in fixed.items():
+        if name not in form.parameters:
+            raise FitError(f"cannot fix {name!r}: form {form.name!r} has parameters {', '.join(form.parameters)}.")
+        if not (np.isfinite(value) and value > 0.0):
+            raise FitError(f"cannot fix {name} at {value}: give a positive finite number.")
+    p = len(form.parameters) - len(fixed)
+    if p == 0:
+        raise FitError("every parameter is fixed: nothing is left to fit.")
+    if len(y) < p:
+        hint = f", or use the simpler form {form.simpler!r}" if form.simpler else ""
+        raise FitError(
+            f"{len(y)} points cannot determine the {p} parameters of form {form.name!r}: add points, fix some{hint}."
+        )
+    _check_spread(form, x, y)
+    weight = np.ones(len(y)) if weights is None else _column("weights", np.asarray(weights), len(y))
+    return Problem(
+        form=form,
+        x=x,
+        loss=y,
+        weight=weight / weight.mean(),
+        groups=None if groups is None else _group_index(np.asarray(groups), len(y)),
+        fixed=fixed,
+        centre={name: float(np.log(x[name]).mean()) for name in form.variables},
+    )
+
+
+def _column(name: str, values: NDArray[np.generic], length: int | None) -> Array:
+    try:
+        column = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise FitError(f"column {name!r} is not numeric: give numbers only.") from error
+    if column.ndim != 1 or (length is not None and len(column) != length):
+        raise FitError(f"column {name!r} has shape {column.shape}, but one number per point is needed.")
+    if column.size == 0:
+        raise FitError("there are no points: check the filter, nothing passed it.")
+    bad = ~(np.isfinite(column) & (column > 0.0))
+    if np.any(bad):
+        row = int(np.flatnonzero(bad)[0])
+        raise FitError(
+            f"{name} is {column[row]} in row {row} ({int(bad.sum())} such row{'s' if bad.sum() > 1 else ''}): values "
+            f"must be positive and finite; drop these rows, and say so."
+        )
+    return column
+
+
+def _check_spread(form: Form, x: Mapping[str, Array], loss: Array) -> None:
+    for name in form.variables:
+        if len(levels(x[name])) < 2:
+            raise FitError(f"{name} has one size only ({x[name][0]:.4g}): a law in {name} needs at least two.")
+    if np.ptp(loss) <= 1e-12 * loss.max():
+        raise FitError(f"the loss is {loss[0]:.6g} at every point: a constant loss has no scaling law.")
+
+
+def _group_index(groups: NDArray[np.generic], length: int) -> NDArray[np.intp]:
+    if groups.shape != (length,):
+        raise FitError(f"groups has shape {groups.shape}, but one label per point is needed ({length}).")
+    _, index = np.unique(groups.astype(str), return_inverse=True)
+    if index.max() == 0:
+        raise FitError("groups has one label only: a cluster bootstrap needs at least two runs.")
+    return index

@@ -1,0 +1,286 @@
+"""What a fit returns: frozen, printable, JSON-ready, able to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis.laws.forms import Array, PowerLaws
+from analysis.laws.optimum import Optimum
+from analysis.laws.problem import Problem
+from analysis.laws.records import Rollout, SensitivityRow
+from analysis.laws.status import FitError, Status
+from analysis.laws.uncertainty import LEVEL, Uncertainty, percentile_interval
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted loss at given points, each field (m,).
+
+    `low`, `high`: interval of the law itself; `prediction_low`, `prediction_high`: of one more measured loss there.
+    """
+
+    at: Mapping[str, Array]
+    value: Array
+    low: Array
+    high: Array
+    prediction_low: Array
+    prediction_high: Array
+    standard_error: Array
+    level: float = LEVEL
+
+    def rows(self) -> list[dict[str, float]]:
+        """One dict per point, JSON-ready."""
+        return [
+            {name: float(values[i]) for name, values in self.at.items()}
+            | {
+                "loss": float(self.value[i]),
+                "low": _number(self.low[i]),
+                "high": _number(self.high[i]),
+                "prediction_low": _number(self.prediction_low[i]),
+                "prediction_high": _number(self.prediction_high[i]),
+                "standard_error": _number(self.standard_error[i]),
+            }
+            for i in range(len(self.value))
+        ]
+
+
+def _number(value: float | np.floating) -> float:
+    return float(value)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """One fitted scaling law. Intervals are central at `level`; residuals are log L - log prediction."""
+
+    problem: Problem
+    optimum: Optimum
+    uncertainty: Uncertainty
+    status: Status
+    rollout: Rollout | None = None
+    sensitivity: tuple[SensitivityRow, ...] = ()
+    asked_form: str = ""
+    level: float = LEVEL
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def form(self) -> str:
+        return self.problem.form.name
+
+    @property
+    def equation(self) -> str:
+        return self.problem.form.equation
+
+    @property
+    def n(self) -> int:
+        return self.problem.n
+
+    @property
+    def objective(self) -> str:
+        return self.optimum.objective
+
+    @property
+    def delta(self) -> float | None:
+        """Huber's delta in log loss; None for the other objectives."""
+        return self.optimum.delta if self.objective == "huber" else None
+
+    @property
+    def objective_value(self) -> float:
+        """sum_i w_i rho(log residual_i): the sum, not the mean."""
+        return self.optimum.value
+
+    @cached_property
+    def estimate(self) -> dict[str, float]:
+        values = self._report(self.optimum.theta[None])[0]
+        return {name: float(value) for name, value in zip(self.problem.form.parameters, values, strict=True)}
+
+    @cached_property
+    def draws(self) -> dict[str, Array]:
+        """Bootstrap draws of every parameter, in the units of the data; empty arrays where the method is t."""
+        values = self._report(self.uncertainty.draws)
+        return {name: values[:, j] for j, name in enumerate(self.problem.form.parameters)}
+
+    @cached_property
+    def standard_error(self) -> dict[str, float]:
+        if self.uncertainty.uses_draws:
+            return {name: float(np.std(draws, ddof=1)) for name, draws in self.draws.items()}
+        gradient = self._report_gradient()
+        variance = np.einsum("ij,jk,ik->i", gradient, self.uncertainty.covariance, gradient)
+        return {name: float(np.sqrt(value)) for name, value in zip(self.problem.form.parameters, variance, strict=True)}
+
+    @cached_property
+    def interval(self) -> dict[str, Interval]:
+        if self.uncertainty.uses_draws:
+            return {name: _pair(*percentile_interval(draws, self.level)) for name, draws in self.draws.items()}
+        return self.t_interval
+
+    @cached_property
+    def t_interval(self) -> dict[str, Interval]:
+        """The cross-check: t quantile times the HC3 (few points: classical) standard error.
+
+        Scale coefficients get it in their logarithm; E and the exponents as they are, cut at zero.
+        """
+        gradient = self._report_gradient()
+        se = np.sqrt(np.einsum("ij,jk,ik->i", gradient, self.uncertainty.covariance, gradient))
+        t = self.uncertainty.t_quantile
+        out: dict[str, Interval] = {}
+        for j, (name, value) in enumerate(self.estimate.items()):
+            if name in self.problem.fixed:
+                out[name] = (value, value)
+            elif self._is_scale(name):
+                width = min(t * se[j] / max(value, 1e-300), 700.0)
+                out[name] = (value * float(np.exp(-width)), value * float(np.exp(width)))
+            else:
+                out[name] = (max(value - t * float(se[j]), 0.0), value + t * float(se[j]))
+        return out
+
+    def _is_scale(self, name: str) -> bool:
+        form = self.problem.form
+        if isinstance(form, PowerLaws):
+            return any(term.coefficient == name and term.powers for term in form.terms)
+        return name[0].isupper() and name != "E"
+
+    @cached_property
+    def residuals(self) -> Array:
+        return np.asarray(
+            self.problem.log_loss - self.problem.model.forward(self.optimum.theta[None]).log_prediction[0]
+        )
+
+    @cached_property
+    def derived(self) -> dict[str, float]:
+        """a, b of N_opt ~ C^a, D_opt ~ C^b where the form has both exponents; else empty."""
+        return {name: float(value[0]) for name, value in self._derived(self._report(self.optimum.theta[None])).items()}
+
+    @cached_property
+    def derived_interval(self) -> dict[str, Interval]:
+        if self.uncertainty.uses_draws:
+            draws = self._derived(self._report(self.uncertainty.draws))
+            return {name: _pair(*percentile_interval(values, self.level)) for name, values in draws.items()}
+        out: dict[str, Interval] = {}
+        for name, value in self.derived.items():
+            jacobian = self._complex_step(partial(self._derived_one, name))
+            width = self.uncertainty.t_quantile * float(np.sqrt(jacobian @ self.uncertainty.covariance @ jacobian))
+            out[name] = (value - width, value + width)
+        return out
+
+    def _derived_one(self, name: str, theta: Array) -> Array:
+        return self._derived(self._report(theta))[name]
+
+    def _derived(self, values: Array) -> dict[str, Array]:
+        names = self.problem.form.parameters
+        if "alpha" not in names or set(self.problem.form.variables) != {"N", "D"}:
+            return {}
+        alpha = values[:, names.index("alpha")]
+        beta = values[:, names.index("beta")] if "beta" in names else alpha
+        return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta)}
+
+    @cached_property
+    def correlation(self) -> Array:
+        """Correlation matrix of the centred internal parameters (log coefficients at the mean size, exponents)."""
+        if self.uncertainty.uses_draws:
+            return np.corrcoef(self.uncertainty.draws.T).reshape(self.problem.p, self.problem.p)
+        sd = np.sqrt(np.diag(self.uncertainty.covariance))
+        return np.asarray(self.uncertainty.covariance / np.outer(sd, sd))
+
+    @cached_property
+    def centred(self) -> dict[str, float]:
+        """Each term's size at the geometric-mean point: well determined where A and B alone are not."""
+        form = self.problem.form
+        if not isinstance(form, PowerLaws):
+            return {}
+        out = {}
+        for term in form.terms:
+            size = self.estimate[term.coefficient]
+            for variable, exponent in term.powers:
+                size *= float(np.exp(-self.estimate[exponent] * self.problem.centre[variable]))
+            below = "".join(f"/{variable}0^{exponent}" for variable, exponent in term.powers)
+            out[term.coefficient + below] = size
+        return out
+
+    def predict(self, at: Mapping[str, ArrayLike]) -> Prediction:
+        """Loss at new points, with the interval of the law and of one more measurement.
+
+        Raises FitError if a variable of the form is missing or not positive.
+        """
+        x = predict_points(self.problem, at)
+        model = self.problem.model_at(x)
+        forward = model.forward(self.optimum.theta[None])
+        log_value = forward.log_prediction[0]
+        n, p = self.problem.n, self.problem.p
+        if self.uncertainty.uses_draws:
+            log_draws = model.forward(self.uncertainty.draws).log_prediction
+            low, high = percentile_interval(log_draws, self.level)
+            rng = np.random.default_rng(20240305)
+            inflated = self.residuals * np.sqrt(self.problem.weight * n / max(n - p, 1))
+            noise = rng.choice(inflated, size=log_draws.shape)
+            prediction_low, prediction_high = percentile_interval(log_draws + noise, self.level)
+            se = np.std(np.exp(log_draws), axis=0, ddof=1)
+        else:
+            jacobian = model.jacobian(forward)[0]
+            log_se = np.sqrt(np.einsum("jn,jk,kn->n", jacobian, self.uncertainty.covariance, jacobian))
+            t = self.uncertainty.t_quantile
+            low, high = log_value - t * log_se, log_value + t * log_se
+            both = t * np.sqrt(log_se**2 + self.noise**2)
+            prediction_low, prediction_high = log_value - both, log_value + both
+            se = np.exp(log_value) * log_se
+        low, high, prediction_low, prediction_high = (
+            np.exp(np.clip(side, -700.0, 700.0)) for side in (low, high, prediction_low, prediction_high)
+        )
+        return Prediction(x, np.exp(log_value), low, high, prediction_low, prediction_high, se, self.level)
+
+    @cached_property
+    def noise(self) -> float:
+        """Standard deviation of the log residuals, sqrt(sum w r^2 / (n - p)); inf without degrees of freedom."""
+        df = self.problem.n - self.problem.p
+        return float(np.sqrt(np.sum(self.problem.weight * self.residuals**2) / df)) if df > 0 else float("inf")
+
+    def _report(self, theta: Array) -> Array:
+        return np.asarray(self.problem.form.report(theta, self.problem.centre, self.problem.fixed))
+
+    def _report_gradient(self) -> Array:
+        """d parameters / d theta, (len(parameters), p), by complex step."""
+        return self._complex_step(self._report).T
+
+    def _complex_step(self, function: Callable[[Array], Array]) -> Array:
+        theta = self.optimum.theta[None].astype(np.complex128)
+        rows = []
+        for j in range(theta.shape[1]):
+            shifted = theta.copy()
+            shifted[0, j] += 1e-30j
+            # The formulas are analytic; they carry the complex step although they are typed for real input.
+            rows.append(np.imag(function(shifted)[0]) / 1e-30)  # type: ignore[arg-type]
+        return np.array(rows)
+
+    def summary(self) -> str:
+        """The report a person reads."""
+        from analysis.laws.text import summary
+
+        return summary(self)
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready."""
+        from analysis.laws.text import to_dict
+
+        return to_dict(self)
+
+
+def _pair(low: Array | float, high: Array | float) -> Interval:
+    return float(low), float(high)
+
+
+def predict_points(problem: Problem, at: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    x: dict[str, Array] = {}
+    for name in problem.form.variables:
+        if name not in at:
+            raise FitError(f"a prediction from form {problem.form.name!r} needs {', '.join(problem.form.variables)}.")
+        x[name] = np.atleast_1d(np.asarray(at[name], dtype=np.float64))
+        if not np.all(np.isfinite(x[name]) & (x[name] > 0.0)):
+            raise FitError(f"cannot predict at {name} = {x[name].tolist()}: give positive finite numbers.")
+    size = max(len(values) for values in x.values())
+    return {name: np.broadcast_to(values, (size,)) for name, values in x.items()}

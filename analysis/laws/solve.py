@@ -1,0 +1,177 @@
+"""Minimise the exact objective for many parameter vectors at once.
+
+With r = log L - log prediction, the objective is sum_i w_i rho(r_i): rho is Huber's function
+(r^2 / 2 inside delta, delta (|r| - delta / 2) outside), least squares for delta = inf, and least absolute deviations as
+delta -> 0. Semismooth Newton with the exact Hessian, damped by the iteratively-reweighted majoriser, which is positive
+definite wherever the data identify the parameters. All R problems advance together; finished ones drop out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.laws.forms import Array, Forward, Model
+
+CHUNK_ELEMENTS = 300_000
+"""Problems are advanced in chunks of about this many (problem, parameter, point) elements: they fit the cache."""
+
+
+@dataclass(frozen=True)
+class Minima:
+    """Where R minimisations ended. `decrement`: relative decrease still promised by the majoriser (0 at a minimum)."""
+
+    theta: Array  # (R, p)
+    value: Array  # (R,)
+    decrement: Array  # (R,)
+    converged: NDArray[np.bool_]  # (R,)
+    iterations: int
+
+
+def objective(residual: Array, weight: Array, delta: float | Array) -> Array:
+    """sum_i w_i rho(r_i) over the last axis."""
+    size = np.abs(residual)
+    clipped = np.minimum(size, delta)
+    return np.asarray(np.sum(weight * clipped * (size - 0.5 * clipped), axis=-1))
+
+
+def minimise(
+    model: Model,
+    log_loss: Array,
+    weight: Array,
+    start: Array,
+    delta: float,
+    bounds: tuple[Array, Array],
+    tolerance: float = 1e-13,
+    max_iterations: int = 200,
+) -> Minima:
+    """Minimise from each row of `start` (R, p); `log_loss` and `weight` are (n,) or (R, n).
+
+    A problem is finished when the decrease promised by the majoriser falls below `tolerance` of its objective.
+    """
+    n_problems, p = start.shape
+    n = log_loss.shape[-1]
+    y = np.broadcast_to(log_loss, (n_problems, n))
+    w = np.broadcast_to(weight, (n_problems, n))
+    chunk = max(1, CHUNK_ELEMENTS // (n * p))
+    parts = [
+        _minimise_chunk(model, y[i : i + chunk], w[i : i + chunk], start[i : i + chunk], delta, bounds, tolerance,
+                        max_iterations)
+        for i in range(0, n_problems, chunk)
+    ]  # fmt: skip
+    return Minima(
+        np.concatenate([part.theta for part in parts]),
+        np.concatenate([part.value for part in parts]),
+        np.concatenate([part.decrement for part in parts]),
+        np.concatenate([part.converged for part in parts]),
+        max(part.iterations for part in parts),
+    )
+
+
+def _minimise_chunk(
+    model: Model,
+    y: Array,
+    w: Array,
+    start: Array,
+    delta: float,
+    bounds: tuple[Array, Array],
+    tolerance: float,
+    max_iterations: int,
+) -> Minima:
+    low, high = bounds
+    theta = np.clip(start, low, high)
+    n_problems = len(theta)
+    value, decrement = np.full(n_problems, np.inf), np.full(n_problems, np.inf)
+    converged = np.zeros(n_problems, dtype=bool)
+    live = np.arange(n_problems)
+    at = model.forward(theta)
+    current = objective(y - at.log_prediction, w, delta)
+    damping = np.full(n_problems, 1e-3)
+    # Rounding of the residuals bounds what can be reached where the law fits exactly.
+    floor = 1e-30 * w.sum(axis=1)
+    gradient, hessian, majoriser = _quadratic(model, at, y, w, delta)
+    iterations = 0
+    while live.size and iterations < max_iterations:
+        iterations += 1
+        step, promise = _step(at.theta, gradient, hessian, majoriser, damping[live], low, high)
+        decrement[live] = promise / np.maximum(current, floor[live])
+        done = promise <= tolerance * current + floor[live]
+        stalled = damping[live] > 1e12
+        if np.any(done | stalled):
+            stop = done | stalled
+            theta[live[stop]], value[live[stop]] = at.theta[stop], current[stop]
+            converged[live[stop]] = done[stop] | (decrement[live[stop]] < 1e-8)
+            keep = ~stop
+            live, at, current, step = live[keep], at.rows(keep), current[keep], step[keep]
+            gradient, hessian, majoriser = gradient[keep], hessian[keep], majoriser[keep]
+            y, w = y[keep], w[keep]
+            if live.size == 0:
+                break
+        trial = model.forward(np.clip(at.theta + step, low, high))
+        with np.errstate(invalid="ignore", over="ignore"):
+            trial_value = objective(y - trial.log_prediction, w, delta)
+        better = trial_value < current  # NaN compares false: such a step is refused
+        damping[live] = np.where(better, damping[live] * 0.2, damping[live] * 6.0).clip(1e-12, 1e13)
+        if np.any(better):
+            at = _replace_rows(at, trial, better)
+            current = np.where(better, trial_value, current)
+            if np.all(better):
+                gradient, hessian, majoriser = _quadratic(model, at, y, w, delta)
+            else:
+                new = _quadratic(model, at.rows(better), y[better], w[better], delta)
+                gradient[better], hessian[better], majoriser[better] = new
+    theta[live], value[live] = at.theta, current
+    converged[live] |= decrement[live] < 1e-8
+    return Minima(theta, value, decrement, converged, iterations)
+
+
+def _replace_rows(old: Forward, new: Forward, take: NDArray[np.bool_]) -> Forward:
+    pick = take[:, None]
+    return Forward(
+        np.where(pick, new.log_prediction, old.log_prediction),
+        np.where(pick, new.theta, old.theta),
+        tuple(np.where(pick, a, b) for a, b in zip(new.shares, old.shares, strict=True)),
+    )
+
+
+def _quadratic(model: Model, at: Forward, y: Array, w: Array, delta: float) -> tuple[Array, Array, Array]:
+    """Gradient (R, p), generalised Hessian and reweighted majoriser (R, p, p) of the objective."""
+    residual = y - at.log_prediction
+    size = np.abs(residual)
+    inside = size <= delta
+    influence = w * np.clip(residual, -delta, delta)
+    jacobian = model.jacobian(at)
+    transposed = jacobian.transpose(0, 2, 1)
+    gradient = -(jacobian @ influence[:, :, None])[:, :, 0]
+    reweighted = np.where(inside, w, w * delta / np.maximum(size, 1e-300)) if np.isfinite(delta) else w
+    majoriser = (jacobian * reweighted[:, None, :]) @ transposed
+    flat = majoriser if not np.isfinite(delta) else (jacobian * (w * inside)[:, None, :]) @ transposed
+    return gradient, flat - model.curvature(at, jacobian, influence), majoriser
+
+
+def _step(
+    theta: Array, gradient: Array, hessian: Array, majoriser: Array, damping: Array, low: Array, high: Array
+) -> tuple[Array, Array]:
+    """Damped Newton step (R, p), and half the squared majoriser norm of the gradient: the decrease in reach (R,)."""
+    p = theta.shape[1]
+    held = ((theta <= low) & (gradient > 0.0)) | ((theta >= high) & (gradient < 0.0))
+    free = ~held
+    both = free[:, :, None] & free[:, None, :]
+    g = np.where(free, gradient, 0.0)
+    scale = np.sqrt(np.maximum(np.einsum("rii->ri", majoriser), 1e-200))
+    unit = np.eye(p)
+    m = np.where(both, majoriser / (scale[:, :, None] * scale[:, None, :]), 0.0) + 1e-11 * unit
+    h = np.where(both, hessian / (scale[:, :, None] * scale[:, None, :]), 0.0)
+    m = m + np.where(held, 1.0, 0.0)[:, :, None] * unit
+    h = h + np.where(held, 1.0, 0.0)[:, :, None] * unit
+    g = g / scale
+    promise = 0.5 * np.einsum("ri,ri->r", g, np.linalg.solve(m, g[:, :, None])[:, :, 0])
+    direction = -np.linalg.solve(h + damping[:, None, None] * m, g[:, :, None])[:, :, 0]
+    uphill = np.einsum("ri,ri->r", direction, g) >= 0.0
+    if np.any(uphill):
+        direction[uphill] = -np.linalg.solve((1.0 + damping[uphill])[:, None, None] * m[uphill], g[uphill, :, None])[
+            :, :, 0
+        ]
+    return direction / scale, promise

@@ -1,0 +1,161 @@
+"""The report a person reads (lmfit's is the model) and the JSON a program reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from analysis.laws.result import FitResult, Prediction
+
+
+def to_dict(result: FitResult) -> dict[str, object]:
+    """The keys of `rfscale fit --json`; values that do not exist are null, not numbers."""
+    plain: dict[str, object] = {
+        "form": result.form,
+        "equation": result.equation,
+        "n": result.n,
+        "objective": result.objective,
+        "delta": result.delta,
+        "estimate": result.estimate,
+        "standard_error": result.standard_error,
+        "interval": result.interval,
+        "interval_method": result.uncertainty.method,
+        "level": result.level,
+        "t_interval": result.t_interval,
+        "status": result.status.to_dict(),
+        "objective_value": result.objective_value,
+        "residual_sd": result.optimum.sigma,
+        "derived": result.derived,
+        "derived_interval": result.derived_interval,
+        "centred": result.centred,
+        "rollout": result.rollout.to_dict() if result.rollout else None,
+        "sensitivity": [row.to_dict() for row in result.sensitivity],
+    }
+    return clean(plain)  # type: ignore[return-value]
+
+
+def clean(value: object) -> object:
+    """Tuples to lists, non-finite numbers to None: JSON has neither."""
+    if isinstance(value, dict):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def number(value: float) -> str:
+    if not math.isfinite(value):
+        return "unknown"
+    return f"{value:.5g}" if 1e-3 <= abs(value) < 1e5 or value == 0.0 else f"{value:.4e}"
+
+
+def summary(result: FitResult) -> str:
+    """Status first, then fit statistics, parameters, derived exponents, held-out test, sensitivity."""
+    blocks = [
+        _heading(result),
+        _statistics(result),
+        _parameters(result),
+        _derived(result),
+        _rollout(result),
+        _sensitivity(result),
+    ]
+    return "\n".join(line for block in blocks for line in block)
+
+
+def _heading(result: FitResult) -> list[str]:
+    lines = [f"[[Scaling law]] {result.form}:  {result.equation}"]
+    if result.asked_form and result.asked_form != result.form:
+        lines.append(f"    asked for {result.asked_form}; fell back to {result.form}")
+    lines.append(f"    status: {result.status.code.value}")
+    lines += [f"      - {sentence}" for sentence in result.status.sentences]
+    return lines
+
+
+def _statistics(result: FitResult) -> list[str]:
+    problem, optimum = result.problem, result.optimum
+    ranges = ", ".join(
+        f"{name} {number(float(problem.x[name].min()))} .. {number(float(problem.x[name].max()))}"
+        for name in problem.form.variables
+    )
+    inside = (abs(result.residuals) <= optimum.delta).mean()
+    clusters = f" in {problem.n_groups} groups" if problem.groups is not None else ""
+    delta = f", delta {number(optimum.delta)} ({inside:.0%} of points inside)" if result.objective == "huber" else ""
+    return [
+        "[[Fit]]",
+        f"    points: {result.n}{clusters};  {ranges}",
+        f"    objective: {result.objective} of the log residual{delta};  value {result.objective_value:.10g}",
+        f"    residual sd (MAD, log loss): {number(optimum.sigma)};  starts: {optimum.n_starts};"
+        f"  other minima: {len(optimum.others)}",
+    ]
+
+
+def _parameters(result: FitResult) -> list[str]:
+    lines = [f"[[Parameters]]  {result.level:.0%} interval by {result.uncertainty.method}"]
+    for name, value in result.estimate.items():
+        if name in result.problem.fixed:
+            lines.append(f"    {name + ':':<8}{number(value):>12}  (fixed)")
+            continue
+        se = result.standard_error[name]
+        low, high = result.interval[name]
+        percent = f" ({se / abs(value):.1%})" if value and math.isfinite(se) else ""
+        lines.append(
+            f"    {name + ':':<8}{number(value):>12} +- {number(se)}{percent:<10}  [{number(low)}, {number(high)}]"
+        )
+    if result.centred:
+        sizes = ", ".join(f"{name} = {number(value)}" for name, value in result.centred.items())
+        lines.append(f"    terms at the mean size: {sizes}")
+    return lines
+
+
+def _derived(result: FitResult) -> list[str]:
+    if not result.derived:
+        return []
+    lines = ["[[Compute-optimal]]  N_opt ~ C^a, D_opt ~ C^b"]
+    for name, value in result.derived.items():
+        low, high = result.derived_interval[name]
+        lines.append(f"    {name + ':':<8}{number(value):>12}  [{number(low)}, {number(high)}]")
+    return lines
+
+
+def _rollout(result: FitResult) -> list[str]:
+    rollout = result.rollout
+    if rollout is None:
+        return []
+    if not rollout.rows:
+        return [f"[[Held-out]]  none: {rollout.reason}"]
+    lines = [
+        f"[[Held-out]]  the largest runs hidden; {rollout.coverage:.0%} of them inside their 95 % interval, "
+        f"error {rollout.inflation:.2g} x in-sample",
+        "    axis   cut        form         train  test   mean error  covered  inflation",
+    ]
+    for row in rollout.rows:
+        lines.append(
+            f"    {row.axis:<5}  {row.cut:<9.3g}  {row.form:<12} {row.n_train:>5} {row.n_test:>5}"
+            f"   {row.mean_error:>9.2%}  {row.coverage:>7.0%}  {row.inflation:>9.2f}"
+        )
+    return lines
+
+
+def _sensitivity(result: FitResult) -> list[str]:
+    if not result.sensitivity:
+        return []
+    names = list(result.estimate)
+    lines = ["[[Sensitivity]]", "    " + f"{'what':<30}" + "".join(f"{name:>11}" for name in names)]
+    for row in result.sensitivity:
+        values = "".join(f"{number(row.estimate[name]):>11}" for name in names)
+        lines.append(f"    {row.what:<30}{values}")
+    return lines
+
+
+def predictions_text(predictions: Iterable[Prediction]) -> str:
+    lines = ["[[Predictions]]  95 % interval of the law, and of one more measurement"]
+    for prediction in predictions:
+        for i in range(len(prediction.value)):
+            where = ", ".join(f"{name} = {number(float(values[i]))}" for name, values in prediction.at.items())
+            lines.append(
+                f"    {where}: {prediction.value[i]:.5g}  [{prediction.low[i]:.5g}, {prediction.high[i]:.5g}]"
+                f"  [{prediction.prediction_low[i]:.5g}, {prediction.prediction_high[i]:.5g}]"
+            )
+    return "\n".join(lines)
