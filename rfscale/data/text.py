@@ -1,0 +1,153 @@
+"""Text conditions: a sequence of token vectors and one pooled vector per caption (paper section 4.2).
+
+`hash` is a frozen embedding that needs no download: a fixed random code, like an untrained embedding table. It knows
+which words a caption holds and in which order, and nothing of what they mean. Trained encoders fit the same protocol.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import unicodedata
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from rfscale.data.base import FloatArray
+from rfscale.data.counter import uniform
+
+
+class TextSpec(BaseModel):
+    """What the user writes under `text:` in a sweep file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    encoder: Literal["hash"] = "hash"
+    length: int = Field(default=16, ge=1, le=512, description="tokens per caption; longer captions are cut")
+    width: int = Field(default=64, ge=8, le=4096, multiple_of=2, description="width of a token vector")
+
+    @property
+    def pooled_width(self) -> int:
+        return self.width
+
+
+class TextEncoder(Protocol):
+    """Captions -> (tokens float32 "b length width", pooled float32 "b pooled_width").
+
+    The empty caption is the unconditional input: all zeros. `truncated` counts the captions that do not fit.
+    """
+
+    length: int
+    width: int
+    pooled_width: int
+
+    def encode(self, captions: Sequence[str]) -> tuple[FloatArray, FloatArray]: ...
+
+    def truncated(self, captions: Sequence[str]) -> int: ...
+
+
+def load_text_encoder(spec: TextSpec) -> TextEncoder:
+    """The encoder that `spec` describes."""
+    return HashTextEncoder(spec.length, spec.width)
+
+
+def words(caption: str) -> list[str]:
+    """Lower-cased words; punctuation separates them and is dropped, an apostrophe inside a word is dropped alone."""
+    text = unicodedata.normalize("NFKC", caption).lower()
+    return re.findall(r"[^\W_]+", re.sub(r"['\u2019]", "", text))
+
+
+def position_code(length: int, width: int) -> FloatArray:
+    """Sinusoidal positions "length width" of unit mean square: sqrt(2) (sin, cos)(p / 100^(i / (width/2))).
+
+    The base is 100, not the usual 10,000, because captions are short: more of the code varies over 16 positions.
+    """
+    frequencies = 100.0 ** (-np.arange(width // 2) / (width // 2))
+    angles = np.arange(length)[:, None] * frequencies
+    code = np.sqrt(2.0) * np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    return np.asarray(code, dtype=np.float32)
+
+
+def word_vector(word: str, width: int) -> FloatArray:
+    """A standard normal vector that depends on the word alone: SHA-256 -> counter -> Box-Muller.
+
+    Rounded to multiples of 2^-12, so that the last bit of log and cos, which differs between platforms, is not seen,
+    and sums of these vectors are exact in float32 whatever their order.
+    """
+    key = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
+    u = uniform(key, np.arange(width))
+    radius = np.sqrt(-2.0 * np.log(1.0 - u[0::2]))
+    angle = 2.0 * np.pi * u[1::2]
+    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+    return (np.round(normal * 4096.0) / 4096.0).astype(np.float32)
+
+
+class HashTextEncoder:
+    """tokens[p] = (word vector + position code of p) / sqrt(2), zeros after the last word.
+
+    pooled = sum of the vectors of the caption's words and of its pairs of neighbours (the ends count as neighbours),
+    scaled to unit mean square: the pairs make "a red circle above a blue square" differ from its reverse.
+    """
+
+    _MAX_VECTORS = 65_536  # of words and pairs: 16 MiB at width 64
+    _MAX_CAPTIONS = 65_536
+
+    def __init__(self, length: int, width: int) -> None:
+        self.length = length
+        self.width = width
+        self.pooled_width = width
+        self._positions = position_code(length, width)
+        self._lock = threading.Lock()  # training may prefetch in a thread while validation encodes
+        self._forget()
+
+    def encode(self, captions: Sequence[str]) -> tuple[FloatArray, FloatArray]:
+        with self._lock:
+            if len(self._rows) > self._MAX_VECTORS or len(self._captions) > self._MAX_CAPTIONS:
+                self._forget()
+            rows = np.array([self._caption_rows(caption) for caption in captions], dtype=np.int64)
+            rows = rows.reshape(len(captions), 2 * self.length + 1)
+            table = self._table
+        word_rows = rows[:, : self.length]
+        present = (word_rows > 0)[:, :, None]
+        tokens = (table[word_rows] + self._positions * present) * np.float32(np.sqrt(0.5))
+        total = table[rows].sum(axis=1)
+        mean_square = np.mean(np.square(total, dtype=np.float64), axis=1, keepdims=True)
+        pooled = total / np.sqrt(np.where(mean_square > 0, mean_square, 1.0))
+        return tokens, pooled.astype(np.float32)
+
+    def truncated(self, captions: Sequence[str]) -> int:
+        """How many captions have more words than `length` and lose their end."""
+        return sum(len(words(caption)) > self.length for caption in captions)
+
+    def _forget(self) -> None:
+        """Row 0 is the padding: zeros."""
+        self._table: FloatArray = np.zeros((256, self.width), dtype=np.float32)
+        self._rows: dict[str, int] = {"": 0}
+        self._captions: dict[str, list[int]] = {}
+
+    def _caption_rows(self, caption: str) -> list[int]:
+        """Rows of the words (padded to length), then of the pairs of neighbours (padded to length + 1)."""
+        rows = self._captions.get(caption)
+        if rows is None:
+            kept = words(caption)[: self.length]
+            ends = ["^", *kept, "$"] if kept else []  # neither mark nor space can occur in a word
+            pairs = [f"{left} {right}" for left, right in pairwise(ends)]
+            rows = [self._row(word) for word in kept] + [0] * (self.length - len(kept))
+            rows += [self._row(pair) for pair in pairs]
+            rows += [0] * (2 * self.length + 1 - len(rows))
+            self._captions[caption] = rows
+        return rows
+
+    def _row(self, text: str) -> int:
+        row = self._rows.get(text)
+        if row is None:
+            row = len(self._rows)
+            if row == len(self._table):  # grow a copy: a batch being encoded keeps the old one
+                self._table = np.concatenate([self._table, np.zeros_like(self._table)])
+            self._table[row] = word_vector(text, self.width)
+            self._rows[text] = row
+        return row
