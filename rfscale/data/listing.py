@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +14,8 @@ from rfscale.data.base import DataError
 
 METADATA = "metadata.jsonl"
 MIN_IMAGES = 8
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,10 @@ def _read_metadata(folder: Path) -> bytes:
             f"{folder} has no {METADATA}: write one with a line such as "
             '{"file_name": "cat.jpg", "text": "a cat"} for each image.'
         )
-    return metadata.read_bytes()
+    try:
+        return metadata.read_bytes()
+    except OSError as error:
+        raise DataError(f"{metadata} cannot be read ({error}): make it readable.") from error
 
 
 def _sized_entries(folder: Path, content: bytes) -> list[tuple[Entry, int]]:
@@ -84,12 +91,16 @@ def _sized_entries(folder: Path, content: bytes) -> list[tuple[Entry, int]]:
             where = f"{folder / METADATA}, line {number}"
             entry = _parse(line, where)
             try:
-                size = (folder / entry.file_name).stat().st_size
+                status = (folder / entry.file_name).stat()
             except (FileNotFoundError, NotADirectoryError):
                 raise DataError(
                     f"{where}: the file {entry.file_name!r} does not exist in {folder}: add it or remove the line."
                 ) from None
-            sized.append((entry, size))
+            except (OSError, ValueError) as error:  # no permission; a name that no file can have
+                raise DataError(f"{where}: the file {entry.file_name!r} cannot be used ({error}).") from error
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(f"{where}: {entry.file_name!r} is not a file: name an image or remove the line.")
+            sized.append((entry, status.st_size))
     if not sized:
         raise DataError(
             f"{folder / METADATA} is empty: write a line such as "
@@ -110,6 +121,8 @@ def _parse(line: bytes, where: str) -> Entry:
             raise DataError(f"{where} has no `{key}`: each line needs file_name and text.")
         if not isinstance(record[key], str):
             raise DataError(f"{where}: `{key}` is {record[key]!r}, but it must be a string.")
+        if _SURROGATE.search(record[key]):
+            raise DataError(f"{where}: `{key}` holds half a character (a lone surrogate): write the file as UTF-8.")
     file_name, text = record["file_name"], record["text"]
     path = PurePosixPath(file_name)
     if not file_name or path.is_absolute() or ".." in path.parts:

@@ -14,8 +14,8 @@ CROSS_ARM = 0.36  # half the width of an arm, in units of half the size
 RING_HOLE = 0.48  # radius of the hole, in units of half the size
 
 # Signed distance to the outline in pixels, negative inside, from the offsets to the centre (dx "n 1 w" to the right,
-# dy "n h 1" downwards) and half the size ("n 1 1"). Every shape fills its bounding square from side to side. Near a corner
-# the distance to the sides is taken instead of the one to the corner itself: within a pixel the two hardly differ.
+# dy "n h 1" downwards) and half the size ("n 1 1"). Every shape fills its bounding square from side to side. Near a
+# corner the distance to the sides stands for the one to the corner itself: within a pixel the two hardly differ.
 Distance = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
 
 

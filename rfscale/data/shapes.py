@@ -55,6 +55,17 @@ _PATTERNS: Final = (
     ((0, 0, 0, 0), (0, 0, 1, 0), (0, 1, 1, 0), (0, 1, 2, 0)),
     ((0, 0, 0, 0), (0, 0, 1, 1), (0, 0, 0, 1), (0, 1, 1, 1), (0, 0, 1, 2), (0, 1, 2, 3)),
 )
+# The cell of each object as (half of the square, part of that half): 0 the whole, 1 the first, 2 the second.
+# Rows: one object; one in each half; three as 1 + 2; three as 2 + 1; four.
+_CELLS: Final = np.array(
+    [
+        [(0, 0), (0, 0), (0, 0), (0, 0)],
+        [(1, 0), (2, 0), (0, 0), (0, 0)],
+        [(1, 0), (2, 1), (2, 2), (0, 0)],
+        [(1, 1), (1, 2), (2, 0), (0, 0)],
+        [(1, 1), (1, 2), (2, 1), (2, 2)],
+    ]
+)
 _NUMBERS = ("", "a", "two", "three", "four")
 _PLURALS = {"cross": "crosses"}
 
@@ -116,7 +127,7 @@ def validation_indices(count: int) -> UIntArray:
 
 
 def train_indices(seed: int, first: int, count: int) -> UIntArray:
-    """Indices of samples first .. first + count - 1 of the stream `seed`, apart from other seeds and from validation."""
+    """Indices of samples first .. first + count - 1 of the stream `seed`: no other seed and no validation uses them."""
     check_stream(seed, first, count)
     if seed >= 2**23 or first + count > 2**_STREAM_BITS:
         raise ValueError(
@@ -218,23 +229,16 @@ def _layout(
     anywhere in its own cell. p is x or y by chance. Cells are filled kind by kind, or in random order.
     """
     low, high = _SPLIT_RANGE
-    cut_p = low + (high - low) * u[:, _SPLIT]
-    in_first = np.select([count == 1, count == 3], [1, np.where(kinds[:, 1] == 0, 2, 1)], count // 2)
-    cell = np.arange(MAX_OBJECTS)
-    p, q = np.zeros((2, len(u), MAX_OBJECTS, 2))
-    second = cell >= in_first[:, None]
-    one_half = count[:, None] == 1
-    p[..., 0] = np.where(second, cut_p[:, None], 0.0)
-    p[..., 1] = np.where(second | one_half, 1.0, cut_p[:, None])
-    for side, half in enumerate((~second, second)):
-        held = np.where(side, count - in_first, in_first)[:, None]
-        later = cell >= np.where(side, in_first + 1, 1)[:, None]
-        cut_q = (low + (high - low) * u[:, _CUT + side])[:, None]
-        q[..., 0] = np.where(half, np.where((held == 2) & later, cut_q, 0.0), q[..., 0])
-        q[..., 1] = np.where(half, np.where((held == 2) & ~later, cut_q, 1.0), q[..., 1])
-    for cells, place in ((p, _FLIP_P), (q, _FLIP_Q)):
-        cells[:] = np.where((u[:, place] < 0.5)[:, None, None], 1.0 - cells[..., ::-1], cells)
+    two_first = (count == 3) & (kinds[:, 0] == kinds[:, 1])
+    half, part = _CELLS[count - 1 + two_first + (count == 4)].transpose(2, 0, 1)
+    cut_p = low + (high - low) * u[:, _SPLIT, None]
+    cut_q = low + (high - low) * np.where(half == 2, u[:, _CUT + 1, None], u[:, _CUT, None])
+    p = np.stack([np.where(half == 2, cut_p, 0.0), np.where(half == 1, cut_p, 1.0)], axis=-1)
+    q = np.stack([np.where(part == 2, cut_q, 0.0), np.where(part == 1, cut_q, 1.0)], axis=-1)
+    p = np.where(u[:, _FLIP_P, None, None] < 0.5, 1.0 - p[..., ::-1], p)
+    q = np.where(u[:, _FLIP_Q, None, None] < 0.5, 1.0 - q[..., ::-1], q)
 
+    cell = np.arange(MAX_OBJECTS)
     order = np.argsort(np.where(cell < count[:, None], u[:, _ORDER : _ORDER + MAX_OBJECTS], 2.0), axis=1, kind="stable")
     order = np.where((u[:, _ARRANGED] < _ARRANGE)[:, None], cell, order)[..., None]
     p, q = np.take_along_axis(p, order, axis=1), np.take_along_axis(q, order, axis=1)

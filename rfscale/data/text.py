@@ -78,7 +78,7 @@ def word_vector(word: str, width: int) -> FloatArray:
     Rounded to multiples of 2^-12, so that the last bit of log and cos, which differs between platforms, is not seen,
     and sums of these vectors are exact in float32 whatever their order.
     """
-    key = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
+    key = int.from_bytes(hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest()[:8], "little")
     u = uniform(key, np.arange(width))
     radius = np.sqrt(-2.0 * np.log(1.0 - u[0::2]))
     angle = 2.0 * np.pi * u[1::2]
