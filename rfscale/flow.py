@@ -27,6 +27,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+# (z (b, c, h, w), time (b,) in [0, 1], context, pooled) -> (b, c, h, w)
+Network = Callable[["Tensor", "Tensor", "Tensor", "Tensor"], "Tensor"]
+
 MODE_MAX = 2.0 / (math.pi - 2.0)  # 1.7519: the largest s for which mode(s) is monotone (paper, section 3.1)
 SIGMA_DATA = 0.5  # EDM's sigma_data, as in the paper (section 2, EDM)
 
@@ -42,7 +45,8 @@ class FormulationError(ValueError):
 class Path:
     """z = a x0 + b eps. `t` is the path's own time, `logsnr` the coordinate that all paths share.
 
-    `scale(logsnr)` gives (a, b); `end` is the largest t at which generation can start.
+    `scale(logsnr)` gives (a, b). `grid(n)` are the n times at which generation evaluates the network, noisiest first; the
+    step after the last of them goes to the clean image.
     """
 
     name: str
@@ -50,7 +54,7 @@ class Path:
     logsnr: Callable[[Tensor], Tensor]
     time: Callable[[Tensor], Tensor]
     scale: Callable[[Tensor], tuple[Tensor, Tensor]]
-    end: float = 1.0
+    grid: Callable[[int], list[float]] = lambda n: [1.0 - i / n for i in range(n)]
 
 
 def _straight_scale(logsnr: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,6 +67,12 @@ def _preserving_scale(logsnr: Tensor) -> tuple[Tensor, Tensor]:
 
 def _exploding_scale(logsnr: Tensor) -> tuple[Tensor, Tensor]:
     return logsnr.new_ones(logsnr.shape), (-logsnr / 2).exp()
+
+
+def _karras_grid(n: int) -> list[float]:
+    """sigma from 80 to 0.002, equally spaced in sigma^(1/7) (Karras et al. 2022, equation 5)."""
+    high, low = 80.0 ** (1 / 7), 0.002 ** (1 / 7)
+    return [(high + i / max(1, n - 1) * (low - high)) ** 7 for i in range(n)]
 
 
 _LINEAR_STEPS = 1000
@@ -88,7 +98,9 @@ def _linear_logsnr(t: Tensor) -> Tensor:
 
 def _linear_time(logsnr: Tensor) -> Tensor:
     table = logsnr.new_tensor(_linear_logsnr_table())
-    left = ((table.flip(0) <= logsnr.unsqueeze(-1)).sum(-1) - 1).clamp(0, _LINEAR_STEPS - 2)  # intervals, from the noisy end
+    left = ((table.flip(0) <= logsnr.unsqueeze(-1)).sum(-1) - 1).clamp(
+        0, _LINEAR_STEPS - 2
+    )  # intervals, from the noisy end
     left = _LINEAR_STEPS - 2 - left
     return (left + (logsnr - table[left]) / (table[left + 1] - table[left])) / (_LINEAR_STEPS - 1)
 
@@ -120,7 +132,7 @@ EXPLODING = Path(
     logsnr=lambda sigma: -2.0 * sigma.log(),
     time=lambda logsnr: (-logsnr / 2).exp(),
     scale=_exploding_scale,
-    end=80.0,
+    grid=_karras_grid,
 )
 
 # --- targets ----------------------------------------------------------------------------------------------------------
@@ -128,12 +140,16 @@ EXPLODING = Path(
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The network predicts alpha x0 + beta eps from `input_scale` z; both are functions of (a, b)."""
+    """The network predicts alpha x0 + beta eps from `input_scale` z; both are functions of (a, b).
+
+    `noisiest` is the smallest log-SNR at which generation can start.
+    """
 
     name: str
     formula: str
     coefficients: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     input_scale: Callable[[Tensor, Tensor], Tensor] = lambda a, b: a.new_ones(a.shape)
+    noisiest: float = -math.inf
 
 
 def _edm_coefficients(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,7 +160,8 @@ def _edm_coefficients(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 VELOCITY = Target("velocity", "eps - x0", lambda a, b: (-a.new_ones(a.shape), a.new_ones(a.shape)))
-EPS = Target("eps", "eps", lambda a, b: (a.new_zeros(a.shape), a.new_ones(a.shape)))
+# x0_hat = (z - b eps_hat) / a: as a vanishes, the network's error is all that is left. -10 is sigma = 148.
+EPS = Target("eps", "eps", lambda a, b: (a.new_zeros(a.shape), a.new_ones(a.shape)), noisiest=-10.0)
 V = Target("v", "a eps - b x0", lambda a, b: (-b, a))
 EDM_F = Target(
     "edm",
@@ -254,6 +271,25 @@ class Formulation:
         a, b = self.path.scale(logsnr)
         return a, b, *self.target.coefficients(a, b), self.target.input_scale(a, b)
 
+    def loss(
+        self, network: Network, x0: Tensor, eps: Tensor, logsnr: Tensor, context: Tensor, pooled: Tensor
+    ) -> Tensor:
+        """(b,) mean squared error of the target: the one loss of all formulations, without a weight.
+
+        x0 and eps are (b, c, h, w), logsnr is (b,); the coefficients are computed in the dtype of logsnr (use float64).
+        """
+        a, b, alpha, beta, c = (k.to(x0.dtype).reshape(-1, 1, 1, 1) for k in self.coefficients(logsnr))
+        output = network(c * (a * x0 + b * eps), network_time(logsnr).to(x0.dtype), context, pooled)
+        return (output.to(x0.dtype) - (alpha * x0 + beta * eps)).square().flatten(1).mean(1)
+
+    def predict(
+        self, network: Network, z: Tensor, logsnr: Tensor, context: Tensor, pooled: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(x0_hat, eps_hat) of the network at z; shapes as in `loss`. Solved in the dtype of logsnr."""
+        c = self.coefficients(logsnr)[4].to(z.dtype).reshape(-1, 1, 1, 1)
+        output = network(c * z, network_time(logsnr).to(z.dtype), context, pooled)
+        return self.denoise(z, output, logsnr)
+
     def denoise(self, z: Tensor, output: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
         """(x0_hat, eps_hat) from z and the network's output: the inverse of the 2x2 system (a, b; alpha, beta).
 
@@ -281,7 +317,9 @@ class Parameter:
     def check(self, value: float, family: str) -> None:
         """Raise FormulationError when `value` is outside the range."""
         if not math.isfinite(value) or value < self.low or value > self.high or (self.low_open and value == self.low):
-            raise FormulationError(f"{family}: {self.name} = {value:g} is outside {self.range}; choose {self.name} in that range")
+            raise FormulationError(
+                f"{family}: {self.name} = {value:g} is outside {self.range}; choose {self.name} in that range"
+            )
 
     @property
     def range(self) -> str:
@@ -304,14 +342,18 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "rf": Family(STRAIGHT, VELOCITY, lambda: UNIFORM, "section 2, rectified flow"),
-    "rf/lognorm": Family(STRAIGHT, VELOCITY, logit_normal, "section 3.1", (Parameter("m"), Parameter("s", 0.0, low_open=True))),
+    "rf/lognorm": Family(
+        STRAIGHT, VELOCITY, logit_normal, "section 3.1", (Parameter("m"), Parameter("s", 0.0, low_open=True))
+    ),
     "rf/mode": Family(STRAIGHT, VELOCITY, mode, "section 3.1", (Parameter("s", -1.0, MODE_MAX),)),
     "rf/cosmap": Family(STRAIGHT, VELOCITY, lambda: COSMAP, "section 3.1"),
     "eps/linear": Family(LINEAR, EPS, lambda: UNIFORM, "section 2, (LDM-)linear"),
     "v/linear": Family(LINEAR, V, lambda: UNIFORM, "section 2, (LDM-)linear"),
     "eps/cos": Family(COSINE, EPS, lambda: UNIFORM, "section 2, cosine"),
     "v/cos": Family(COSINE, V, lambda: UNIFORM, "section 2, cosine"),
-    "edm": Family(EXPLODING, EDM_F, log_normal, "section 2, EDM", (Parameter("P_m"), Parameter("P_s", 0.0, low_open=True))),
+    "edm": Family(
+        EXPLODING, EDM_F, log_normal, "section 2, EDM", (Parameter("P_m"), Parameter("P_s", 0.0, low_open=True))
+    ),
     "edm/rf": Family(EXPLODING, EDM_F, lambda: MATCHED_RF, "section 5.1; no formula printed"),
     "edm/cos": Family(EXPLODING, EDM_F, lambda: MATCHED_COS, "section 5.1; no formula printed"),
 }
@@ -341,7 +383,9 @@ def _parse(text: str) -> tuple[str, tuple[float, ...]]:
     name = match[1].lower() if match else text.split("(")[0].strip()
     if match is None or name not in FAMILIES:
         near = difflib.get_close_matches(name.lower(), FAMILIES, n=1, cutoff=0.0)[0]
-        raise FormulationError(f"formulation {text!r} is not known; did you mean {signature(near)!r}? Known are {', '.join(map(signature, FAMILIES))}")
+        raise FormulationError(
+            f"formulation {text!r} is not known; did you mean {signature(near)!r}? Known are {', '.join(map(signature, FAMILIES))}"
+        )
     parameters = FAMILIES[name].parameters
     given = [part.strip() for part in match[2].split(",")] if match[2] is not None and match[2].strip() else []
     if len(given) != len(parameters):
@@ -351,7 +395,9 @@ def _parse(text: str) -> tuple[str, tuple[float, ...]]:
         try:
             value = float(part)
         except ValueError:
-            raise FormulationError(f"formulation {text!r}: {parameter.name} = {part!r} is not a number; write it as {signature(name)!r}") from None
+            raise FormulationError(
+                f"formulation {text!r}: {parameter.name} = {part!r} is not a number; write it as {signature(name)!r}"
+            ) from None
         parameter.check(value, name)
         values.append(value + 0.0)  # -0.0 and 0.0 are one formulation
     return name, tuple(values)

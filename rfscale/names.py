@@ -51,14 +51,26 @@ def denoising_level(logsnr: float) -> str:
 METRICS: dict[str, Key] = {
     key.key: key
     for key in (
-        Key(VAL_LOSS, "MSE", "lower", "velocity MSE averaged over t = 1/8 .. 7/8, EMA weights, the same for every formulation"),
+        Key(
+            VAL_LOSS,
+            "MSE",
+            "lower",
+            "velocity MSE averaged over t = 1/8 .. 7/8, EMA weights, the same for every formulation",
+        ),
         Key(VAL_LOSS_SE, "MSE", "none", "standard error of val/loss over the validation images"),
         Key(VAL_LOSS_RAW, "MSE", "lower", "val/loss with the weights as trained, without EMA"),
-        Key(VAL_OBJECTIVE, "MSE", "none", "the trial's own objective on the validation images: not comparable across formulations"),
+        Key(
+            VAL_OBJECTIVE,
+            "MSE",
+            "none",
+            "the trial's own objective on the validation images: not comparable across formulations",
+        ),
         Key(TRAIN_LOSS, "MSE", "none", "the trial's own objective, mean over the steps since the last point"),
         Key(GRAD_NORM, "1", "none", "norm of the gradient before clipping, mean over the steps since the last point"),
         Key(LEARNING_RATE_NOW, "1", "none", "learning rate of the step"),
-        Key(SAMPLES_PER_SECOND, "1/s", "higher", "training samples per second since the last point, validation excluded"),
+        Key(
+            SAMPLES_PER_SECOND, "1/s", "higher", "training samples per second since the last point, validation excluded"
+        ),
         Key(TRAIN_SECONDS, "s", "none", "time spent in training steps since step 0, over all attempts"),
         *(Key(val_level(t), "MSE", "lower", f"velocity MSE at t = {t:g}, EMA weights") for t in LOSS_LEVELS),
     )

@@ -47,7 +47,9 @@ def philox(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, T
     return c0, c1, c2, c3
 
 
-def _words(seed: int, stream: Stream, step: int, first: int, count: int, blocks: int, device: torch.device | str) -> Tensor:
+def _words(
+    seed: int, stream: Stream, step: int, first: int, count: int, blocks: int, device: torch.device | str
+) -> Tensor:
     """(count, blocks, 4) words of 32 bits: `blocks` counters for each of the samples first .. first + count - 1."""
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed {seed} is outside 0 .. 2^63 - 1; choose a non-negative seed")
@@ -64,7 +66,13 @@ def uniform(seed: int, stream: Stream, step: int, first: int, count: int, device
 
 
 def normal(
-    seed: int, stream: Stream, step: int, first: int, count: int, shape: tuple[int, ...], device: torch.device | str = "cpu"
+    seed: int,
+    stream: Stream,
+    step: int,
+    first: int,
+    count: int,
+    shape: tuple[int, ...],
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """(count, *shape) float32 standard normal numbers by Box-Muller; the largest possible value is 6.66."""
     size = math.prod(shape)

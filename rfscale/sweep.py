@@ -136,7 +136,9 @@ class Grid(Strict):
     model: Ladder
     formulations: tuple[str, ...] = Field(min_length=1)
     training: Training
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(_listed), Field(min_length=1)] = (0,)
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(_listed), Field(min_length=1)
+    ] = (0,)
     evaluation: Evaluation = Evaluation()
 
     @field_validator("formulations", mode="before")
@@ -147,7 +149,9 @@ class Grid(Strict):
     def trials(self) -> Iterator[Trial]:
         """Every trial of the product, in reading order."""
         model, training = self.model, self.training
-        for depth, name, steps, seed in itertools.product(model.depths, self.formulations, training.budgets, self.seeds):
+        for depth, name, steps, seed in itertools.product(
+            model.depths, self.formulations, training.budgets, self.seeds
+        ):
             width = model.width_per_depth * depth
             rate = training.learning_rate
             if training.lr_rule == "inverse_width":
@@ -311,7 +315,11 @@ class Sweep(Strict):
         found = [t for t in self.trials if t.trial_id.startswith(trial_id)]
         if len(found) == 1:
             return found[0]
-        what = f"{len(found)} trials of sweep {self.name} start with" if found else f"no trial of sweep {self.name} has the id"
+        what = (
+            f"{len(found)} trials of sweep {self.name} start with"
+            if found
+            else f"no trial of sweep {self.name} has the id"
+        )
         raise SweepError(f"{what} {trial_id!r}; `rfscale plan` lists the ids")
 
 
@@ -351,7 +359,9 @@ def _expand(entries: Iterable[Any]) -> Iterator[str]:
             for family, axes in entry.items():
                 yield from _expand_grid(str(family), axes)
         else:
-            raise FormulationError(f"formulation {entry!r} is not a name such as rf/lognorm(0,1), a grid such as rf/mode: {{s: [1, 1.29]}}, or a preset ({', '.join(PRESETS)})")
+            raise FormulationError(
+                f"formulation {entry!r} is not a name such as rf/lognorm(0,1), a grid such as rf/mode: {{s: [1, 1.29]}}, or a preset ({', '.join(PRESETS)})"
+            )
 
 
 def _expand_grid(family: str, axes: Any) -> Iterator[str]:
@@ -359,7 +369,9 @@ def _expand_grid(family: str, axes: Any) -> Iterator[str]:
         canonical(family)  # raises, naming the nearest
     names = [p.name for p in FAMILIES[family].parameters]
     if not isinstance(axes, Mapping) or set(axes) != set(names):
-        raise FormulationError(f"grid of {signature(family)} needs exactly the keys {', '.join(names) or '(none: write the name alone)'}; given {axes!r}")
+        raise FormulationError(
+            f"grid of {signature(family)} needs exactly the keys {', '.join(names) or '(none: write the name alone)'}; given {axes!r}"
+        )
     for values in itertools.product(*(_listed(axes[name]) for name in names)):
         yield canonical(f"{family}({','.join(map(str, values))})")
 
@@ -380,7 +392,9 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def load_sweep(path: str | Path) -> Sweep:
@@ -389,11 +403,15 @@ def load_sweep(path: str | Path) -> Sweep:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise SweepError(f"cannot read the sweep file {path}: {error.strerror}; give the path of a YAML file") from error
+        raise SweepError(
+            f"cannot read the sweep file {path}: {error.strerror}; give the path of a YAML file"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SweepError(f"{path} is not plain YAML: {_one_line(error)}; Python tags are not allowed") from error
     if not isinstance(raw, Mapping):
-        raise SweepError(f"{path} holds a {type(raw).__name__}, not a mapping; write keys such as name:, model:, formulations:, training:")
+        raise SweepError(
+            f"{path} holds a {type(raw).__name__}, not a mapping; write keys such as name:, model:, formulations:, training:"
+        )
     return parse_sweep(raw, source=str(path), folder=path.parent)
 
 
@@ -439,7 +457,11 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("name", old.get("name")) == old.get("name"):
+        if (
+            isinstance(value, Mapping)
+            and isinstance(old, Mapping)
+            and value.get("name", old.get("name")) == old.get("name")
+        ):
             value = {**old, **value}
         merged[key] = value
     return merged
@@ -448,7 +470,12 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _located(raw: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     """A relative image folder is relative to the sweep file, so that the pair can be moved together."""
     data = raw.get("data")
-    if folder is not None and isinstance(data, Mapping) and data.get("name") == "folder" and isinstance(data.get("path"), str):
+    if (
+        folder is not None
+        and isinstance(data, Mapping)
+        and data.get("name") == "folder"
+        and isinstance(data.get("path"), str)
+    ):
         return {**raw, "data": {**data, "path": str((folder / Path(data["path"]).expanduser()).resolve())}}
     return raw
 
