@@ -7,8 +7,9 @@
 Needs numpy only (scipy.special for a t quantile); reads no files unless asked (`analysis.laws.command`).
 """
 
+from analysis.laws.catalogue import FORMS
 from analysis.laws.fit import fit
-from analysis.laws.forms import FORMS, Curve, Form, PowerLaws, Term
+from analysis.laws.forms import Curve, Form, PowerLaws, Term
 from analysis.laws.records import Rollout, RolloutRow, SensitivityRow
 from analysis.laws.result import FitResult, Prediction
 from analysis.laws.status import Code, FitError, Reason, Status

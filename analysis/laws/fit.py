@@ -13,6 +13,7 @@ from analysis.laws.optimum import solve
 from analysis.laws.problem import Problem, make_problem
 from analysis.laws.result import FitResult
 from analysis.laws.rollout import roll_out
+from analysis.laws.sensitivity import sensitivity
 from analysis.laws.status import Code, FitError, Status
 from analysis.laws.uncertainty import quantify
 
@@ -31,7 +32,7 @@ def fit(
     objective: str = "huber",
     delta: float | str | None = None,
     bootstrap: int = 1000,
-    seed: int = 0,
+    seed: int = 42,
     checks: bool = True,
     fallback: bool = False,
 ) -> FitResult:
@@ -43,7 +44,8 @@ def fit(
     fixed: parameters held at given values, for example {"E": 1.69}.
     objective: "huber" (default), "lad" or "ls", all of the log residual. delta: Huber's threshold in log loss, None
     for 1.345 robust residual standard deviations, "chinchilla" for 1e-3.
-    bootstrap: resamples (0 for t intervals). checks: run the held-out test (rollout).
+    bootstrap: resamples (0 for t intervals). checks: run the held-out test (rollout) and
+    the sensitivity table.
     fallback: where the form is not (or barely) identified by the data, return the simpler form instead; the result says
     so in `asked_form`.
 
@@ -70,5 +72,14 @@ def fit_problem(
     """`fit` on data already checked."""
     optimum = solve(problem, objective, delta)
     uncertainty = quantify(problem, optimum, bootstrap, seed)
-    rollout = roll_out(problem, objective, delta, seed) if checks else None
-    return judge(FitResult(problem, optimum, uncertainty, Status(), rollout, asked_form=problem.form.name))
+    return judge(
+        FitResult(
+            problem,
+            optimum,
+            uncertainty,
+            Status(),
+            rollout=roll_out(problem, objective, delta, seed) if checks else None,
+            sensitivity=sensitivity(problem, objective, delta) if checks else (),
+            asked_form=problem.form.name,
+        )
+    )

@@ -12,7 +12,7 @@ A new form is one more value: `fit(form=PowerLaws("mine", (Term("E"), Term("A", 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,11 @@ class PowerLaws:
     @property
     def parameters(self) -> tuple[str, ...]:
         return self.coefficients + self.exponents
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """Parameters whose logarithm is what the data know about: the coefficients of terms with a power."""
+        return tuple(term.coefficient for term in self.terms if term.powers)
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -154,6 +159,8 @@ class Curve:
     equation: str
     variables: tuple[str, ...]
     parameters: tuple[str, ...]
+    exponents: tuple[str, ...]
+    scales: tuple[str, ...]
     curve: Callable[[NDArray[np.inexact], Mapping[str, Array]], NDArray[np.inexact]]
     to_reported: Callable[[NDArray[np.inexact], Mapping[str, float]], NDArray[np.inexact]]
     to_internal: Callable[[Mapping[str, float], Mapping[str, float]], Array]
@@ -270,12 +277,6 @@ def _one_variable(variable: str) -> tuple[PowerLaws, PowerLaws]:
     )
 
 
-def _sum_of_exp(parts: Sequence[NDArray[np.inexact]]) -> NDArray[np.inexact]:
-    """log sum exp, stable and analytic: the shift is a real constant of the formula."""
-    shift = np.max(np.stack([np.real(part) for part in parts]), axis=0)
-    return np.asarray(shift + np.log(np.sum(np.stack([np.exp(part - shift) for part in parts]), axis=0)))
-
-
 _POWER_LAWS = (
     *_one_variable("N"),
     *_one_variable("D"),
@@ -290,5 +291,4 @@ _POWER_LAWS = (
     PowerLaws("tied_E0", (Term("A", (("N", "alpha"),)), Term("B", (("D", "alpha"),)))),
 )
 
-FORMS: dict[str, Form] = {form.name: form for form in _POWER_LAWS}
-"""Every form that ships, by name. Add your own with FORMS["name"] = form, or hand the value to `fit`."""
+POWER_LAWS: dict[str, PowerLaws] = {form.name: form for form in _POWER_LAWS}

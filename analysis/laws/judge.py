@@ -45,12 +45,11 @@ def _bounds(result: FitResult) -> Iterator[Reason]:
         for term, share in zip(form.terms, shares, strict=True):
             if float(share.max()) < ABSENT_SHARE and term.coefficient not in result.problem.fixed:
                 yield Reason(Code.BOUND, f"{term.coefficient} is at its bound 0: the data do not call for this term.")
-        names = [name for name in form.exponents if name not in result.problem.fixed]
-    else:
-        names = [name for name in result.problem.form.parameters if not name[0].isupper()]
-    for name in names:
+    for name in form.exponents:
+        if name in result.problem.fixed:
+            continue
         value = result.estimate[name]
-        if value <= EXPONENT_BOUNDS[0] + 1e-9:
+        if value <= EXPONENT_BOUNDS[0] + 1e-3:
             yield Reason(Code.BOUND, f"{name} is at its bound 0: the loss does not fall with this variable.")
         elif value >= EXPONENT_BOUNDS[1] - 1e-9:
             yield Reason(Code.BOUND, f"{name} is at its bound {EXPONENT_BOUNDS[1]:g}: no power law shows in the data.")
@@ -90,14 +89,13 @@ def _identification(result: FitResult) -> Iterator[Reason]:
         if name in problem.fixed:
             continue
         value = result.estimate[name]
-        is_exponent = not name[0].isupper()
         if name == "E" and value > 0.0 and low <= 0.02 * value:
             yield Reason(
                 Code.NOT_IDENTIFIED,
                 f"E is not identified: its 95 % interval [{low:.3g}, {high:.3g}] reaches 0; fix "
                 f"E{_or_simpler(problem)}.",
             )
-        elif is_exponent and (low <= 0.0 or high > 4.0 * max(value, 1e-12)):
+        elif name in problem.form.exponents and (low <= 0.0 or high > 4.0 * max(value, 1e-12)):
             yield Reason(
                 Code.NOT_IDENTIFIED,
                 f"{name} is not identified: its 95 % interval is [{low:.3g}, {high:.3g}] around {value:.3g}.",
@@ -119,8 +117,8 @@ def _minima(result: FitResult) -> Iterator[Reason]:
     if near:
         yield Reason(
             Code.TWO_MINIMA,
-            f"{len(near)} other minimum{'a' if len(near) > 1 else ''} of the objective within {max(near):.1%}: "
-            f"the form fits in more than one way.",
+            f"{len(near)} other {'minima' if len(near) > 1 else 'minimum'} of the objective within {max(near):.1%} of "
+            f"the best: the form fits in more than one way.",
         )
 
 

@@ -46,7 +46,7 @@ def solve(problem: Problem, objective_name: str = "huber", delta: float | None =
     if delta is not None and objective_name != "huber":
         raise FitError(f"delta belongs to the huber objective, not to {objective_name!r}: leave one of them out.")
     first = starts(problem.form, problem.log_x, problem.centre, problem.log_loss, problem.weight, problem.fixed)
-    loose = _minimise(problem, first, np.inf, max_iterations=60)
+    loose = _best_few(problem, _minimise(problem, first, np.inf, max_iterations=60))
     if objective_name == "ls":
         return _finish(problem, _minimise(problem, loose.theta, np.inf), "ls", np.inf, len(first))
     scale = residual_scale(problem, loose.theta[np.argmin(loose.value)])
@@ -66,6 +66,23 @@ def residual_scale(problem: Problem, theta: Array) -> float:
     else:
         scale = float(1.4826 * np.median(np.abs(residual)) * np.sqrt(problem.n / df))
     return max(scale, 1e-12)
+
+
+KEPT_MINIMA = 24
+
+
+def _best_few(problem: Problem, at: Minima) -> Minima:
+    """The best minima of least squares that predict different things; each is polished on the true objective."""
+    order = np.argsort(np.where(np.isfinite(at.value), at.value, np.inf), kind="stable")
+    predictions = problem.model.forward(at.theta).log_prediction
+    spread = np.std(problem.log_loss)
+    kept: list[int] = []
+    for i in order:
+        if len(kept) < KEPT_MINIMA and all(
+            np.max(np.abs(predictions[i] - predictions[j])) > 1e-3 * spread for j in kept
+        ):
+            kept.append(int(i))
+    return Minima(at.theta[kept], at.value[kept], at.decrement[kept], at.converged[kept], at.iterations)
 
 
 def _minimise(problem: Problem, theta: Array, delta: float, max_iterations: int = 200) -> Minima:

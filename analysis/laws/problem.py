@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.laws.forms import FORMS, Array, Form, Model
+from analysis.laws.catalogue import FORMS
+from analysis.laws.forms import Array, Form, Model
 from analysis.laws.status import FitError
 
 LEVEL_TOLERANCE = 0.02

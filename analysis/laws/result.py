@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.laws.forms import Array, PowerLaws
+from analysis.laws.noise import noise_scale
 from analysis.laws.optimum import Optimum
 from analysis.laws.problem import Problem
 from analysis.laws.records import Rollout, SensitivityRow
 from analysis.laws.status import FitError, Status
-from analysis.laws.uncertainty import LEVEL, Uncertainty, percentile_interval
+from analysis.laws.uncertainty import LEVEL, Uncertainty, expanded_tail, percentile_interval
 
 Interval = tuple[float, float]
 
@@ -117,7 +118,7 @@ class FitResult:
     @cached_property
     def interval(self) -> dict[str, Interval]:
         if self.uncertainty.uses_draws:
-            return {name: _pair(*percentile_interval(draws, self.level)) for name, draws in self.draws.items()}
+            return {name: _pair(*percentile_interval(draws, self.interval_tail)) for name, draws in self.draws.items()}
         return self.t_interval
 
     @cached_property
@@ -133,24 +134,28 @@ class FitResult:
         for j, (name, value) in enumerate(self.estimate.items()):
             if name in self.problem.fixed:
                 out[name] = (value, value)
-            elif self._is_scale(name):
+            elif name in self.problem.form.scales:
                 width = min(t * se[j] / max(value, 1e-300), 700.0)
                 out[name] = (value * float(np.exp(-width)), value * float(np.exp(width)))
             else:
-                out[name] = (max(value - t * float(se[j]), 0.0), value + t * float(se[j]))
+                low = value - t * float(se[j])
+                out[name] = (low if name == "c1" else max(low, 0.0), value + t * float(se[j]))
         return out
 
-    def _is_scale(self, name: str) -> bool:
-        form = self.problem.form
-        if isinstance(form, PowerLaws):
-            return any(term.coefficient == name and term.powers for term in form.terms)
-        return name[0].isupper() and name != "E"
+    @cached_property
+    def interval_tail(self) -> float:
+        """Expanded for points; a resample of few runs spreads enough by itself (benchmarks/coverage.py)."""
+        if self.problem.groups is None:
+            return expanded_tail(self.problem.n, self.level)
+        return 0.5 * (1.0 - self.level)
+
+    @cached_property
+    def _fitted(self) -> Array:
+        return np.asarray(self.problem.model.forward(self.optimum.theta[None]).log_prediction[0])
 
     @cached_property
     def residuals(self) -> Array:
-        return np.asarray(
-            self.problem.log_loss - self.problem.model.forward(self.optimum.theta[None]).log_prediction[0]
-        )
+        return self.problem.log_loss - self._fitted
 
     @cached_property
     def derived(self) -> dict[str, float]:
@@ -161,7 +166,7 @@ class FitResult:
     def derived_interval(self) -> dict[str, Interval]:
         if self.uncertainty.uses_draws:
             draws = self._derived(self._report(self.uncertainty.draws))
-            return {name: _pair(*percentile_interval(values, self.level)) for name, values in draws.items()}
+            return {name: _pair(*percentile_interval(values, self.interval_tail)) for name, values in draws.items()}
         out: dict[str, Interval] = {}
         for name, value in self.derived.items():
             jacobian = self._complex_step(partial(self._derived_one, name))
@@ -215,18 +220,19 @@ class FitResult:
         n, p = self.problem.n, self.problem.p
         if self.uncertainty.uses_draws:
             log_draws = model.forward(self.uncertainty.draws).log_prediction
-            low, high = percentile_interval(log_draws, self.level)
+            low, high = percentile_interval(log_draws, self.interval_tail)
             rng = np.random.default_rng(20240305)
-            inflated = self.residuals * np.sqrt(self.problem.weight * n / max(n - p, 1))
-            noise = rng.choice(inflated, size=log_draws.shape)
-            prediction_low, prediction_high = percentile_interval(log_draws + noise, self.level)
+            scale = noise_scale(self.residuals, self._fitted, np.atleast_1d(log_value))
+            noise = rng.choice(scale.standardised * np.sqrt(n / max(n - p, 1)), size=log_draws.shape) * scale.at
+            prediction_low, prediction_high = percentile_interval(log_draws + noise, self.interval_tail)
             se = np.std(np.exp(log_draws), axis=0, ddof=1)
         else:
             jacobian = model.jacobian(forward)[0]
             log_se = np.sqrt(np.einsum("jn,jk,kn->n", jacobian, self.uncertainty.covariance, jacobian))
             t = self.uncertainty.t_quantile
             low, high = log_value - t * log_se, log_value + t * log_se
-            both = t * np.sqrt(log_se**2 + self.noise**2)
+            scale = noise_scale(self.residuals, self._fitted, np.atleast_1d(log_value))
+            both = t * np.sqrt(log_se**2 + (self.noise * scale.at / scale.typical) ** 2)
             prediction_low, prediction_high = log_value - both, log_value + both
             se = np.exp(log_value) * log_se
         low, high, prediction_low, prediction_high = (

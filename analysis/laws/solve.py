@@ -168,7 +168,10 @@ def _step(
     h = h + np.where(held, 1.0, 0.0)[:, :, None] * unit
     g = g / scale
     promise = 0.5 * np.einsum("ri,ri->r", g, np.linalg.solve(m, g[:, :, None])[:, :, 0])
-    direction = -np.linalg.solve(h + damping[:, None, None] * m, g[:, :, None])[:, :, 0]
+    try:
+        direction = -np.linalg.solve(h + damping[:, None, None] * m, g[:, :, None])[:, :, 0]
+    except np.linalg.LinAlgError:  # one exactly singular matrix refuses the batch: take the majoriser's step
+        direction = -np.linalg.solve((1.0 + damping)[:, None, None] * m, g[:, :, None])[:, :, 0]
     uphill = np.einsum("ri,ri->r", direction, g) >= 0.0
     if np.any(uphill):
         direction[uphill] = -np.linalg.solve((1.0 + damping[uphill])[:, None, None] * m[uphill], g[uphill, :, None])[

@@ -35,10 +35,15 @@ class Uncertainty:
 
 
 def resample_counts(problem: Problem, n_draws: int, seed: int) -> Array:
-    """How often each point enters each resample, (R, n): points, or whole groups, drawn with replacement."""
-    rng = np.random.default_rng(seed)
+    """How often each point enters each resample, (R, n): points, or whole groups, drawn with replacement.
+
+    The legacy generator on purpose: its stream is frozen for all numpy versions, and seed 42 (the default of `fit`)
+    draws the resamples of Besiroglu et al. 2024, so that their standard errors are reproduced to their last digits.
+    """
     units = problem.n_groups
-    counts = rng.multinomial(units, np.full(units, 1.0 / units), size=n_draws).astype(np.float64)
+    drawn = np.random.RandomState(seed).randint(0, units, size=(n_draws, units))
+    flat = drawn + units * np.arange(n_draws)[:, None]
+    counts = np.bincount(flat.ravel(), minlength=n_draws * units).reshape(n_draws, units).astype(np.float64)
     return counts if problem.groups is None else counts[:, problem.groups]
 
 
@@ -60,41 +65,49 @@ def refit_counts(problem: Problem, optimum: Optimum, counts: Array) -> tuple[Arr
 def covariance(problem: Problem, optimum: Optimum) -> tuple[Array, int, str]:
     """Covariance of theta and its degrees of freedom.
 
-    HC3 (MacKinnon & White 1985), B^-1 [sum psi_i^2 / (1 - h_i)^2 J_i J_i'] B^-1 with Huber's psi; clusters are summed
-    first (CR3-like). With few degrees of freedom or clusters the classical s^2 (J'J)^-1.
+    HC3 (MacKinnon & White 1985), B^-1 [sum psi_i^2 / (1 - h_i)^2 J_i J_i'] B^-1 with Huber's psi and
+    B = sum of J_i J_i' over the points inside delta; with groups its cluster
+    form CR3, G - 1 degrees of freedom. With few degrees of freedom or clusters the classical s^2 (J'J)^-1.
     """
     at = problem.model.forward(optimum.theta[None])
     jacobian = problem.model.jacobian(at)[0]  # (p, n)
     residual = problem.log_loss - at.log_prediction[0]
     n, p = problem.n, problem.p
     weight = problem.weight
-    normal = (jacobian * weight) @ jacobian.T
-    inverse = _safe_inverse(normal)
     df = n - p
     if df <= 0:
         return np.full((p, p), np.inf), 0, "none"
     if df < p + 4:
         s2 = float(np.sum(weight * residual**2)) / df
-        return s2 * inverse, df, "classical"
+        return s2 * _safe_inverse((jacobian * weight) @ jacobian.T), df, "classical"
     delta = max(optimum.delta, HC_DELTA * optimum.sigma)
-    inside = np.mean(np.abs(residual) * np.sqrt(weight) <= delta)
-    psi = np.clip(residual, -delta, delta) / max(float(inside), 0.1)
-    leverage = np.clip(weight * np.einsum("in,ij,jn->n", jacobian, inverse, jacobian), 0.0, 0.99)
-    score = jacobian * (weight * psi / (1.0 - leverage))
-    if problem.groups is not None:
-        score = sum_by_group(score, problem.groups)
-        df = max(problem.n_groups - 1, 1)
-    return inverse @ (score @ score.T) @ inverse, df, "HC3" if problem.groups is None else "cluster HC3"
+    psi = np.clip(residual, -delta, delta)
+    inside = np.abs(residual) <= delta
+    inverse = _safe_inverse((jacobian * (weight * inside)) @ jacobian.T)
+    if problem.groups is None:
+        leverage = np.clip(weight * np.einsum("in,ij,jn->n", jacobian, inverse, jacobian), 0.0, MAX_LEVERAGE)
+        score = jacobian * (weight * psi / (1.0 - leverage))
+        return inverse @ (score @ score.T) @ inverse, df, "HC3"
+    score = _group_scores(jacobian * np.sqrt(weight), np.sqrt(weight) * psi, inverse, problem.groups)
+    return inverse @ (score @ score.T) @ inverse, max(problem.n_groups - 1, 1), "CR3"
 
 
 HC_DELTA = 1.0
 """For the sandwich, a smaller delta is raised to this many residual scales: its own has too few points inside."""
 
 
-def sum_by_group(score: Array, groups: NDArray[np.intp]) -> Array:
-    out = np.zeros((score.shape[0], int(groups.max()) + 1))
-    np.add.at(out.T, groups, score.T)
-    return out
+MAX_LEVERAGE = 0.99
+
+
+def _group_scores(jacobian: Array, psi: Array, inverse: Array, groups: NDArray[np.intp]) -> Array:
+    """Per group J_g' (I - H_gg)^-1 psi_g, (p, G): the leave-one-group-out jackknife in one step (Bell & McCaffrey)."""
+    scores = []
+    for g in range(int(groups.max()) + 1):
+        j, r = jacobian[:, groups == g], psi[groups == g]
+        values, vectors = np.linalg.eigh(j.T @ inverse @ j)
+        kept = 1.0 - np.clip(values, 0.0, MAX_LEVERAGE)
+        scores.append(j @ (vectors @ ((vectors.T @ r) / kept)))
+    return np.stack(scores, axis=1)
 
 
 def _safe_inverse(matrix: Array) -> Array:
@@ -122,8 +135,17 @@ def quantify(problem: Problem, optimum: Optimum, n_draws: int, seed: int) -> Unc
     return Uncertainty(name, cov, method, t_quantile(df), df, draws if use else np.empty((0, problem.p)), failed)
 
 
-def percentile_interval(draws: Array, level: float = LEVEL) -> tuple[Array, Array]:
-    """Central interval over the first axis."""
-    tail = 50.0 * (1.0 - level)
-    low, high = np.percentile(draws, [tail, 100.0 - tail], axis=0)
+def percentile_interval(draws: Array, tail: float) -> tuple[Array, Array]:
+    """The central interval over the first axis that leaves `tail` on each side."""
+    low, high = np.percentile(draws, [100.0 * tail, 100.0 * (1.0 - tail)], axis=0)
     return low, high
+
+
+def expanded_tail(units: int, level: float = LEVEL) -> float:
+    """Tail of the expanded percentile interval (Hesterberg 2015): Phi(-sqrt(n / (n - 1)) t_{n-1}).
+
+    A plain percentile interval of a small sample is too short by the factor that a t interval corrects for.
+    """
+    from scipy.special import ndtr
+
+    return float(ndtr(-np.sqrt(units / (units - 1.0)) * t_quantile(units - 1, level)))

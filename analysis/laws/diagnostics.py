@@ -1,0 +1,104 @@
+"""Residual diagnostics: what a good fit must not show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import erfc, sqrt
+
+import numpy as np
+
+from analysis.laws.forms import Array
+from analysis.laws.result import FitResult
+
+MIN_POINTS = 12
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Of the log residuals. p-values are two-sided, from normal approximations.
+
+    trend: Spearman correlation of |residual| with each axis (noise that changes with size) and its p-value.
+    runs: p-value of the Wald-Wolfowitz runs test of the residuals' signs along each axis (a form that bends otherwise).
+    leverage, cook: per point, of the linearised fit; a leverage near 1 means the point is fitted by itself.
+    """
+
+    kurtosis: float
+    share_inside_delta: float
+    trend: Mapping[str, tuple[float, float]]
+    runs: Mapping[str, float]
+    leverage: Array
+    cook: Array
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "kurtosis": self.kurtosis,
+            "share_inside_delta": self.share_inside_delta,
+            "trend": {axis: {"spearman": rho, "p": p} for axis, (rho, p) in self.trend.items()},
+            "runs": dict(self.runs),
+            "max_leverage": float(self.leverage.max()),
+            "max_cook": float(self.cook.max()),
+        }
+
+
+def diagnose(result: FitResult) -> Diagnostics:
+    """Diagnostics of any fit; the tests along an axis need 12 points."""
+    residual = result.residuals
+    spread = float(np.mean(residual**2))
+    leverage, cook = influence(result)
+    axes = {name: values for name, values in result.problem.x.items() if np.ptp(values) > 0.0}
+    enough = result.n >= MIN_POINTS
+    return Diagnostics(
+        kurtosis=float(np.mean(residual**4) / spread**2) if spread > 0.0 else float("nan"),
+        share_inside_delta=float(np.mean(np.abs(residual) <= result.optimum.delta)),
+        trend={name: _spearman(np.abs(residual), values) for name, values in axes.items()} if enough else {},
+        runs={name: runs_test(residual, values) for name, values in axes.items()} if enough else {},
+        leverage=leverage,
+        cook=cook,
+    )
+
+
+def influence(result: FitResult) -> tuple[Array, Array]:
+    """Leverage h_i = w_i J_i' (J'WJ)^-1 J_i and Cook's distance r_i^2 h_i / (p s^2 (1 - h_i)^2), both (n,)."""
+    problem = result.problem
+    jacobian = problem.model.jacobian(problem.model.forward(result.optimum.theta[None]))[0]
+    weighted = jacobian * np.sqrt(problem.weight)
+    q, _ = np.linalg.qr(weighted.T)
+    leverage = np.clip(np.sum(q**2, axis=1), 0.0, 1.0)
+    noise = result.noise if np.isfinite(result.noise) and result.noise > 0.0 else 1.0
+    left = np.maximum(1.0 - leverage, 1e-9)
+    cook = problem.weight * result.residuals**2 * leverage / (problem.p * noise**2 * left**2)
+    return leverage, cook
+
+
+def _ranks(values: Array) -> Array:
+    """Average ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2.0)[inverse])
+
+
+def _spearman(x: Array, y: Array) -> tuple[float, float]:
+    a, b = _ranks(x) - _ranks(x).mean(), _ranks(y) - _ranks(y).mean()
+    size = sqrt(float(a @ a) * float(b @ b))
+    rho = float(a @ b) / size if size > 0.0 else 0.0
+    return rho, _two_sided(rho * sqrt(len(x) - 1))
+
+
+def runs_test(residual: Array, axis: Array) -> float:
+    """p-value of the number of runs of signs, points of equal size averaged first."""
+    _, inverse = np.unique(axis, return_inverse=True)
+    means = np.bincount(inverse, weights=residual) / np.bincount(inverse)
+    positive = means > 0.0
+    n, a = len(positive), int(positive.sum())
+    b = n - a
+    if min(a, b) < 2 or n < MIN_POINTS:
+        return 1.0
+    runs = 1 + int(np.sum(positive[1:] != positive[:-1]))
+    expected = 1.0 + 2.0 * a * b / n
+    variance = 2.0 * a * b * (2.0 * a * b - n) / (n**2 * (n - 1.0))
+    return _two_sided((runs - expected) / sqrt(variance))
+
+
+def _two_sided(z: float) -> float:
+    return erfc(abs(z) / sqrt(2.0))
