@@ -25,6 +25,7 @@ from rfscale.data.shapes import (
     Relation,
     Scene,
     SceneObject,
+    _distinct_codes,
     relative_position,
     render,
     scenes,
@@ -33,6 +34,7 @@ from rfscale.data.shapes import (
 )
 from rfscale.data.text import words
 
+PLURALS = {"circles": "circle", "squares": "square", "triangles": "triangle", "crosses": "cross", "rings": "ring"}
 NUMBERS = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4}
 
 # One batch and the captions of it, rounded to 8 bits; made by this code, whose pictures were looked at. A change here
@@ -51,7 +53,7 @@ def read_caption(caption: str) -> tuple[list[tuple[int, str | None, str]], str |
     groups = []
     for phrase in re.split(rf", | and | {relation} " if relation else ", | and ", caption):
         number, *colour, noun = phrase.split()
-        singular = noun if noun in SHAPES else noun.removesuffix("es" if noun == "crosses" else "s")
+        singular = PLURALS.get(noun, noun)
         assert singular in SHAPES
         assert len(colour) <= 1
         assert (noun == singular) == (NUMBERS[number] == 1)
@@ -90,6 +92,15 @@ def test_relations_in_captions_are_true(world: list[Scene]) -> None:
             assert all(is_so(word, a, b) for a in subject for b in reference)
     assert set(told) == set(RELATIONS)
     assert min(told.values()) > 100
+
+
+def test_kinds_of_a_scene_are_distinct_and_equally_likely() -> None:
+    u = np.random.default_rng(0).random((20_000, 3))
+    codes = _distinct_codes(u, 5)
+    assert all(len(set(row)) == 3 for row in codes.tolist())
+    frequencies = np.unique(codes, axis=0, return_counts=True)[1] / len(u)
+    assert len(frequencies) == 60
+    assert np.abs(frequencies - 1 / 60).max() < 5 * (1 / 60 / len(u)) ** 0.5
 
 
 def test_articles_agree(world: list[Scene]) -> None:

@@ -129,12 +129,18 @@ def test_caches_are_bounded_and_forgetting_changes_nothing(
 
 
 def test_threads_may_share_an_encoder(encoder: HashTextEncoder) -> None:
-    captions = [[f"w{i * j} x{j} y{i}" for j in range(20)] for i in range(50)]
+    captions = [[f"w{i * j} x{j} y{i}" for j in range(10)] for i in range(50)]
+    interval = sys.getswitchinterval()
     expected = [HashTextEncoder(16, 64).encode(part) for part in captions]
-    with ThreadPoolExecutor(8) as pool:
-        for found, truth in zip(pool.map(encoder.encode, captions), expected, strict=True):
-            assert np.array_equal(found[0], truth[0])
-            assert np.array_equal(found[1], truth[1])
+    sys.setswitchinterval(1e-6)  # interrupt threads as often as possible
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(encoder.encode, captions))
+    finally:
+        sys.setswitchinterval(interval)
+    for found, truth in zip(results, expected, strict=True):
+        assert np.array_equal(found[0], truth[0])
+        assert np.array_equal(found[1], truth[1])
 
 
 def test_the_specification_chooses_the_encoder() -> None:

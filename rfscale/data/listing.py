@@ -111,7 +111,7 @@ def _sized_entries(folder: Path, content: bytes) -> list[tuple[Entry, int]]:
 
 def _parse(line: bytes, where: str) -> Entry:
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode())
     except ValueError as error:  # bad JSON or bad UTF-8
         raise DataError(f"{where} is not JSON ({error}): expected an object with file_name and text.") from error
     if not isinstance(record, dict):
