@@ -45,7 +45,7 @@ def val_level(t: float) -> str:
 
 def denoising_level(logsnr: float) -> str:
     """Key of the mean squared error of the denoised image at one log-SNR, EMA weights, at the last step only."""
-    return f"val/denoising_mse/logsnr{logsnr:+.2f}"
+    return f"val/denoising_mse/logsnr{logsnr:.2f}"
 
 
 METRICS: dict[str, Key] = {
