@@ -1,0 +1,1 @@
+"""analysis: what the numbers of a sweep mean. Reads MLflow and `rfscale.names`, nothing else of rfscale."""

@@ -1,0 +1,329 @@
+"""Figures: `plot_x(result, *, ax=None) -> Axes`. They draw; they fit nothing, save nothing and set no global style.
+
+`look` says how each formulation is drawn (`analysis.style.looks`); use them inside `with house_style():`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.compare import Comparison, Estimate, size_labels
+from analysis.ladder import Ladder, LadderLaw
+from analysis.style import GREY, INK, Look, legend_beside, log_axis, looks, new_axes, pad, si
+from analysis.table import SweepTable
+from rfscale import names
+
+LOSS_LABEL = "validation loss (velocity MSE)"
+LAWS_UP_TO = 4
+"""With more formulations only the law of the best is drawn."""
+
+
+def plot_loss_against_compute(
+    table: SweepTable, ladder: Ladder, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
+) -> Axes:
+    """val/loss along every training against training FLOPs, ends marked, with L(C) and the largest size predicted."""
+    ax = ax or new_axes(6.8, 4.0)
+    look = look or looks(sorted(set(table.trials["formulation"])))
+    trials = table.trials[table.trials["trial_id"].isin(ladder.trial_ids)]
+    points = table.curve(names.VAL_LOSS)
+    points = points[points["trial_id"].isin(ladder.trial_ids) & (points["flops"] > 0)]
+    curves = points.groupby(["formulation", "parameters", "flops"])["value"].agg(_geometric_mean).reset_index()
+    for (name, _), curve in curves.groupby(["formulation", "parameters"]):
+        style = look[str(name)]
+        ax.plot(curve["flops"], curve["value"], color=style.colour, lw=0.9, alpha=0.5, zorder=style.zorder - 0.5)
+    size = 5.0 if trials["seed"].nunique() == 1 else 3.2
+    for name, rows in trials.groupby("formulation"):
+        style = look[str(name)]
+        ax.plot(
+            rows["train_flops"], rows[names.VAL_LOSS], style.marker, color=style.colour, ms=size,
+            zorder=style.zorder + 1, label=str(name) if style.shown else "others",
+        )  # fmt: skip
+    ends = trials[names.VAL_LOSS].to_numpy(float)
+    _laws(ax, ladder.of("C"), look)
+    # The first steps from zero are steep and the same for all: the axis shows what tells the trials apart.
+    shown = points.loc[points["value"] < 2.2 * ends.max(), ["flops", "value"]]
+    ax.set_xlim(*pad(shown["flops"].to_numpy(float), 0.03))
+    ax.set_ylim(*pad(np.concatenate([shown["value"].to_numpy(float), _limits(ladder.of("C"))]), 0.05))
+    _size_labels(ax, trials, "train_flops")
+    ax.set(xlabel="training compute (FLOPs, forward and backward)", ylabel=LOSS_LABEL)
+    log_axis(ax, "x", "power")
+    log_axis(ax, "y")
+    legend_beside(ax, look)
+    return ax
+
+
+def plot_loss_against_parameters(
+    ladder: Ladder, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
+) -> Axes:
+    """val/loss at the end of training against all parameters, with L(N), its band, and the largest size predicted."""
+    ax = ax or new_axes(6.4, 3.8)
+    laws = ladder.of("N")
+    look = look or looks([law.formulation for law in laws])
+    for law in laws:
+        style = look[law.formulation]
+        ax.plot(
+            law.x, law.loss, style.marker, color=style.colour, zorder=style.zorder + 1,
+            label=law.formulation if style.shown else "others",
+        )  # fmt: skip
+    _laws(ax, laws, look)
+    ax.set_xlim(*pad(np.concatenate([law.x for law in laws]), 0.08))
+    ax.set_ylim(*pad(np.concatenate([*(law.loss for law in laws), _limits(laws)])))
+    ax.set(xlabel="parameters (all trainable)", ylabel=LOSS_LABEL)
+    log_axis(ax, "x", "count")
+    log_axis(ax, "y")
+    legend_beside(ax, look)
+    return ax
+
+
+def _laws(ax: Axes, laws: Sequence[LadderLaw], look: Mapping[str, Look]) -> None:
+    """Fitted laws with their bands, and the prediction of the largest size beside its measured value.
+
+    With many formulations only the law of the best is drawn: overlapping bands hide each other.
+    """
+    fitted = [law for law in laws if law.fit is not None and look[law.formulation].shown]
+    whose = ""
+    if len(fitted) > LAWS_UP_TO:
+        fitted = [law for law in fitted if law.formulation == next(iter(look))]
+        whose = " of the best"
+    for i, law in enumerate(fitted):
+        style = look[law.formulation]
+        x = np.geomspace(law.x.min() / 1.05, law.x.max() * 1.05, 80)
+        assert law.fit is not None
+        prediction = law.fit.predict({law.variable: x})
+        ax.plot(x, prediction.value, ls="--", lw=1.2, color=style.colour, zorder=style.zorder)
+        ax.fill_between(x, prediction.low, prediction.high, color=style.colour, alpha=0.12, lw=0, zorder=1)
+        if law.held_out:
+            held, shift = law.held_out, 1 + 0.05 * (i + 1)
+            errors = [[held.predicted - held.interval[0]], [held.interval[1] - held.predicted]]
+            ax.errorbar(
+                held.x * shift, held.predicted, yerr=errors, fmt="_", ms=7, color=style.colour, capsize=2.5, lw=1
+            )
+    if fitted:
+        ax.plot([], [], ls="--", color=INK, lw=1.2, label=f"fitted law{whose},\n95 % band")
+    if any(law.held_out for law in fitted):
+        label = "largest size predicted\nfrom the smaller ones, 95 %"
+        ax.errorbar([], [], yerr=[], fmt="_", color=INK, ms=7, capsize=2.5, lw=1, label=label)
+
+
+def _limits(laws: Sequence[LadderLaw]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """What the axis must hold of the predictions: an interval wider than a factor of 1.3 each way may leave the axis."""
+    held = [law.held_out for law in laws if law.held_out]
+    return np.array([min(max(side, h.predicted / 1.3), h.predicted * 1.3) for h in held for side in h.interval])
+
+
+def _size_labels(ax: Axes, trials: pd.DataFrame, column: str) -> None:
+    """The depths along the lower edge, each with a thin line up to its lowest loss."""
+    bottom = ax.get_ylim()[0]
+    for depth, rows in trials.groupby("depth"):
+        x = rows[column].max()
+        ax.plot([x, x], [bottom, rows[names.VAL_LOSS].min()], color="#999999", lw=0.6, ls=":", zorder=1)
+        ax.annotate(
+            f"d = {depth}", (x, 0), xycoords=("data", "axes fraction"), xytext=(-3, 3), textcoords="offset points",
+            ha="right", va="bottom", fontsize=8, color=INK,
+        )  # fmt: skip
+
+
+def _geometric_mean(values: pd.Series) -> float:
+    return float(np.exp(np.log(values).mean()))
+
+
+def plot_learning_curves(
+    table: SweepTable, label: str, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
+) -> Axes:
+    """val/loss against steps at one size (a label of `analysis.compare.size_labels`): each seed thin, their mean thick."""
+    ax = ax or new_axes(4.2, 3.2)
+    look = look or looks(sorted(set(table.trials["formulation"])))
+    chosen = table.trials[size_labels(table.trials) == label]
+    points = table.curve(names.VAL_LOSS)
+    points = points[points["trial_id"].isin(chosen["trial_id"])]
+    for name, curves in points.groupby("formulation"):
+        style = look[str(name)]
+        mean = curves.groupby("step")["value"].agg(_geometric_mean)
+        if curves["trial_id"].nunique() > 1:
+            for _, curve in curves.groupby("trial_id"):
+                ax.plot(curve["step"], curve["value"], color=style.colour, lw=0.6, alpha=0.4, zorder=style.zorder - 0.5)
+        ax.plot(
+            mean.index, mean, color=style.colour, marker=style.marker, ms=3, lw=1.3, zorder=style.zorder,
+            label=str(name) if style.shown else "others",
+        )  # fmt: skip
+    parameters = si(float(chosen["parameters"].iloc[0]))
+    ax.set(xlabel="training steps", ylabel=LOSS_LABEL, title=f"{label}  ({parameters} parameters)")
+    ax.set_xlim(*pad(points["step"].to_numpy(float)))
+    ax.set_ylim(*pad(points["value"].to_numpy(float)))
+    log_axis(ax, "x", most=6)
+    log_axis(ax, "y")
+    return ax
+
+
+def plot_loss_levels(
+    table: SweepTable, reference: str, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Velocity MSE at each level t relative to the reference, at the largest size; bars are over seeds, paired."""
+    ax = ax or new_axes(6.4, 3.6)
+    keys = {t: names.val_level(t) for t in names.LOSS_LEVELS}
+    trials = _largest(table)
+    tidy = pd.concat(
+        trials[["formulation", "seed"]].assign(x=t, value=trials[key]) for t, key in keys.items() if key in trials
+    )
+    _relative(ax, tidy, reference, look or looks(sorted(set(trials["formulation"]))))
+    ax.set(xlabel="noise level t  (0 data, 1 noise)", ylabel=f"velocity MSE, % above {reference}", xlim=(0.08, 0.92))
+    ax.set_xticks(list(keys), [f"{t:g}" for t in keys])
+    return ax
+
+
+def plot_denoising_profile(
+    table: SweepTable, reference: str, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
+) -> Axes:
+    """MSE of the denoised image over log-SNR relative to the reference, at the largest size."""
+    ax = ax or new_axes(6.4, 3.6)
+    trials = _largest(table)
+    tidy = table.profile.merge(trials[["trial_id", "formulation", "seed"]], on="trial_id").rename(
+        columns={"logsnr": "x"}
+    )
+    _relative(ax, tidy, reference, look or looks(sorted(set(trials["formulation"]))), markers=False)
+    ax.set(
+        xlabel=r"log-SNR  $\lambda = \log(a^2/b^2)$  (left noise, right data)",
+        ylabel=f"denoising MSE, % above {reference}",
+    )
+    return ax
+
+
+def _largest(table: SweepTable) -> pd.DataFrame:
+    """The trials of the largest size; of several conditions there, the longest."""
+    labels = size_labels(table.trials)
+    last = table.trials.sort_values(["parameters", "train_flops"]).index[-1]
+    return table.trials[labels == labels[last]]
+
+
+def _relative(ax: Axes, tidy: pd.DataFrame, reference: str, look: Mapping[str, Look], markers: bool = True) -> None:
+    """Paired ratios to the reference in per cent: geometric mean over seeds, bars or band two standard errors."""
+    wide = np.log(tidy.pivot_table(index=["seed", "x"], columns="formulation", values="value"))
+    ax.axhline(0, color=look[reference].colour if reference in look else INK, lw=1.4, label=f"{reference} (reference)")
+    if reference not in wide:
+        return
+    for name in [n for n in look if n in wide and n != reference]:
+        style = look[name]
+        ratio = (wide[name] - wide[reference]).groupby("x").agg(["mean", "sem", "count"])
+        x, mean = ratio.index.to_numpy(float), ratio["mean"].to_numpy(float)
+        centre = 100 * np.expm1(mean)
+        ax.plot(
+            x, centre, color=style.colour, marker=style.marker if markers else None, ms=4, zorder=style.zorder,
+            label=name if style.shown else "others",
+        )  # fmt: skip
+        if style.shown and ratio["count"].min() > 1:
+            half = 2 * ratio["sem"].to_numpy(float)
+            low, high = 100 * np.expm1(mean - half), 100 * np.expm1(mean + half)
+            ax.fill_between(x, low, high, color=style.colour, alpha=0.13, lw=0)
+    legend_beside(ax, look)
+
+
+def plot_ranking(comparison: Comparison, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None) -> Axes:
+    """Loss of every formulation relative to the reference, best on top, with 95 % intervals."""
+    ax = ax or new_axes(6.2, _forest_height(comparison))
+    rows = [(s.formulation, s.ratio, _verdict(comparison, s.formulation)) for s in comparison.standings]
+    look = look or looks([s.formulation for s in comparison.standings])
+    _forest(ax, rows, look, "p, corrected" if comparison.spread != "none" else "", scale=lambda r: 100 * (r - 1))
+    ax.axvline(0, color=INK, lw=0.8)
+    ax.set(
+        xlabel=f"validation loss, % above {comparison.reference}  (95 % interval over {comparison.spread}; left is better)"
+    )
+    if comparison.spread == "none":
+        ax.set(xlabel=f"validation loss, % above {comparison.reference}  (no interval; left is better)")
+    return ax
+
+
+def plot_compute_multiplier(
+    comparison: Comparison, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
+) -> Axes:
+    """The factor in training FLOPs at which each formulation reaches the loss of the reference, with 95 % intervals."""
+    ax = ax or new_axes(6.2, _forest_height(comparison))
+    rows = [(s.formulation, s.compute_multiplier, _multiplier_text(s.compute_multiplier)) for s in comparison.standings]
+    _forest(ax, rows, look or looks([s.formulation for s in comparison.standings]), "factor [95 %]")
+    ax.axvline(1, color=INK, lw=0.8)
+    estimates = [m.estimate for _, m, _ in rows if math.isfinite(m.estimate)]
+    sides = [v for _, m, _ in rows for v in m.interval if math.isfinite(v) and 1 / 8 < v / m.estimate < 8]
+    ax.set_xlim(*pad([*estimates, *sides, 0.95, 1.05]))
+    ax.set(xlabel=f"training compute to the loss of {comparison.reference}  (factor; left is cheaper)")
+    log_axis(ax, "x")
+    return ax
+
+
+def _forest_height(comparison: Comparison) -> float:
+    return 1.1 + 0.28 * len(comparison.standings)
+
+
+def _forest(
+    ax: Axes,
+    rows: Sequence[tuple[str, Estimate, str]],
+    look: Mapping[str, Look],
+    heading: str,
+    scale: Callable[[float], float] = float,
+) -> None:
+    """One line per formulation: estimate, interval, and words at the right under a heading."""
+    ax.annotate(heading, (1.01, 1.0), xycoords="axes fraction", va="bottom", fontsize=7.5, color="#444444")
+    for y, (name, ratio, words) in enumerate(rows):
+        style = look[name]
+        colour = style.colour if style.shown else "#777777"
+        low, high = (scale(side) for side in ratio.interval)
+        if math.isfinite(low) and math.isfinite(high):
+            ax.plot([low, high], [y, y], color=colour, lw=2, alpha=0.55, solid_capstyle="butt")
+        if math.isfinite(ratio.estimate):
+            ax.plot(scale(ratio.estimate), y, style.marker if style.shown else "o", color=colour, ms=5.5)
+        ax.annotate(
+            words, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=7.5, color="#444444",
+            annotation_clip=False,
+        )  # fmt: skip
+    ax.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+
+
+def _verdict(comparison: Comparison, name: str) -> str:
+    s = comparison.standing(name)
+    if name == comparison.reference:
+        return "reference"
+    if comparison.spread == "none" or not math.isfinite(s.p):
+        return "no interval"
+    return f"p = {s.p:.2g}" if s.p >= 0.001 else "p < 0.001"
+
+
+def _multiplier_text(m: Estimate) -> str:
+    if m.interval == (1.0, 1.0):
+        return "reference"
+    if not math.isfinite(m.estimate):
+        return "not known"
+    if not math.isfinite(m.interval[0]):
+        return f"{m.estimate:.2f}, no interval"
+    return f"{m.estimate:.2f} [{m.interval[0]:.2f}, {m.interval[1]:.2f}]"
+
+
+def plot_rank_by_size(
+    comparison: Comparison, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
+) -> Axes:
+    """The rank of every formulation at each size; lines that cross are orders that do not hold."""
+    formulations = [s.formulation for s in comparison.standings]
+    ax = ax or new_axes(2.6 + 1.1 * len(comparison.sizes), 1.1 + 0.3 * len(formulations))
+    look = look or looks(formulations)
+    for name in formulations:
+        ranks = [s.ranking.index(name) + 1 if name in s.loss else math.nan for s in comparison.sizes]
+        style = look[name]
+        colour = style.colour if style.shown else GREY
+        ax.plot(range(len(ranks)), ranks, marker="o", ms=6, lw=1.8, color=colour, zorder=style.zorder)
+        if math.isfinite(ranks[-1]):
+            ax.annotate(
+                name, (len(ranks) - 1, ranks[-1]), xytext=(8, 0), textcoords="offset points", va="center", fontsize=8,
+                color=colour if style.shown else "#555555", annotation_clip=False,
+            )  # fmt: skip
+    ax.set_xticks(range(len(comparison.sizes)), [f"{s.label}\n{si(s.parameters)}" for s in comparison.sizes])
+    ax.set_yticks(range(1, len(formulations) + 1))
+    ax.set_ylim(len(formulations) + 0.5, 0.5)
+    ax.set_xlim(-0.25, len(comparison.sizes) - 0.75)
+    ax.set(xlabel="model size (parameters)", ylabel="rank (1 is best)")
+    ax.grid(False)
+    return ax

@@ -1,0 +1,268 @@
+"""Table -> results -> figures -> one HTML page; the only file that writes figures.
+
+`write_report` reads a sweep, compares its formulations, fits its laws, draws the figures and writes a folder:
+`report.html` (self-contained), the figures as PNG, and `trials.csv`, `curves.csv`, `rejected.csv`, `ranking.csv`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from analysis import plot, wording
+from analysis.compare import Comparison, compare, size_labels
+from analysis.ladder import Ladder, ladder_laws
+from analysis.style import Look, house_style, legend_beside, looks, si
+from analysis.table import SweepTable, read_sweep
+from rfscale import names
+
+DPI = 180
+TEMPLATE = "report.html"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written and what it says. `text` is for the terminal."""
+
+    path: Path
+    table: SweepTable
+    comparison: Comparison
+    laws: Ladder
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure as it goes into the page."""
+
+    name: str
+    caption: str
+    png: bytes
+
+    @property
+    def data_uri(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+def write_report(
+    tracking_uri: str, sweep: str, folder: str | Path, *, reference: str | None = None, command: str | None = None
+) -> Report:
+    """Write the report of a sweep into `folder` (made if missing; older files of a report are replaced).
+
+    `reference`: as in `analysis.compare.compare`. `command`: what made the sweep, shown as the way to run it again.
+    Raises TableError where the sweep cannot be read or has no finished trial, CompareError for an unknown reference.
+    Where no law or no interval is possible the report says so in a sentence.
+    """
+    folder = Path(folder)
+    table = read_sweep(tracking_uri, sweep)
+    comparison = compare(table, reference=reference)
+    ladder = ladder_laws(table)
+    look = looks([s.formulation for s in comparison.standings], comparison.reference)
+    with house_style():
+        pictures = [
+            Picture(name, caption, _png(draw)) for name, caption, draw in _figures(table, comparison, ladder, look)
+        ]
+    command = command or f"rfscale run experiments/{sweep}.yaml"
+    page = _page(table, comparison, ladder, pictures, command)
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        _write(folder / f"{picture.name}.png", picture.png)
+    frames = {
+        "trials": table.trials,
+        "curves": table.curves,
+        "rejected": table.rejected,
+        "ranking": comparison.frame(),
+    }
+    for name, frame in frames.items():
+        _write(folder / f"{name}.csv", frame.to_csv(index=False).encode())
+    path = folder / "report.html"
+    _write(path, page.encode())
+    return Report(path, table, comparison, ladder, _text(table, comparison, ladder, path))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Under a temporary name, then renamed: a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _text(table: SweepTable, comparison: Comparison, ladder: Ladder, path: Path) -> str:
+    parts = [comparison.text(), wording.laws_text(ladder, [s.formulation for s in comparison.standings])]
+    if len(table.rejected):
+        n = len(table.rejected)
+        parts.append(f"{n} run{'s are' if n > 1 else ' is'} in no number above; the report says why.")
+    return "\n\n".join([*parts, f"Report: {path}"])
+
+
+# --- figures ------------------------------------------------------------------------------------------------------------
+
+Draw = Callable[[], Axes | Figure]
+
+
+def _figures(
+    table: SweepTable, comparison: Comparison, ladder: Ladder, look: Mapping[str, Look]
+) -> Iterator[tuple[str, str, Draw]]:
+    """Name, caption and drawing of every figure that the data allow, in reading order."""
+    reference, several = comparison.reference, len(comparison.standings) > 1
+    yield (
+        "loss_against_compute",
+        f"Validation loss along every training against its compute ({ladder.description}). Markers: the end of training. "
+        f"Dashed: the law fitted to the ends. Since all sizes train for the same steps this is the loss along the ladder, "
+        f"not the lowest loss that a budget can buy.",
+        lambda: plot.plot_loss_against_compute(table, ladder, look=look),
+    )
+    yield (
+        "loss_against_parameters",
+        "Validation loss at the end of training against all trainable parameters, with the fitted law and its 95 % band. "
+        "Bars at the right: the largest size as predicted from the smaller ones alone.",
+        lambda: plot.plot_loss_against_parameters(ladder, look=look),
+    )
+    if several:
+        yield (
+            "ranking",
+            f"Each formulation's loss relative to {reference}, paired within size and seed. {comparison.basis}.",
+            lambda: plot.plot_ranking(comparison, look=look),
+        )
+        yield (
+            "compute_multiplier",
+            f"The factor in training FLOPs at which each formulation reaches the losses of {reference}, averaged in "
+            f"logarithms over the losses of the last fourfold of compute.",
+            lambda: plot.plot_compute_multiplier(comparison, look=look),
+        )
+    if several and len(comparison.sizes) > 1:
+        yield ("rank_by_size", comparison.order, lambda: plot.plot_rank_by_size(comparison, look=look))
+    yield (
+        "learning_curves",
+        "Validation loss (EMA weights) during training, one panel per size.",
+        lambda: _learning_curves(table, comparison, look),
+    )
+    if several and (table.trials[[names.val_level(t) for t in names.LOSS_LEVELS]].notna().all(axis=None)):
+        yield (
+            "loss_per_level",
+            f"Where the difference lies: velocity MSE at each noise level relative to {reference}, largest size"
+            f"{', bands of two standard errors over seeds' if comparison.n_seeds > 1 else ''}.",
+            lambda: plot.plot_loss_levels(table, reference, look=look),
+        )
+    if several and len(table.profile):
+        yield (
+            "denoising_profile",
+            f"Error of the denoised image over log-SNR relative to {reference}, largest size, last step. "
+            f"Every formulation sees the same problem at a given log-SNR.",
+            lambda: plot.plot_denoising_profile(table, reference, look=look),
+        )
+
+
+def _learning_curves(table: SweepTable, comparison: Comparison, look: Mapping[str, Look]) -> Figure:
+    labels = [size.label for size in comparison.sizes]
+    columns = min(2, len(labels))
+    rows = -(-len(labels) // columns)
+    figure = Figure(figsize=(3.3 * columns + 1.9, 2.5 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for i, ax in enumerate(grid.flat):
+        if i < len(labels):
+            plot.plot_learning_curves(table, labels[i], look=look, ax=ax)
+            ax.label_outer(remove_inner_ticks=False)
+            ax.set_ylabel("validation loss" if i % columns == 0 else "")
+            ax.set_xlabel("training steps" if i + columns >= len(labels) else "")
+        else:
+            ax.set_axis_off()
+    legend_beside(grid[0, -1], look)
+    return figure
+
+
+def _png(draw: Draw) -> bytes:
+    drawn = draw()
+    figure = drawn if isinstance(drawn, Figure) else drawn.figure
+    FigureCanvasAgg(figure)  # type: ignore[arg-type]
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.06)  # type: ignore[union-attr]
+    return buffer.getvalue()
+
+
+# --- the page -----------------------------------------------------------------------------------------------------------
+
+
+def _page(
+    table: SweepTable, comparison: Comparison, ladder: Ladder, pictures: Sequence[Picture], command: str
+) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    order = [s.formulation for s in comparison.standings]
+    return environment.get_template(TEMPLATE).render(
+        table=table,
+        comparison=comparison,
+        ladder=ladder,
+        laws=[ladder.law(name, variable) for name in order for variable in ("N", "C")],
+        pictures={picture.name: picture for picture in pictures},
+        answer=wording.answer(comparison, ladder),
+        words=wording,
+        trials=_trial_rows(table),
+        trial_columns=list(TRIAL_COLUMNS),
+        rejected=table.rejected.astype(object).where(table.rejected.notna(), wording.NOT_KNOWN).to_dict("records"),
+        run=_run_facts(table, command),
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    )
+
+
+TRIAL_COLUMNS: dict[str, Callable[[pd.Series], str]] = {
+    "trial": lambda row: str(row["trial_id"]),
+    "formulation": lambda row: str(row["formulation"]),
+    "size": lambda row: str(row["size"]),
+    "parameters": lambda row: si(row["parameters"]),
+    "training FLOPs": lambda row: f"{row['train_flops']:.3g}",
+    "seed": lambda row: str(row["seed"]),
+    "val/loss": lambda row: wording.number(row[names.VAL_LOSS]),
+    "standard error": lambda row: wording.number(row[names.VAL_LOSS_SE], 2),
+    "without EMA": lambda row: wording.number(row[names.VAL_LOSS_RAW]),
+    "seconds": lambda row: wording.number(row[names.TRAIN_SECONDS], 3),
+}
+
+
+def _trial_rows(table: SweepTable) -> list[list[str]]:
+    rows = table.trials.assign(size=size_labels(table.trials))
+    return [[write(row) for write in TRIAL_COLUMNS.values()] for _, row in rows.iterrows()]
+
+
+def _run_facts(table: SweepTable, command: str) -> dict[str, str]:
+    trials = table.trials
+    seconds = trials[names.TRAIN_SECONDS].sum()
+    facts = {
+        "sweep": table.name,
+        "command": command,
+        "trials": f"{len(trials)} used, {len(table.rejected)} left out",
+        "formulations": str(trials["formulation"].nunique()),
+        "sizes": ", ".join(dict.fromkeys(size_labels(trials))),
+        "seeds": ", ".join(map(str, sorted(set(trials["seed"])))),
+        "data": ", ".join(f"{d} at {r} pixels" for d, r in dict.fromkeys(zip(trials["data"], trials["resolution"], strict=True))),
+        "training": f"{_span(trials['steps'])} steps of {_span(trials['batch'])} samples, learning rate "
+        f"{_span(trials['learning_rate'])} ({', '.join(sorted(set(trials['lr_rule'])))} across widths), "
+        f"{', '.join(sorted(set(trials['precision'])))}",
+        "training FLOPs in all": f"{trials['train_flops'].sum():.3g}",
+        "time in training steps": f"{seconds / 3600:.2f} h" if seconds > 0 else wording.NOT_KNOWN,
+        "commit": ", ".join(table.commits) or wording.NOT_KNOWN,
+        "versions": ", ".join(f"{p} {' or '.join(v)}" for p, v in table.versions.items()) or wording.NOT_KNOWN,
+        "device": ", ".join(table.devices) or wording.NOT_KNOWN,
+    }
+    return facts
+
+
+def _span(values: pd.Series) -> str:
+    low, high = values.min(), values.max()
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"

@@ -1,0 +1,166 @@
+"""The house style of the figures: fonts and lines, one colour and marker per formulation, readable logarithmic axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Okabe and Ito's colours, told apart with any kind of colour vision; their yellow is left out, too pale for lines."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#A8A8A8"
+INK = "#222222"
+
+RC: dict[str, object] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.edgecolor": "#666666",
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+    "figure.dpi": 110,
+    "savefig.dpi": 200,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "mathtext.default": "regular",
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw and save inside `with house_style():`; outside, matplotlib's settings are as they were."""
+    with mpl.rc_context(RC):
+        yield
+
+
+def new_axes(width: float = 5.6, height: float = 3.6) -> Axes:
+    """One axes on a figure of its own, without pyplot: nothing is kept alive or shown by itself."""
+    return Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one formulation is drawn in every figure."""
+
+    colour: str
+    marker: str
+    shown: bool = True  # named in legends; the others are grey and in the background
+
+    @property
+    def zorder(self) -> float:
+        return 3.0 if self.shown else 2.0
+
+
+def looks(formulations: Sequence[str], reference: str | None = None) -> dict[str, Look]:
+    """A look for each formulation, best first. Beyond seven, the best six and the reference are coloured, the rest grey."""
+    named = list(formulations)
+    if len(named) > len(PALETTE):
+        named = named[: len(PALETTE) - 1]
+        named.append(reference if reference and reference not in named else formulations[len(PALETTE) - 1])
+    out = {name: Look(PALETTE[i], MARKERS[i]) for i, name in enumerate(named)}
+    return {name: out.get(name, Look(GREY, ".", shown=False)) for name in formulations}
+
+
+def legend_beside(ax: Axes, look: Mapping[str, Look] | None = None) -> None:
+    """A legend to the right of the axes, where it covers no data."""
+    handles, labels = ax.get_legend_handles_labels()
+    by_label = dict(zip(labels, handles, strict=True))
+    if look:
+        order = {name: i for i, name in enumerate(look)}
+        by_label = dict(sorted(by_label.items(), key=lambda item: order.get(item[0], len(order))))
+    if by_label:
+        ax.legend(by_label.values(), by_label.keys(), loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
+
+
+def log_axis(ax: Axes, which: Literal["x", "y"], unit: Literal["", "count", "power"] = "", most: int = 7) -> None:
+    """Make an axis logarithmic with labelled ticks at round numbers, also where it spans much less than a decade.
+
+    Call last: ticks are for the limits as they are. `unit`: "count" writes 0.3 M, "power" 3 x 10^13, "" plain numbers.
+    """
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    low, high = sorted(ax.get_xlim() if which == "x" else ax.get_ylim())
+    ticks = log_ticks(low, high, most)
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FixedFormatter([tick_label(tick, unit) for tick in ticks]))
+    axis.set_minor_locator(NullLocator())
+
+
+def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """Round numbers in [low, high], at least two where there is room: powers of ten, 1-3, 1-2-5, then evenly spaced."""
+    decades = math.log10(high / low)
+    exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    best: list[float] = []
+    if decades > 0.8:
+        for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+            ticks = [m * 10.0**e for e in exponents for m in mantissas if low <= m * 10.0**e <= high]
+            if len(ticks) > most:
+                step = math.ceil(len(ticks) / most)
+                return best if len(best) >= 3 else ticks[::step]
+            best = ticks
+        if len(best) >= 3:
+            return best
+    step = (high - low) / most
+    magnitude = 10.0 ** math.floor(math.log10(step))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= step * 0.999)
+    return [
+        float(round(k * step, 12 - round(math.log10(step))))
+        for k in range(math.ceil(low / step), math.floor(high / step) + 1)
+    ]
+
+
+def tick_label(value: float, unit: Literal["", "count", "power"] = "") -> str:
+    """A tick as a reader writes it."""
+    if unit == "count":
+        return si(value)
+    if unit == "power" and (value >= 1e5 or value < 1e-3):
+        exponent = math.floor(math.log10(value) + 1e-9)
+        mantissa = value / 10.0**exponent
+        power = f"10^{{{exponent}}}"
+        return f"${power}$" if abs(mantissa - 1) < 1e-6 else f"${mantissa:.3g}{{\\times}}{power}$"
+    return f"{value:.6g}"
+
+
+def si(value: float, digits: int = 3) -> str:
+    """1234567 -> '1.23 M'."""
+    for factor, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.{digits}g}{suffix}"
+    return f"{value:.{digits}g}"
+
+
+def pad(
+    values: Sequence[float] | np.ndarray[tuple[int, ...], np.dtype[np.float64]], share: float = 0.06
+) -> tuple[float, float]:
+    """Limits around positive values on a logarithmic axis, with a margin of a share of their span."""
+    use = np.asarray(values, dtype=float)
+    use = use[np.isfinite(use) & (use > 0)]
+    low, high = math.log(use.min()), math.log(use.max())
+    margin = max((high - low) * share, 0.02)
+    return math.exp(low - margin), math.exp(high + margin)

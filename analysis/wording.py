@@ -1,0 +1,200 @@
+"""Numbers into sentences: what the terminal prints and what the report says in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from analysis.compare import Comparison, Estimate, Standing
+from analysis.ladder import EXPONENT, Ladder, LadderLaw
+
+NOT_KNOWN = "–"
+
+
+def number(value: float, digits: int = 4) -> str:
+    """Four significant digits with their trailing zeros; a dash for what is not known."""
+    if not math.isfinite(value):
+        return NOT_KNOWN
+    if value and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def interval(sides: tuple[float, float], digits: int = 4) -> str:
+    """[low, high], or nothing where there is no interval."""
+    return f"[{number(sides[0], digits)}, {number(sides[1], digits)}]" if all(map(math.isfinite, sides)) else ""
+
+
+def with_interval(value: float, sides: tuple[float, float], digits: int = 4) -> str:
+    """estimate [low, high]"""
+    return f"{number(value, digits)} {interval(sides, digits)}".strip()
+
+
+def probability(p: float) -> str:
+    """A p value; below 0.001 the digits mean nothing."""
+    if not math.isfinite(p):
+        return NOT_KNOWN
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def tie_words(comparison: Comparison, standing: Standing) -> str:
+    """'tied with a, b': the formulations that the data do not tell apart from this one."""
+    if comparison.spread == "none":
+        return "no interval: may be tied with any" if len(comparison.standings) > 1 else ""
+    return f"tied with {', '.join(standing.tied_with)}" if standing.tied_with else ""
+
+
+def ranking_text(comparison: Comparison) -> str:
+    """The ranking as a table for a terminal, and what it rests on."""
+    header = ("", "formulation", "val/loss", f"times {comparison.reference}", "p", "compute", "")
+    rows = [header, *(_ranking_row(comparison, s) for s in comparison.standings)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header) - 1)]
+    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]).rstrip() for row in rows]
+    notes = [f"{_sentence(comparison.basis)} p is Holm-corrected; compute is the factor in FLOPs to equal loss."]
+    notes.append(comparison.order)
+    if comparison.pairing:
+        notes.append(pairing_sentence(comparison))
+    return "\n".join([f"Ranking of {comparison.sweep} by val/loss, {comparison.n_trials} trials", *lines, *notes])
+
+
+def _ranking_row(comparison: Comparison, s: Standing) -> tuple[str, ...]:
+    is_reference = s.formulation == comparison.reference
+    return (
+        f"{s.rank}.",
+        s.formulation,
+        with_interval(s.mean, s.interval),
+        "1" if is_reference else with_interval(s.ratio.estimate, s.ratio.interval, 3),
+        "" if is_reference else probability(s.p),
+        "1" if is_reference else with_interval(s.compute_multiplier.estimate, s.compute_multiplier.interval, 2),
+        "; ".join(filter(None, (tie_words(comparison, s), "" if s.status == "complete" else s.status))),
+    )
+
+
+def pairing_sentence(comparison: Comparison) -> str:
+    """What the shared data and noise were worth."""
+    if comparison.pairing is None:
+        return ""
+    ratio = comparison.pairing.variance_ratio
+    what = f"Pairing by seed divided the variance of a difference by {ratio:.2g}"
+    return f"{what} ({comparison.pairing.n} comparisons of two formulations at one size)."
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def answer(comparison: Comparison, ladder: Ladder) -> str:
+    """The question answered in a few sentences, from the numbers alone."""
+    best = comparison.best
+    if len(comparison.standings) == 1:
+        first = f"{best.formulation} is the only formulation: its mean validation loss is {number(best.mean)}."
+    elif comparison.spread == "none":
+        first = (
+            f"{best.formulation} has the lowest validation loss, {number(best.mean)}, but one size and one seed "
+            f"cannot tell a difference from chance."
+        )
+    elif best.tied_with:
+        first = (
+            f"{best.formulation} has the lowest mean validation loss, {number(best.mean)}, but is tied with "
+            f"{_listed(best.tied_with)}{_by_how_much(comparison)}."
+        )
+    else:
+        first = f"{best.formulation} reaches the lowest validation loss, {number(best.mean)}{_by_how_much(comparison)}."
+    order = comparison.order if len(comparison.standings) > 1 else ""
+    law = ladder.law(best.formulation, "N")
+    return " ".join(filter(None, (first, order, law_sentence(law), held_out_sentence(law))))
+
+
+def _by_how_much(comparison: Comparison) -> str:
+    best = comparison.best
+    if best.formulation == comparison.reference:
+        return ""
+    change = f"; {percent(best.ratio)} than {comparison.reference}"
+    m = best.compute_multiplier
+    if math.isfinite(m.estimate):
+        change += f", whose loss it reaches with {with_interval(m.estimate, m.interval, 2)} times the compute"
+    return change
+
+
+def percent(ratio: Estimate) -> str:
+    """'2.9 % [1.6, 4.1] lower'; the interval of a lower loss is printed as the reduction."""
+    if not math.isfinite(ratio.estimate):
+        return "not comparable"
+    sign = -1 if ratio.estimate < 1 else 1
+    sides = sorted(100 * sign * (side - 1) for side in ratio.interval)
+    text = f"{100 * sign * (ratio.estimate - 1):.1f} %"
+    if all(map(math.isfinite, sides)):
+        text += f" [{sides[0]:.1f}, {sides[1]:.1f}]"
+    return f"{text} {'lower' if sign < 0 else 'higher'}"
+
+
+def _listed(items: Sequence[str], most: int = 4) -> str:
+    shown = list(items[:most])
+    if len(items) > most:
+        shown.append(f"{len(items) - most} more")
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+WORDS = {"N": "parameters", "C": "training FLOPs"}
+
+
+def equation(law: LadderLaw) -> str:
+    """The fitted law with its numbers: L = 0.12 + 3.1 / N^0.28."""
+    if law.fit is None:
+        return NOT_KNOWN
+    value = law.fit.estimate
+    floor = f"{number(value['E'], 3)} + " if "E" in value else ""
+    return f"L = {floor}{number(value['A'], 3)} / {law.variable}^{number(value[EXPONENT[law.variable]], 3)}"
+
+
+def law_sentence(law: LadderLaw) -> str:
+    """The exponent with its interval, or why there is none."""
+    if law.fit is None:
+        return f"No law over {WORDS[law.variable]} is fitted: {law.reason}."
+    estimate, sides = law.exponent
+    return (
+        f"Its loss falls with the number of {WORDS[law.variable]} as {equation(law)}, "
+        f"exponent {with_interval(estimate, sides, 3)} from {law.fit.n} trials."
+    )
+
+
+def held_out_sentence(law: LadderLaw) -> str:
+    """The largest size: predicted from the smaller ones beside measured."""
+    held = law.held_out
+    if held is None:
+        return "" if law.fit is None else f"The largest size is not predicted: {law.held_out_reason}."
+    where = "inside" if held.inside else "outside"
+    return (
+        f"For the largest size, {held.label}, the smaller ones predict {with_interval(held.predicted, held.interval)}; "
+        f"measured {number(held.measured)}, {where} the interval."
+    )
+
+
+def fit_status(law: LadderLaw) -> str:
+    """How a fit ended, in words."""
+    if law.fit is None:
+        return law.reason
+    parts = list(law.fit.status.sentences)
+    if law.fit.asked_form != law.fit.form:
+        parts.insert(0, "These points do not determine an irreducible loss E, so the law is fitted with E = 0.")
+    return " ".join(parts) or "Converged."
+
+
+def laws_text(ladder: Ladder, formulations: Sequence[str]) -> str:
+    """Exponents and held-out checks for a terminal."""
+    lines = [f"Laws over parameters, {ladder.description}"]
+    width = max(map(len, formulations))
+    for name in formulations:
+        law = ladder.law(name, "N")
+        if law.fit is None:
+            lines.append(f"{name.ljust(width)}  no law: {law.reason}")
+            continue
+        line = f"{name.ljust(width)}  exponent {with_interval(*law.exponent, 3)}"
+        if law.held_out:
+            held = law.held_out
+            line += (
+                f"; {held.label} predicted {with_interval(held.predicted, held.interval)}, "
+                f"measured {number(held.measured)} ({'inside' if held.inside else 'outside'})"
+            )
+        lines.append(line)
+    return "\n".join(lines)
