@@ -189,7 +189,7 @@ def sincos_positions(width: int, grid: int) -> Tensor:
     """Fixed 2-D positions (1, grid^2, width), fp32. Half of the channels for the column, then half for the row (the
     order of SD3 and DiT), each the sines and then the cosines of position x 10000^(-i / (width / 4)).
 
-    Positions are the integers 0 .. grid - 1: the paper (section 5.3.2) counts them so at the resolution of pre-training.
+    Positions are the integers 0 .. grid - 1: the paper (section 5.3.2) does so at the resolution of pre-training.
     """
     frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = torch.outer(torch.arange(grid, dtype=torch.float64), frequencies)
