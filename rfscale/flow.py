@@ -45,8 +45,8 @@ class FormulationError(ValueError):
 class Path:
     """z = a x0 + b eps. `t` is the path's own time, `logsnr` the coordinate that all paths share.
 
-    `scale(logsnr)` gives (a, b). `grid(n)` are the n times at which generation evaluates the network, noisiest first; the
-    step after the last of them goes to the clean image.
+    `scale(logsnr)` gives (a, b). `grid(n)` are the n times at which generation evaluates the network, noisiest first;
+    the step after the last of them goes to the clean image.
     """
 
     name: str
@@ -80,7 +80,7 @@ _LINEAR_STEPS = 1000
 
 @lru_cache(maxsize=1)
 def _linear_logsnr_table() -> tuple[float, ...]:
-    """log-SNR of LDM-linear at t = i / 999: beta_i = (sqrt(.00085) + t (sqrt(.012) - sqrt(.00085)))^2, a^2 = prod(1 - beta)."""
+    """log-SNR of LDM-linear at t = i / 999; its formula is that of `LINEAR`."""
     low, high = math.sqrt(0.00085), math.sqrt(0.0120)
     log_a2, table = 0.0, []
     for i in range(_LINEAR_STEPS):
@@ -89,15 +89,26 @@ def _linear_logsnr_table() -> tuple[float, ...]:
     return tuple(table)
 
 
+_linear_tables: dict[tuple[object, object], Tensor] = {}
+
+
+def _linear_table(like: Tensor) -> Tensor:
+    """The table on the device of `like`, copied there once: a copy at every step would make the host wait."""
+    key = (like.dtype, like.device)
+    if key not in _linear_tables:
+        _linear_tables[key] = like.new_tensor(_linear_logsnr_table())
+    return _linear_tables[key]
+
+
 def _linear_logsnr(t: Tensor) -> Tensor:
-    table = t.new_tensor(_linear_logsnr_table())
+    table = _linear_table(t)
     position = t * (_LINEAR_STEPS - 1)
     left = position.detach().floor().clamp(0, _LINEAR_STEPS - 2).long()
     return table[left] + (table[left + 1] - table[left]) * (position - left)
 
 
 def _linear_time(logsnr: Tensor) -> Tensor:
-    table = logsnr.new_tensor(_linear_logsnr_table())
+    table = _linear_table(logsnr)
     left = ((table.flip(0) <= logsnr.unsqueeze(-1)).sum(-1) - 1).clamp(
         0, _LINEAR_STEPS - 2
     )  # intervals, from the noisy end
@@ -121,7 +132,8 @@ COSINE = Path(
 )
 LINEAR = Path(
     "linear",
-    "LDM-linear: beta_i = (sqrt(.00085) + i/999 (sqrt(.012) - sqrt(.00085)))^2, a^2 = prod(1 - beta), log-SNR linear between the 1000 steps",
+    "z = a x0 + sqrt(1 - a^2) eps, a^2 = prod(1 - beta_i), beta_i = (sqrt(.00085) + i/999 (sqrt(.012) - sqrt(.00085)))^2, "
+    "log-SNR linear between the 1000 steps",
     logsnr=_linear_logsnr,
     time=_linear_time,
     scale=_preserving_scale,
@@ -203,7 +215,7 @@ def logit_normal(m: float, s: float) -> NoiseSampler:
 
 
 def mode(s: float) -> NoiseSampler:
-    """t = f(1 - u; s), f(u; s) = 1 - u - s (cos^2(pi u / 2) - 1 + u) (paper, section 3.1, "mode sampling with heavy tails")."""
+    """t = f(1 - u; s), f(u; s) = 1 - u - s (cos^2(pi u / 2) - 1 + u) (paper, section 3.1)."""
 
     def quantile(u: Tensor) -> Tensor:
         return u + s * (u - (u * (math.pi / 2)).sin().square())
@@ -236,8 +248,8 @@ def log_normal(p_m: float, p_s: float) -> NoiseSampler:
     )
 
 
-# The paper gives no formula for edm/rf and edm/cos ("EDM with a schedule that matches the log-SNR weighting of ..."). Read
-# here as: EDM's target and weight, sigma drawn so that log-SNR has the same density as uniform t on the other path.
+# The paper gives no formula for edm/rf and edm/cos ("EDM with a schedule that matches the log-SNR weighting of ...").
+# Read here as: EDM's target and weight, sigma drawn so that log-SNR has the density of uniform t on the other path.
 MATCHED_RF = NoiseSampler(
     "sigma = u / (1 - u): log-SNR distributed as for rf",
     quantile=lambda u: u / (1.0 - u),
@@ -364,7 +376,7 @@ _NAME = re.compile(r"\s*([a-z]+(?:/[a-z]+)?)\s*(?:\(([^()]*)\))?\s*", re.IGNOREC
 def canonical(text: str) -> str:
     """The one name of a formulation: `rf/lognorm( 0, 1.0 )` -> `rf/lognorm(0.00,1.00)`.
 
-    Raises FormulationError for an unknown name (naming the nearest), the wrong number of parameters, or one out of range.
+    Raises FormulationError for an unknown name (naming the nearest), a wrong number of parameters, or one out of range.
     """
     family, values = _parse(text)
     return family if not values else f"{family}({','.join(_number(v) for v in values)})"
@@ -384,7 +396,8 @@ def _parse(text: str) -> tuple[str, tuple[float, ...]]:
     if match is None or name not in FAMILIES:
         near = difflib.get_close_matches(name.lower(), FAMILIES, n=1, cutoff=0.0)[0]
         raise FormulationError(
-            f"formulation {text!r} is not known; did you mean {signature(near)!r}? Known are {', '.join(map(signature, FAMILIES))}"
+            f"formulation {text!r} is not known; did you mean {signature(near)!r}? "
+            f"Known are {', '.join(map(signature, FAMILIES))}"
         )
     parameters = FAMILIES[name].parameters
     given = [part.strip() for part in match[2].split(",")] if match[2] is not None and match[2].strip() else []

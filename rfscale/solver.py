@@ -20,7 +20,7 @@ from rfscale.flow import Formulation, Network, network_time
 
 
 def guided(network: Network, scale: float) -> Network:
-    """uncond + scale (cond - uncond); the unconditional input is all-zero text. scale = 1 costs one evaluation, not two."""
+    """uncond + scale (cond - uncond); unconditional is all-zero text. scale = 1 costs one evaluation, not two."""
     if scale == 1.0:
         return network
 

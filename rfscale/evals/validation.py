@@ -1,9 +1,9 @@
 """One profile, many yardsticks: the denoising error over log-SNR, the same measure for every formulation.
 
-Losses of different formulations cannot be compared, but their denoising can: at a given log-SNR all of them see the same
-image under the same noise, up to the scale of z. The profile is the mean squared error of x0_hat for each validation
-image and log-SNR, with fixed noise and in fp32. At rf time t the velocity error is that of x0_hat divided by t^2 (because
-v = (z - x0) / t), so `val/loss` is the weighted sum of the profile at t = 1/8 .. 7/8.
+Losses of different formulations cannot be compared, but their denoising can: at a given log-SNR all of them see the
+same image under the same noise, up to the scale of z. The profile is the mean squared error of x0_hat for each
+validation image and log-SNR, with fixed noise and in fp32. At rf time t the velocity error is that of x0_hat divided by
+t^2 (because v = (z - x0) / t), so `val/loss` is the weighted sum of the profile at t = 1/8 .. 7/8.
 """
 
 from __future__ import annotations
