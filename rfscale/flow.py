@@ -132,8 +132,8 @@ COSINE = Path(
 )
 LINEAR = Path(
     "linear",
-    "z = a x0 + sqrt(1 - a^2) eps, a^2 = prod(1 - beta_i), beta_i = (sqrt(.00085) + i/999 (sqrt(.012) - sqrt(.00085)))^2, "
-    "log-SNR linear between the 1000 steps",
+    "z = a x0 + sqrt(1 - a^2) eps, a^2 = prod(1 - beta_i), "
+    "beta_i = (sqrt(.00085) + i/999 (sqrt(.012) - sqrt(.00085)))^2, log-SNR linear between the 1000 steps",
     logsnr=_linear_logsnr,
     time=_linear_time,
     scale=_preserving_scale,

@@ -57,7 +57,8 @@ def _words(
     sample = torch.arange(first, first + count, dtype=torch.int64, device=device).unsqueeze(1)
     word = torch.zeros((), dtype=torch.int64, device=device)
     counter = (block, sample, word + step, word + int(stream))
-    return torch.stack(torch.broadcast_tensors(*philox(counter, (seed & _MASK, seed >> 32))), dim=-1)
+    words = philox(counter, (seed & _MASK, seed >> 32))
+    return torch.stack([w.expand(count, blocks) for w in words], dim=-1)
 
 
 def uniform(seed: int, stream: Stream, step: int, first: int, count: int, device: torch.device | str = "cpu") -> Tensor:
