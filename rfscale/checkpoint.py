@@ -34,15 +34,16 @@ def save(
     folder: TrialFolder, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
 ) -> None:
     """Write the whole state, then drop the older checkpoints."""
-    older = folder.checkpoints()
-    with replacing_folder(folder.path / f"checkpoint-{progress.step:09d}") as path:
+    target = folder.path / f"checkpoint-{progress.step:09d}"
+    older = [path for path in folder.checkpoints() if path != target]
+    with replacing_folder(target) as path:
         save_file(_tensors(model), path / "model.safetensors")
         save_file(_tensors(ema), path / "ema.safetensors")
         moments = optimizer.state_dict()["state"]
         save_file(
             {f"{i}.{k}": v for i, state in moments.items() for k, v in state.items()}, path / "optimizer.safetensors"
         )
-        (path / "state.json").write_text(json.dumps(asdict(progress)))
+        (path / "state.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
     for checkpoint in older:
         shutil.rmtree(checkpoint)
 
@@ -59,7 +60,7 @@ def restore(
             index, name = key.split(".")
             moments.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-        return Progress(**json.loads((path / "state.json").read_text()))
+        return Progress(**json.loads((path / "state.json").read_text(encoding="utf-8")))
     return Progress()
 
 

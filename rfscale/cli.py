@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -13,24 +14,26 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from rfscale import __version__, names
-from rfscale.data.base import DataError
-from rfscale.flow import FAMILIES, FormulationError, signature
-from rfscale.store import State, Store, StoreError, default_store, read_json
+from rfscale.flow import FAMILIES, signature
+from rfscale.store import Store, StoreError, TrialFolder, default_store, read_json
 from rfscale.sweep import Resources, Sweep, SweepError, Trial, load_sweep
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 app = typer.Typer(
-    help="Scaling-law experiments for rectified-flow transformers: one sweep file -> trained grid -> honest comparison.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP", help="sweep file (YAML), such as experiments/quickstart.yaml")]
-StoreFolder = Annotated[Path | None, typer.Option("--store", help="folder of all results [default: $RFSCALE_STORE or ./runs]")]
+SweepFile = Annotated[
+    Path, typer.Argument(metavar="SWEEP", help="sweep file (YAML), such as experiments/quickstart.yaml")
+]
+StoreFolder = Annotated[
+    Path | None, typer.Option("--store", help="folder of all results [default: $RFSCALE_STORE or ./runs]")
+]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 Cpus = Annotated[float | None, typer.Option("--cpus", help="CPUs per trial, instead of the sweep's resources")]
 Gpus = Annotated[float | None, typer.Option("--gpus", help="GPUs per trial, instead of the sweep's resources")]
@@ -40,26 +43,23 @@ R = TypeVar("R")
 
 
 def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
-    """Bad input is one clear sentence on standard error and exit code 2; anything else is a bug and keeps its traceback."""
+    """Bad input is one clear sentence on standard error and exit code 2; all else is a bug and keeps its traceback.
+
+    Bad input is what our own packages raise a named error for. Asking for its module, not its class, leaves those of
+    the heavy modules unimported.
+    """
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (SweepError, DataError, StoreError, FormulationError) as error:
-            _fail(error)
-        except RuntimeError as error:
-            # Errors of the heavy modules, which are not imported unless they were used.
-            if type(error).__name__ in {"LaunchError", "TrackingError", "TableError", "FitError", "ReportError"}:
-                _fail(error)
-            raise
+        except (ValueError, RuntimeError) as error:
+            if type(error).__module__.split(".")[0] not in ("rfscale", "analysis"):
+                raise
+            typer.echo(f"rfscale: {error}", err=True)
+            raise typer.Exit(2) from error
 
     return wrapped
-
-
-def _fail(error: Exception) -> None:
-    typer.echo(f"rfscale: {error}", err=True)
-    raise typer.Exit(2) from error
 
 
 def _version(value: bool) -> None:
@@ -70,10 +70,18 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
+    ] = False,
 ) -> None:
     """Scaling-law experiments for rectified-flow transformers: one sweep file -> trained grid -> honest comparison."""
 
+
+_PLAN_COLUMNS = (
+    *("trial_id", "formulation", "depth", "width", "heads", "parameters", "train_flops"),
+    *("steps", "batch", "seed", "status", "reason"),
+)
+_PLAN_STATUSES = (names.NEW, names.PARTIAL, names.FINISHED, names.DROPPED)
 
 # --- before -----------------------------------------------------------------------------------------------------------
 
@@ -81,7 +89,10 @@ def main(
 @app.command()
 @one_sentence
 def plan(sweep: SweepFile, store: StoreFolder = None, as_json: Json = False) -> None:
-    """Every trial of a sweep with its size, its cost and where it stands. Trains nothing, writes nothing."""
+    """Show every trial: its size, its cost, where it stands.
+
+    Trains nothing and writes nothing. Status is new, partial (begun; will resume), finished, or dropped.
+    """
     definition, place = load_sweep(sweep), _store(store)
     rows = [_planned(trial, place) for trial in definition.trials]
     totals = {
@@ -89,15 +100,14 @@ def plan(sweep: SweepFile, store: StoreFolder = None, as_json: Json = False) -> 
         "duplicates_merged": definition.duplicates,
         "train_flops": sum(row["train_flops"] for row in rows),
         "samples": sum(row["samples"] for row in rows),
-        **{status: sum(row["status"] == status for row in rows) for status in (names.NEW, names.PARTIAL, names.FINISHED, names.DROPPED)},
+        **{status: sum(row["status"] == status for row in rows) for status in _PLAN_STATUSES},
     }
     if as_json:
         _print_json({"sweep": definition.name, "question": definition.question, "trials": rows, "totals": totals})
         return
-    columns = ("trial_id", "formulation", "depth", "width", "heads", "parameters", "train_flops", "steps", "batch", "seed", "status", "reason")
-    _print_table(f"{definition.name}: {definition.question}", columns, rows)
+    _print_table(f"{definition.name}: {definition.question}", _PLAN_COLUMNS, rows)
     parts = [f"{totals['trials']} trials", f"{totals['train_flops']:.3g} FLOPs of training"]
-    parts += [f"{totals[status]} {status}" for status in (names.NEW, names.PARTIAL, names.FINISHED, names.DROPPED) if totals[status]]
+    parts += [f"{totals[status]} {status}" for status in _PLAN_STATUSES if totals[status]]
     if definition.duplicates:
         parts.append(f"{definition.duplicates} duplicates merged")
     typer.echo(", ".join(parts))
@@ -106,8 +116,11 @@ def plan(sweep: SweepFile, store: StoreFolder = None, as_json: Json = False) -> 
 @app.command()
 @one_sentence
 def formulations(as_json: Json = False) -> None:
-    """The formulations that a sweep can name, with their formulas and sources."""
-    rows = []
+    """List the formulations that a sweep can name.
+
+    Each with its noise path, the network's target, its noise sampler, and where the paper (arXiv 2403.03206) has it.
+    """
+    rows: list[dict[str, Any]] = []
     for name, family in FAMILIES.items():
         example = family.noise_sampler(*(max(0.5, p.low) for p in family.parameters))
         rows.append(
@@ -138,36 +151,58 @@ def formulations(as_json: Json = False) -> None:
 def run(
     sweep: SweepFile,
     store: StoreFolder = None,
-    address: Annotated[str | None, typer.Option("--address", help="join this Ray cluster ('auto': the one this machine belongs to) instead of starting a local one")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            help="join this Ray cluster instead of starting one here; 'auto' is the cluster this machine is part of",
+        ),
+    ] = None,
     cpus: Cpus = None,
     gpus: Gpus = None,
 ) -> None:
-    """Train what is missing on Ray, log to MLflow, then write the report. Run it again to resume."""
+    """Train what is missing, then write the report.
+
+    Trials run in parallel on Ray and are logged to MLflow. The same command resumes a sweep that was stopped.
+    """
     from rfscale.launch import Outcome, launch, to_train
     from rfscale.progress import Display
-    from rfscale.tracking import Mirror, check_reachable, tracking_uri
+    from rfscale.tracking import Mirror
 
     definition, place = _with_resources(load_sweep(sweep), cpus, gpus), _store(store)
     for data in {trial.data for trial in definition.trials}:
         data.check(decode=True)
-    check_reachable(tracking_uri(place))
+    _mlflow(place)
     place.check_writable()
 
     missing = to_train(definition, place)
     console = _console()
-    console.print(f"{definition.name}: {len(definition.trials)} trials, {len(missing)} to train", highlight=False, markup=False)
+    console.print(
+        f"{definition.name}: {len(definition.trials)} trials, {len(missing)} to train", highlight=False, markup=False
+    )
     mirror = Mirror(definition, place)
     outcome = Outcome()
     if missing:
         display = Display(definition, place, console)
         with mirror.in_background(), display.shown():
-            outcome = launch(definition, place, address=address, tick=lambda now, ids: display.update(now, ids, _note(mirror.trouble)))
+            outcome = launch(
+                definition,
+                place,
+                address=address,
+                tick=lambda now, ids: display.update(now, ids, _note(mirror.trouble)),
+            )
     else:
         mirror.finish()
     _write_report(definition.name, place)
-    failed = [f"{trial_id} ({state.reason})" for trial_id, state in outcome.unfinished.items() if state.status != names.DIVERGED]
+    failed = [
+        f"{trial_id} ({state.reason})"
+        for trial_id, state in outcome.unfinished.items()
+        if state.status != names.DIVERGED
+    ]
     if failed:
-        typer.echo(f"rfscale: {len(failed)} trials failed: {'; '.join(failed)}. The same command tries them again.", err=True)
+        typer.echo(
+            f"rfscale: {len(failed)} trials failed: {'; '.join(failed)}. The same command tries them again.", err=True
+        )
         raise typer.Exit(1)
 
 
@@ -175,25 +210,32 @@ def run(
 @one_sentence
 def train(
     sweep: SweepFile,
-    trial_id: Annotated[str, typer.Argument(metavar="TRIAL_ID", help="id of the trial, or its first digits; `rfscale plan` lists them")],
+    trial_id: Annotated[
+        str, typer.Argument(metavar="TRIAL_ID", help="id of the trial, or its first digits; `rfscale plan` lists them")
+    ],
     store: StoreFolder = None,
     cpus: Cpus = None,
     gpus: Gpus = None,
 ) -> None:
-    """One trial in this process, without Ray or MLflow: for a debugger, or a machine that has only torch."""
+    """Train one trial in this process, without Ray or MLflow.
+
+    For a debugger, or a machine that has only torch. The same command resumes a trial that was stopped.
+    """
     definition, place = _with_resources(load_sweep(sweep), cpus, gpus), _store(store)
     trial = definition.trial(trial_id)
+    folder = place.trial(trial.trial_id)
+    if folder.state().status == names.FINISHED:
+        typer.echo(f"trial {trial.trial_id} is finished already: val/loss {folder.state().loss:.4f}")
+        return
     trial.data.check(decode=True)
     place.check_writable()
     import torch
 
     from rfscale.train import train as train_trial
 
+    if definition.resources.gpus and not torch.cuda.is_available():
+        raise SweepError("the sweep asks for a GPU and torch sees none here; add --gpus 0 to train on the CPU")
     torch.set_num_threads(max(1, int(definition.resources.cpus)))
-    folder = place.trial(trial.trial_id)
-    if folder.state().status == names.FINISHED:
-        typer.echo(f"trial {trial.trial_id} is finished already: val/loss {folder.state().loss:.4f}")
-        return
     every = max(1, trial.steps // 20)
 
     def progress(step: int, loss: float) -> None:
@@ -214,24 +256,37 @@ def train(
 @app.command()
 @one_sentence
 def status(sweep: SweepFile, store: StoreFolder = None, as_json: Json = False) -> None:
-    """Where each trial stands, how far it came and its loss."""
+    """Show how far each trial came, and its loss."""
     definition, place = load_sweep(sweep), _store(store)
     rows = []
     for trial in definition.trials:
         state = place.trial(trial.trial_id).state()
-        rows.append({**_row(trial), "step": state.step, "loss": _finite(state.loss), "status": state.status, "reason": state.reason})
+        rows.append(
+            {
+                **_row(trial),
+                "step": state.step,
+                "loss": _finite(state.loss),
+                "status": state.status,
+                "reason": state.reason,
+            }
+        )
     count = {status: sum(row["status"] == status for row in rows) for status in names.STATUSES}
     if as_json:
         _print_json({"sweep": definition.name, "trials": rows, "totals": count})
         return
-    _print_table(definition.name, ("trial_id", "formulation", "depth", "seed", "step", "steps", "loss", "status", "reason"), rows)
+    _print_table(
+        definition.name, ("trial_id", "formulation", "depth", "seed", "step", "steps", "loss", "status", "reason"), rows
+    )
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items() if number))
 
 
 @app.command()
 @one_sentence
 def report(sweep: SweepFile, store: StoreFolder = None) -> None:
-    """Figures and tables to <store>/reports/<name>/report.html."""
+    """Write the report: figures, tables and one HTML page.
+
+    It goes to <store>/reports/<name of the sweep>/report.html.
+    """
     _write_report(load_sweep(sweep).name, _store(store))
 
 
@@ -240,15 +295,20 @@ def report(sweep: SweepFile, store: StoreFolder = None) -> None:
 def compare(
     sweep: SweepFile,
     store: StoreFolder = None,
-    reference: Annotated[str | None, typer.Option("--reference", help="formulation that the others are compared with")] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="formulation that the others are compared with")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """The ranking of the formulations with intervals, and what each costs in FLOPs at equal loss."""
+    """Rank the formulations by val/loss, with intervals.
+
+    Says also what each costs in FLOPs at equal loss.
+    """
     from analysis.compare import compare as compare_table
     from analysis.table import read_sweep
-    from rfscale.tracking import tracking_uri
 
-    comparison = compare_table(read_sweep(tracking_uri(_store(store)), load_sweep(sweep).name), reference=reference)
+    name = load_sweep(sweep).name
+    comparison = compare_table(read_sweep(_mlflow(_store(store)), name), reference=reference)
     if as_json:
         _print_json(comparison.to_dict())
     else:
@@ -258,18 +318,24 @@ def compare(
 @app.command()
 @one_sentence
 def sample(
-    trial_id: Annotated[str, typer.Argument(metavar="TRIAL_ID", help="id of a finished trial in the store, or its first digits")],
-    prompt: Annotated[list[str], typer.Option("--prompt", help="text of the images; give it again for more rows")],
+    trial_id: Annotated[
+        str, typer.Argument(metavar="TRIAL_ID", help="id of a finished trial in the store, or its first digits")
+    ],
+    prompt: Annotated[list[str], typer.Option("--prompt", help="what the images should show; may be repeated")],
     store: StoreFolder = None,
     out: Annotated[Path, typer.Option("--out", help="PNG file to write")] = Path("sample.png"),
     count: Annotated[int, typer.Option("--count", min=1, help="images of each prompt")] = 4,
     steps: Annotated[int, typer.Option("--steps", min=1, help="steps of the ODE solver")] = 50,
-    guidance: Annotated[float, typer.Option("--guidance", min=0, help="classifier-free guidance scale; 1 is none")] = 2.5,
+    guidance: Annotated[
+        float, typer.Option("--guidance", min=0, help="classifier-free guidance scale; 1 is none")
+    ] = 2.5,
     seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the noise")] = 0,
     raw: Annotated[bool, typer.Option("--raw", help="weights as trained instead of their EMA")] = False,
 ) -> None:
-    """A PNG grid from a trained trial."""
+    """Make a PNG grid of images from a trained trial."""
     folder = _find_trial(_store(store), trial_id)
+    if not out.resolve().parent.is_dir():
+        raise StoreError(f"there is no folder {out.resolve().parent} for {out.name}; create it or change --out")
     trial = Trial.model_validate((read_json(folder.record) or {})["trial"])
     import torch
 
@@ -288,9 +354,9 @@ def sample(
 @one_sentence
 def ui(
     store: StoreFolder = None,
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="port on loopback")] = 5000,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="port of the page")] = 5000,
 ) -> None:
-    """The MLflow UI on this store, on loopback only."""
+    """Serve the MLflow UI on this store, on loopback only."""
     from rfscale.tracking import tracking_uri
 
     place = _store(store)
@@ -317,8 +383,10 @@ def _with_resources(sweep: Sweep, cpus: float | None, gpus: float | None) -> Swe
     changes = {key: value for key, value in (("cpus", cpus), ("gpus", gpus)) if value is not None}
     if not changes:
         return sweep
-    if (cpus is not None and cpus <= 0) or (gpus is not None and gpus < 0):
-        raise SweepError("--cpus must be positive and --gpus must not be negative")
+    if cpus is not None and not 0 < cpus < math.inf:
+        raise SweepError(f"--cpus {cpus:g} is not possible; give a positive number")
+    if gpus is not None and not 0 <= gpus < math.inf:
+        raise SweepError(f"--gpus {gpus:g} is not possible; give 0 or a positive number")
     return sweep.model_copy(update={"resources": Resources.model_validate({**sweep.resources.model_dump(), **changes})})
 
 
@@ -340,13 +408,13 @@ def _planned(trial: Trial, store: Store) -> dict[str, Any]:
 _PLANNED = {names.RUNNING: names.PARTIAL, names.FAILED: names.PARTIAL, names.DIVERGED: names.DROPPED}
 
 
-def _find_trial(store: Store, prefix: str) -> Any:
+def _find_trial(store: Store, prefix: str) -> TrialFolder:
     found = sorted((store.root / "trials").glob(f"{prefix}*")) if prefix.isalnum() else []
     if len(found) != 1:
         what = f"{len(found)} trials start with" if found else "there is no trial"
         raise StoreError(f"{what} {prefix!r} in the store {store.root}; `rfscale status SWEEP` lists the ids")
     folder = store.trial(found[0].name)
-    state: State = folder.state()
+    state = folder.state()
     if state.status != names.FINISHED:
         raise StoreError(f"trial {found[0].name} is not finished ({state.status}); `rfscale run` its sweep first")
     return folder
@@ -354,9 +422,17 @@ def _find_trial(store: Store, prefix: str) -> Any:
 
 def _write_report(sweep: str, store: Store) -> None:
     from analysis.report import write_report
-    from rfscale.tracking import tracking_uri
 
-    typer.echo(write_report(tracking_uri(store), sweep, store.report(sweep)).text)
+    typer.echo(write_report(_mlflow(store), sweep, store.report(sweep)).text)
+
+
+def _mlflow(store: Store) -> str:
+    """Where MLflow is; asked first, because its own client tries for minutes. Raises TrackingError."""
+    from rfscale.tracking import check_reachable, tracking_uri
+
+    uri = tracking_uri(store)
+    check_reachable(uri)
+    return uri
 
 
 def _note(trouble: str) -> str:
@@ -379,17 +455,19 @@ def _console() -> Console:
 
 
 def _print_table(title: str, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
+    """Never cut to the width of the terminal: an id with its end cut off is of no use."""
     shown = [column for column in columns if column != "reason" or any(row["reason"] for row in rows)]
-    for column in shown:
-        numeric = all(isinstance(row[column], int | float | None) for row in rows)
-        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", no_wrap=column != "reason")
-    for row in rows:
-        table.add_row(*(_cell(row[column]) for column in shown))
-    _console().print(table, markup=False)
+    cells = [
+        [column.replace("_", " ") for column in shown],
+        *([_cell(row[column]) for column in shown] for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in shown]
+    typer.echo(f"{title}\n")
+    for line in cells:
+        padded = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True))
+        typer.echo("  ".join(padded).rstrip())
+    typer.echo()
 
 
 def _cell(value: Any) -> str:

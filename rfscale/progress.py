@@ -48,12 +48,16 @@ class Display:
             self._steps_before.setdefault(trial_id, state.step)
         for trial in self.sweep.trials:
             state = states[trial.trial_id]
-            if trial.trial_id not in self._said and (trial.trial_id in outcome.finished or trial.trial_id in outcome.unfinished):
+            if trial.trial_id not in self._said and (
+                trial.trial_id in outcome.finished or trial.trial_id in outcome.unfinished
+            ):
                 self._said.add(trial.trial_id)
                 self._say_ended(trial, outcome.unfinished.get(trial.trial_id, state))
         summary = self._summary(states, outcome)
         if self._live is not None:
-            self._live.update(Group(*self._rows(states, submitted), summary, *([Text(note, style="yellow")] if note else [])))
+            self._live.update(
+                Group(*self._rows(states, submitted), summary, *([Text(note, style="yellow")] if note else []))
+            )
         elif time.monotonic() - self._line_at > LINE_SECONDS:
             self._line_at = time.monotonic()
             self.console.print(summary)
@@ -70,21 +74,27 @@ class Display:
             state = states[trial.trial_id]
             if trial.trial_id in submitted and state.status == names.RUNNING:
                 loss = f"train loss {state.loss:.4f}" if math.isfinite(state.loss) else "starting"
-                table.add_row(_title(trial), ProgressBar(trial.steps, state.step, width=24), f"{state.step}/{trial.steps}", loss)
+                table.add_row(
+                    _title(trial), ProgressBar(trial.steps, state.step, width=24), f"{state.step}/{trial.steps}", loss
+                )
         return [table]
 
     def _summary(self, states: dict[str, State], outcome: Outcome) -> Text:
         count = {status: sum(s.status == status for s in states.values()) for status in names.STATUSES}
         left = len(states) - count[names.FINISHED] - count[names.DIVERGED] - count[names.RUNNING]
         bad = count[names.DIVERGED] + count[names.FAILED]
-        parts = [f"{count[names.FINISHED]} of {len(states)} trials done", f"{count[names.RUNNING]} running", f"{left} left"]
+        parts = [
+            f"{count[names.FINISHED]} of {len(states)} trials done",
+            f"{count[names.RUNNING]} running",
+            f"{left} left",
+        ]
         if bad:
             parts.append(f"{bad} not finished well")
         parts.append(self._time_left(states))
         return Text(", ".join(part for part in parts if part))
 
     def _time_left(self, states: dict[str, State]) -> str:
-        """By FLOPs: what is left over what was done since the start. Small models run at a lower rate, so it is a guess."""
+        """By FLOPs: what is left over what was done since the start. A guess: small models run at a lower rate."""
         done = sum((states[k].step - self._steps_before[k]) * flops for k, flops in self._flops.items())
         left = sum(
             (t.steps - states[t.trial_id].step) * self._flops[t.trial_id]

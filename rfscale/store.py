@@ -1,7 +1,7 @@
 """The files of a trial: the store is a folder, and what lies in it is the truth about a trial.
 
     <store>/trials/<trial_id>/
-        trial.json           what was asked: every field, everything derived, package versions and commit of each attempt
+        trial.json           what was asked: every field, everything derived, versions and commit of each attempt
         journal.jsonl        what was measured: one line per point, appended, never rewritten; MLflow is its mirror
         checkpoint-<step>/   the newest resumable state (written under a temporary name, then renamed)
         model.safetensors    final weights as trained          ema.safetensors    final EMA weights
@@ -11,11 +11,13 @@
     <store>/mlflow.db, <store>/artifacts/    MLflow, unless MLFLOW_TRACKING_URI points elsewhere
     <store>/reports/<sweep>/                 report.html, figures, tables
 
-"Finished" is a verified artifact: the last step reached, a finite val/loss, weights of the recorded size. Imports no torch.
+"Finished" is a verified artifact: the last step reached, a finite val/loss, weights of the recorded size. Imports no
+torch.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -30,8 +32,8 @@ from typing import IO, Any
 
 from rfscale import names
 
-
 _CLAIM_ATTEMPTS = 10
+_TEMPORARY = (".checkpoint-", ".trial.json", ".result.json", ".samples.png", ".model.safetensors", ".ema.safetensors")
 
 
 class StoreError(RuntimeError):
@@ -179,9 +181,12 @@ class TrialFolder:
                 return _point(line)
         return None
 
-    def clear_result(self) -> None:
-        """Forget how an earlier attempt ended: a new one begins."""
+    def begin(self) -> None:
+        """Under `claim`: forget how an earlier attempt ended, and remove what it was writing when it was killed."""
         self.result.unlink(missing_ok=True)
+        for path in self.path.glob(".*"):
+            if path.name.startswith(_TEMPORARY):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class Journal:
@@ -228,8 +233,11 @@ class Store:
 
     def check_writable(self) -> None:
         """Create the folder. Raises StoreError when it cannot be written."""
+        trials = self.root / "trials"
         try:
-            (self.root / "trials").mkdir(parents=True, exist_ok=True)
+            trials.mkdir(parents=True, exist_ok=True)
+            if not os.access(trials, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise StoreError(
                 f"cannot write the store {self.root}: {error.strerror}; choose another with --store"
@@ -261,6 +269,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
+    for written in temporary.iterdir():  # the name must not reach the disk before the content
+        with open(written, "rb") as file:
+            os.fsync(file.fileno())
     shutil.rmtree(path, ignore_errors=True)
     temporary.replace(path)
 

@@ -1,8 +1,8 @@
 """Sweep definition -> trials: validated, pure, without torch or ray.
 
-A sweep file is one question and the grid that answers it. `load_sweep` turns it into `Trial`s; a trial's id is a hash of
-the declared fields that change its result and of nothing else, so the same trial has the same id on a laptop and on a
-cluster, in whichever sweep it stands.
+A sweep file is one question and the grid that answers it. `load_sweep` turns it into `Trial`s; a trial's id is a hash
+of the declared fields that change its result and of nothing else, so the same trial has the same id on a laptop and on
+a cluster, in whichever sweep it stands.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from yaml.constructor import ConstructorError
 
 from rfscale.data.base import DataError
 from rfscale.data.spec import DataSpec, DigitsData, FolderData, ShapesData
@@ -50,7 +51,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Ladder(Strict):
-    """The model sizes. SD3's rule ties everything to the depth d: width 64 d, d heads, MLP 4 times the width (section 4.1)."""
+    """The model sizes. SD3 ties everything to the depth d: width 64 d, d heads, MLP 4 times the width (section 4.1)."""
 
     depths: Annotated[tuple[Positive, ...], BeforeValidator(_listed), Field(min_length=1)]
     width_per_depth: Positive = 64
@@ -102,10 +103,10 @@ class Evaluation(Strict):
     points: Positive = 10
 
     def steps(self, total: int) -> tuple[int, ...]:
-        """Log-spaced steps from total / 100 to total, the last always among them."""
+        """Log-spaced steps from total / 100 to total; the last is always among them, and the only one of one point."""
         first = max(1.0, total / 100)
         ratio = math.log(total / first) / max(1, self.points - 1)
-        return tuple(sorted({round(first * math.exp(ratio * i)) for i in range(self.points)} | {total}))
+        return tuple(sorted({round(total * math.exp(-ratio * i)) for i in range(self.points)}))
 
 
 class Samples(Strict):
@@ -199,8 +200,9 @@ def _data_identity(spec: DataSpec) -> dict[str, Any]:
 class Trial(Strict):
     """One training: model size x formulation x data x budget x seed, everything resolved.
 
-    Fields without a default are always part of the id. A field with a default is part of it only where it differs, so a
-    field added later, with a default that keeps the old behaviour, leaves every old id unchanged. Never change a default.
+    Fields without a default are always part of the id. A field with a default is part of it only where it differs, so
+    a field added later, with a default that keeps the old behaviour, leaves every old id unchanged. Never change a
+    default.
     """
 
     data: DataSpec
@@ -268,7 +270,7 @@ class Trial(Strict):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def parameters(self) -> dict[str, str | int | float]:
-        """Everything derived, once: the parameters recorded with the run and read by `analysis` (keys of `names.PARAMS`)."""
+        """Everything derived, once: recorded with the run and read by `analysis` (keys of `names.PARAMS`)."""
         flops = self.shape.flops()
         groups = self.shape.parameters()
         return {
@@ -330,18 +332,32 @@ class _Header(Strict):
     samples: Samples = Samples()
 
 
-# --- formulations in a sweep file: names, grids, presets ----------------------------------------------------------------
+# --- formulations in a sweep file: names, grids, presets --------------------------------------------------------------
 
 _TABLE_1 = (
-    "rf/lognorm(0.00,1.00) rf/lognorm(1.00,0.60) rf/lognorm(0.50,0.60) rf/mode(1.29) rf/lognorm(0.50,1.00) eps/linear rf/mode(1.75) "
-    "rf/cosmap edm(0.00,0.60) rf v/linear edm(0.60,1.20) v/cos edm/cos edm/rf edm(-1.20,1.20)"
-).split()
+    "rf/lognorm(0.00,1.00)",
+    "rf/lognorm(1.00,0.60)",
+    "rf/lognorm(0.50,0.60)",
+    "rf/mode(1.29)",
+    "rf/lognorm(0.50,1.00)",
+    "eps/linear",
+    "rf/mode(1.75)",
+    "rf/cosmap",
+    "edm(0.00,0.60)",
+    "rf",
+    "v/linear",
+    "edm(0.60,1.20)",
+    "v/cos",
+    "edm/cos",
+    "edm/rf",
+    "edm(-1.20,1.20)",
+)
 
 PRESETS: dict[str, tuple[str, ...]] = {
     # The 16 rows that Table 1 of the paper prints.
-    "paper-table1": tuple(_TABLE_1),
-    # All 61 (section 5.1 and appendix B.3). The seven values of s are uniform in [-1, 1.75]; the sixth, 1.2917, is printed
-    # as 1.29 and taken as printed.
+    "paper-table1": _TABLE_1,
+    # All 61 (section 5.1 and appendix B.3). The seven values of s are uniform in [-1, 1.75], and s = 1 is added; the
+    # sixth, 1.2917, is printed as 1.29 and taken as printed.
     "paper-61": (
         *("eps/linear", "v/linear", "eps/cos", "v/cos", "rf", "rf/cosmap", "edm/rf", "edm/cos"),
         *(f"rf/mode({s})" for s in (-1, -0.5417, -0.0833, 0.375, 0.8333, 1, 1.29, 1.75)),
@@ -354,13 +370,17 @@ PRESETS: dict[str, tuple[str, ...]] = {
 def _expand(entries: Iterable[Any]) -> Iterator[str]:
     for entry in entries:
         if isinstance(entry, str):
+            near = difflib.get_close_matches(entry.strip(), PRESETS, n=1, cutoff=0.7)
+            if near and entry.strip() not in PRESETS:
+                raise FormulationError(f"preset {entry!r} is not known; did you mean {near[0]!r}?")
             yield from (canonical(name) for name in PRESETS.get(entry.strip(), (entry,)))
         elif isinstance(entry, Mapping):
             for family, axes in entry.items():
                 yield from _expand_grid(str(family), axes)
         else:
             raise FormulationError(
-                f"formulation {entry!r} is not a name such as rf/lognorm(0,1), a grid such as rf/mode: {{s: [1, 1.29]}}, or a preset ({', '.join(PRESETS)})"
+                f"formulation {entry!r} is not a name such as rf/lognorm(0,1), a grid such as "
+                f"rf/mode: {{s: [1, 1.29]}}, or a preset ({', '.join(PRESETS)}); write one of these"
             )
 
 
@@ -370,13 +390,14 @@ def _expand_grid(family: str, axes: Any) -> Iterator[str]:
     names = [p.name for p in FAMILIES[family].parameters]
     if not isinstance(axes, Mapping) or set(axes) != set(names):
         raise FormulationError(
-            f"grid of {signature(family)} needs exactly the keys {', '.join(names) or '(none: write the name alone)'}; given {axes!r}"
+            f"the grid of {signature(family)} was given as {axes!r}; it needs "
+            + (f"exactly the keys {', '.join(names)}" if names else "no keys: write the name alone")
         )
     for values in itertools.product(*(_listed(axes[name]) for name in names)):
         yield canonical(f"{family}({','.join(map(str, values))})")
 
 
-# --- reading --------------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 class _Loader(yaml.SafeLoader):
@@ -384,11 +405,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-    return dict(zip(keys, (loader.construct_object(value, deep=True) for _, value in node.value), strict=True))  # type: ignore[no-untyped-call]
+    mapping: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise ConstructorError(None, None, f"the key {key!r} is not text", key_node.start_mark)
+        if key in mapping:
+            raise ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+        mapping[key] = loader.construct_object(value_node, deep=True)
+    return mapping
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -398,7 +423,7 @@ _Loader.add_implicit_resolver(
 
 
 def load_sweep(path: str | Path) -> Sweep:
-    """Read and validate a sweep file. Raises SweepError with one sentence that names the file, the key and the remedy."""
+    """Read and validate a sweep file. Raises SweepError: one sentence that names the file, the key and the remedy."""
     path = Path(path)
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
@@ -406,17 +431,18 @@ def load_sweep(path: str | Path) -> Sweep:
         raise SweepError(
             f"cannot read the sweep file {path}: {error.strerror}; give the path of a YAML file"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SweepError(f"{path} is not plain YAML: {_one_line(error)}; Python tags are not allowed") from error
+    except UnicodeDecodeError as error:
+        raise SweepError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-45
+        raise SweepError(f"{path} cannot be read as YAML: {_yaml_problem(error)}") from error
     if not isinstance(raw, Mapping):
-        raise SweepError(
-            f"{path} holds a {type(raw).__name__}, not a mapping; write keys such as name:, model:, formulations:, training:"
-        )
+        held = "is empty" if raw is None else f"holds {_KINDS.get(type(raw), type(raw).__name__)}, not a mapping"
+        raise SweepError(f"{path} {held}; write keys such as name:, question:, model:, formulations: and training:")
     return parse_sweep(raw, source=str(path), folder=path.parent)
 
 
 def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | None = None) -> Sweep:
-    """Validate a sweep definition that is already a mapping. `folder` is what relative image folders are relative to."""
+    """Validate a sweep definition that is a mapping already. Relative image folders are relative to `folder`."""
     body = {k: v for k, v in raw.items() if k not in _Header.model_fields and k != "grids"}
     grids = raw.get("grids", [{}])
     _check_keys(body, Grid, source, extra=(*_Header.model_fields, "grids"))
@@ -475,6 +501,7 @@ def _located(raw: dict[str, Any], folder: Path | None) -> dict[str, Any]:
         and isinstance(data, Mapping)
         and data.get("name") == "folder"
         and isinstance(data.get("path"), str)
+        and data["path"]
     ):
         return {**raw, "data": {**data, "path": str((folder / Path(data["path"]).expanduser()).resolve())}}
     return raw
@@ -500,7 +527,8 @@ def _check_keys(raw: Mapping[str, Any], model: type[BaseModel], source: str, ext
 def _unknown_key(key: str, section: str, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
     near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.0)[0]
-    return f"unknown key {key!r}{f' in {section}' if section else ''}; did you mean {near!r}? Allowed are {', '.join(allowed)}"
+    where = f" in {section}" if section else ""
+    return f"unknown key {key!r}{where}; did you mean {near!r}? Allowed are {', '.join(allowed)}"
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -511,40 +539,47 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "resources": Resources,
     "text": TextSpec,
 }
+_DATA: dict[str, type[BaseModel]] = {"shapes": ShapesData, "digits": DigitsData, "folder": FolderData}
+_KINDS: dict[type, str] = {str: "text", list: "a list", int: "a number", float: "a number", bool: "a truth value"}
 
 
 def _sentence(error: ValidationError) -> str:
     """The first problem of a pydantic error as one sentence, with how many more there are."""
     problem, *more = error.errors(include_url=False)
-    location = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
+    location = [str(part) for part in problem["loc"]]
+    if location[:1] == ["data"] and len(location) > 1 and location[1] in _DATA:
+        kind = _DATA[location.pop(1)]  # pydantic names the chosen data set between `data` and the key
+    else:
+        kind = _SECTIONS.get(location[0], Grid) if location else Grid
     name = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        section = "data" if location[0] == "data" else ".".join(location[:-1])
-        fields = _SECTIONS[location[0]].model_fields if location[0] in _SECTIONS else _data_fields(location)
-        text = _unknown_key(location[-1], section, fields)
+        text = _unknown_key(location[-1], ".".join(location[:-1]), kind.model_fields)
     elif problem["type"] == "value_error":
         text = f"{name + ': ' if name else ''}{problem['ctx']['error']}"
     elif problem["type"] == "missing":
         text = f"the key {name!r} is missing; add it"
     elif problem["type"].startswith("union_tag"):
-        text = f"data.name is {_tag(problem['input'])}; it must be one of shapes, digits, folder"
+        given = problem["input"].get("name") if isinstance(problem["input"], Mapping) else problem["input"]
+        text = f"data.name = {given!r} is not known; it must be one of {', '.join(_DATA)}"
+    elif problem["type"] in ("model_type", "model_attributes_type"):
+        text = f"{name} = {problem['input']!r} is not a mapping; write {name}: {{key: value, ...}}"
+    elif problem["type"] == "string_pattern_mismatch":
+        text = f"{name} = {problem['input']!r} is not a file name; use letters, digits, '.', '_' and '-'"
     else:
-        message = problem["msg"][0].lower() + problem["msg"][1:]
-        text = f"{name} = {problem['input']!r}: {message}"
-    return text + (f" (and {len(more)} more problem{'s' if len(more) > 1 else ''})" if more else "")
+        text = f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return _one_line(text) + (f" (and {len(more)} more problem{'s' if len(more) > 1 else ''})" if more else "")
 
 
-def _data_fields(location: list[str]) -> Iterable[str]:
-    """The keys allowed where an unknown one was found; a data error's location is (data, name, key)."""
-    specs: dict[str, type[BaseModel]] = {"shapes": ShapesData, "digits": DigitsData, "folder": FolderData}
-    if location[0] == "data" and len(location) > 2:
-        return specs[location[1]].model_fields
-    return [*_Header.model_fields, *Grid.model_fields, "grids"]
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong and in which line, without PyYAML's names for its own parts."""
+    if not isinstance(error, yaml.MarkedYAMLError) or not error.problem:
+        return _one_line(error) if not isinstance(error, RecursionError) else "it is nested too deeply"
+    where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+    if "could not determine a constructor for the tag" in error.problem:
+        tag = error.problem.split("'")[1].replace("tag:yaml.org,2002:", "!!")
+        return f"{where}the tag {tag!r} is not allowed, only plain values are; remove it"
+    return where + _one_line(error.problem)
 
 
-def _tag(value: Any) -> str:
-    return repr(value.get("name")) if isinstance(value, Mapping) else repr(value)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

@@ -2,9 +2,9 @@
 
     set up -> resume -> [ batch -> loss -> step -> EMA -> log, validate, checkpoint ] -> weights, samples, result
 
-Every random number is a function of (seed, step, sample), every sum has a fixed order, and a checkpoint falls only where
-no running mean is open: so a trial that was killed and resumed gives, on one machine with one number of threads, the same
-bits as one left alone.
+Every random number is a function of (seed, step, sample), every sum has a fixed order, and a checkpoint falls only
+where no running mean is open and after everything measured at its step is in the journal: so a trial that was killed
+and resumed gives, on one machine with one number of threads, the same bits as one left alone.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def train(
     """
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.claim():
-        folder.clear_result()
+        folder.begin()
         device = torch.device("cuda" if resources.gpus and torch.cuda.is_available() else "cpu")
         _record_attempt(trial, folder, device)
         result: dict[str, object] = {"status": names.FAILED, "step": 0, "reason": "", "metrics": {}, "files": {}}
@@ -66,17 +66,21 @@ def train(
             result["metrics"] = run.to_the_end(progress)
             save_samples(run.ema, trial, run.validation, samples, folder.samples)
             result["files"] = checkpoint.save_weights(folder, run.model, run.ema, trial.trial_id)
-            result["status"] = names.FINISHED
+            result |= {"status": names.FINISHED, "step": run.at.step}
         except DivergedError as error:
-            result |= {"status": names.DIVERGED, "reason": str(error)}
+            result |= {"status": names.DIVERGED, "reason": str(error), "step": run.at.step if run else 0}
         except Exception as error:
-            result |= {"reason": f"{type(error).__name__}: {_one_line(error)}", "traceback": traceback.format_exc()}
-            raise
-        finally:
-            if run is not None:
-                result["step"] = run.at.step
-                run.close()
+            result |= {
+                "reason": f"{type(error).__name__}: {_one_line(error)}",
+                "traceback": traceback.format_exc(),
+                "step": run.at.step if run else 0,
+            }
             write_json(folder.result, result)
+            raise
+        finally:  # without a result (Ctrl-C) the trial is partial: it resumes
+            if run is not None:
+                run.close()
+        write_json(folder.result, result)
         for path in folder.checkpoints():
             shutil.rmtree(path)
         return str(result["status"])
@@ -91,14 +95,13 @@ class _Training:
         self.dataset = load(trial.data)
         self.encoder = load_text_encoder(trial.text)
         held_out = self.dataset.validation(trial.evaluation.images)
-        self.validation = ValidationSet(
-            *(part.to(device) for part in self._tensors(held_out.images, held_out.captions)), held_out.captions
-        )
+        x0, context, pooled = (part.to(device) for part in self._tensors(held_out.images, held_out.captions))
+        self.validation = ValidationSet(x0, context, pooled, held_out.captions)
 
         self.model = MMDiT(trial.shape, torch.Generator().manual_seed(trial.seed)).to(device)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
-        self.parameters = list(self.model.parameters())
-        self.ema_parameters = list(self.ema.parameters())
+        self.parameters: list[Tensor] = list(self.model.parameters())
+        self.ema_parameters: list[Tensor] = list(self.ema.parameters())
         self.optimizer = _optimizer(self.model, trial)
         if resources.compile:
             for block in self.model.blocks:
@@ -121,8 +124,10 @@ class _Training:
             self._step(batch)
             at.step += 1
             last = at.step == trial.steps
+            # The loss of step 1 is that of the untrained network: what a diverging loss is measured against.
+            logged = at.step % log_every == 0 or at.step == 1 or last
 
-            if at.step % log_every == 0 or last:
+            if logged:
                 steps, values = self.window.take()  # the only place where the host waits for the device
                 seconds = time.monotonic() - clock
                 at.seconds += seconds
@@ -132,16 +137,16 @@ class _Training:
                 values[names.TRAIN_SECONDS] = at.seconds
                 self.journal.log(at.step, values)
                 progress(at.step, values[names.TRAIN_LOSS])
-                if time.monotonic() - saved > self.resources.checkpoint_seconds and not last:
-                    self.journal.sync()
-                    checkpoint.save(self.folder, self.model, self.ema, self.optimizer, at)
-                    saved = time.monotonic()
                 clock = time.monotonic()
 
+            paused = time.monotonic()
             if at.step in validate_at:
-                paused = time.monotonic()
                 metrics = self._validate(wide=last)
-                clock += time.monotonic() - paused
+            if logged and not last and time.monotonic() - saved > self.resources.checkpoint_seconds:
+                self.journal.sync()
+                checkpoint.save(self.folder, self.model, self.ema, self.optimizer, at)
+                saved = time.monotonic()
+            clock += time.monotonic() - paused
 
         self.journal.sync()
         if not math.isfinite(metrics[names.VAL_LOSS]):
@@ -180,10 +185,10 @@ class _Training:
         return self.trial.learning_rate * min(1.0, (step + 1) / max(1, self.trial.warmup_steps))
 
     def _update_ema(self) -> None:
-        """EMA of the weights every k steps (paper, appendix B.3), with the usual warm-up min(decay, (1 + n) / (10 + n)) so
-        that a short training does not average its initial weights.
+        """EMA of the weights every k steps (paper, appendix B.3), with the usual warm-up min(decay, (1 + n) / (10 + n))
+        so that a short training does not average its initial weights.
 
-        One fused call: `swa_utils.AveragedModel` copies its counter to the device, and so waits for it, at every update.
+        One fused call: `swa_utils.AveragedModel` copies its counter to the device, and so waits for it, every time.
         """
         n = self.at.ema_updates
         decay = min(self.trial.ema_decay, (1 + n) / (10 + n))
@@ -202,7 +207,8 @@ class _Training:
             raise DivergedError(f"the training loss is {loss} by step {self.at.step}")
         if loss > DIVERGED_FACTOR * first:
             raise DivergedError(
-                f"the training loss is {loss:.3g} by step {self.at.step}, over {DIVERGED_FACTOR:g} times its first value {first:.3g}"
+                f"the training loss is {loss:.3g} by step {self.at.step}, over {DIVERGED_FACTOR:g} times its first "
+                f"value {first:.3g}"
             )
 
     def _batches(self) -> Iterator[Batch]:

@@ -22,7 +22,7 @@ COLUMNS = 4
 
 
 def save_samples(network: Network, trial: Trial, data: ValidationSet, samples: Samples, path: Path) -> None:
-    """A grid of images for the first validation captions, the same noise for every trial; nothing when samples.images is 0."""
+    """A grid of images for the first validation captions, the same noise for every trial; none for samples.images 0."""
     count = min(samples.images, len(data))
     if count:
         images = generate_images(
