@@ -233,6 +233,8 @@ class LogSumExp:
         out = -(jacobian * weight[:, None, :]) @ jacobian.transpose(0, 2, 1)
         for share, g in zip(at.shares, self.design, strict=True):
             used = np.flatnonzero(np.any(g != 0.0, axis=1))
+            if used.size == 0:  # a term all of whose parameters are fixed
+                continue
             products = (g[used][:, None, :] * g[used][None, :, :]).reshape(len(used) ** 2, -1)
             block = ((weight * share) @ products.T).reshape(-1, len(used), len(used))
             out[:, used[:, None], used[None, :]] += block

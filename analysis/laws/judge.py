@@ -25,6 +25,7 @@ def judge(result: FitResult) -> FitResult:
         *_identification(result),
         *_minima(result),
         *_data(result),
+        *_held_out(result),
     ]
     return replace(result, status=Status(tuple(reasons)))
 
@@ -119,6 +120,18 @@ def _minima(result: FitResult) -> Iterator[Reason]:
             Code.TWO_MINIMA,
             f"{len(near)} other {'minima' if len(near) > 1 else 'minimum'} of the objective within {max(near):.1%} of "
             f"the best: the form fits in more than one way.",
+        )
+
+
+def _held_out(result: FitResult) -> Iterator[Reason]:
+    rollout = result.rollout
+    if rollout is None or not rollout.rows:
+        return
+    if rollout.inflation > 1.5:
+        yield Reason(
+            Code.NOTE,
+            f"Larger runs that were hidden are missed by {rollout.inflation:.2g} x the in-sample error, and "
+            f"{rollout.coverage:.0%} of them lie inside their 95 % interval: widen extrapolations by as much.",
         )
 
 

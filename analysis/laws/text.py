@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from analysis.laws.isoflop import IsoflopResult
+from analysis.laws.powerfit import PowerFit
 from analysis.laws.result import FitResult, Prediction
 
 
@@ -159,3 +161,80 @@ def predictions_text(predictions: Iterable[Prediction]) -> str:
                 f"  [{prediction.prediction_low[i]:.5g}, {prediction.prediction_high[i]:.5g}]"
             )
     return "\n".join(lines)
+
+
+def isoflop_to_dict(result: IsoflopResult) -> dict[str, object]:
+    """JSON-ready, with the keys of `to_dict` that apply."""
+    plain: dict[str, object] = {
+        "form": "isoflop",
+        "n": result.n,
+        "degree": result.degree,
+        "estimate": result.estimate,
+        "standard_error": {"a": result.size.standard_error, "b": result.data.standard_error},
+        "interval": {"a": result.size.interval, "b": result.data.interval},
+        "status": result.status.to_dict(),
+        "derived": {**result.estimate, "N_coefficient": result.size.coefficient, "cubic_a": result.cubic_a},
+        "budgets": [
+            {
+                "C": profile.compute,
+                "n": len(profile.sizes),
+                "N_opt": profile.size,
+                "D_opt": profile.data,
+                "loss": profile.loss,
+                "log_N_opt_se": profile.log_size_se,
+                "status": profile.status.to_dict(),
+                "add": profile.add,
+            }
+            for profile in result.profiles
+        ],
+    }
+    return clean(plain)  # type: ignore[return-value]
+
+
+def isoflop_summary(result: IsoflopResult) -> str:
+    lines = [
+        f"[[isoFLOP]]  {result.n} runs in {len(result.profiles)} budgets; degree {result.degree} in log N",
+        f"    status: {result.status.code.value}",
+        *(f"      - {sentence}" for sentence in result.status.sentences),
+        "    budget       sizes   N_opt        +- (log)   D_opt        loss",
+    ]
+    for profile in result.profiles:
+        values = (
+            f"{profile.size:<11.4g}  {profile.log_size_se:<9.3f}  {profile.data:<11.4g}  {profile.loss:.5g}"
+            if math.isfinite(profile.size)
+            else "no minimum"
+        )
+        lines.append(f"    {profile.compute:<11.4g}  {len(profile.sizes):<6}  {values}")
+    lines.append("[[Compute-optimal]]  N_opt ~ C^a, D_opt ~ C^b")
+    for name, fit in (("a", result.size), ("b", result.data)):
+        low, high = fit.interval
+        lines.append(
+            f"    {name + ':':<4}{number(fit.exponent):>10} +- {number(fit.standard_error)}"
+            f"  [{number(low)}, {number(high)}]   scatter {fit.scatter:.2g} x the budgets' own errors"
+        )
+    if math.isfinite(result.cubic_a):
+        lines.append(f"    a by cubics in a window twice as wide: {number(result.cubic_a)}")
+    return "\n".join(lines)
+
+
+def power_to_dict(fit: PowerFit) -> dict[str, object]:
+    plain: dict[str, object] = {
+        "form": "power",
+        "n": fit.n,
+        "estimate": {"a": fit.exponent, "k": fit.coefficient},
+        "standard_error": {"a": fit.standard_error},
+        "interval": {"a": fit.interval},
+        "scatter": fit.scatter,
+    }
+    return clean(plain)  # type: ignore[return-value]
+
+
+def power_summary(fit: PowerFit) -> str:
+    low, high = fit.interval
+    return "\n".join(
+        [
+            f"[[Power law]]  y = k x^a, weighted log-log regression of {fit.n} points",
+            f"    a:  {number(fit.exponent)} +- {number(fit.standard_error)}  [{number(low)}, {number(high)}]",
+            f"    k:  {number(fit.coefficient)};  scatter {fit.scatter:.2g} x the standard deviations given",
+        ]
+    )

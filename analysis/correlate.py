@@ -1,0 +1,363 @@
+"""Does validation loss tell how good the pictures are? Correlation with a metric (FID, CLIP score, GenEval), honestly.
+
+Across scales loss and any metric correlate at .9 whatever one does, because compute drives both. What matters for
+choosing a formulation is what remains at equal compute, and how often the lower loss picks the better model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.laws.status import FitError
+
+Array = NDArray[np.float64]
+
+COMPUTE_TOLERANCE = 0.05
+"""Runs whose compute differs by less than 5 % are of equal compute."""
+MIN_POINTS = 5
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic with its 95 % interval; NaN where it does not exist, `n` the points (or pairs) behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n})"
+
+
+@dataclass(frozen=True)
+class LinkScore:
+    """A link metric = f(loss): mean absolute error on the largest runs, hidden from its fit, and in sample."""
+
+    link: str
+    held_out: float
+    in_sample: float
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Loss against one metric. The sign is that of (loss, metric): negative for a metric that is better when higher.
+
+    pearson: between the linked loss and the metric (never negative by itself: its sign is that of the raw relation).
+    partial: Spearman given log compute. within: Kendall over pairs of equal compute only. decision: how often, at
+    equal compute, the lower loss has the better metric, Wilson interval; decision_bootstrap: the same share with the
+    cluster bootstrap interval (pairs share runs, so Wilson's is too short).
+    """
+
+    n: int
+    n_groups: int
+    link: str
+    links: tuple[LinkScore, ...]
+    pearson: Estimate
+    spearman: Estimate
+    kendall: Estimate
+    partial: Estimate
+    within: Estimate
+    decision: Estimate
+    decision_bootstrap: Estimate
+
+    def summary(self) -> str:
+        """The report a person reads."""
+        rows = {
+            f"Pearson, link {self.link}": self.pearson,
+            "Spearman": self.spearman,
+            "Kendall tau-b": self.kendall,
+            "Spearman given compute": self.partial,
+            "Kendall at equal compute": self.within,
+            "lower loss is better, Wilson": self.decision,
+            "lower loss is better, bootstrap": self.decision_bootstrap,
+        }
+        head = f"[[Correlation]]  {self.n} points in {self.n_groups} clusters"
+        links = ", ".join(f"{score.link} {score.held_out:.3g}" for score in self.links)
+        return "\n".join(
+            [head, *(f"    {name + ':':<33}{value}" for name, value in rows.items()), f"    held-out error: {links}"]
+        )
+
+
+def correlate(
+    loss: ArrayLike,
+    metric: ArrayLike,
+    *,
+    compute: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    cells: ArrayLike | None = None,
+    higher_is_better: bool = True,
+    link: str = "auto",
+    bootstrap: int = 1000,
+    seed: int = 42,
+) -> Correlation:
+    """Correlate validation loss with a metric, one entry per trained model.
+
+    compute: FLOPs, for the partial correlation, the pairs of equal compute and the choice of the link (largest held
+    out; without it the lowest losses are). cells: labels of what is to be compared at equal cost, instead of compute
+    levels (for example size and data). groups: runs resampled together (default: each point). link: one of LINKS, or
+    "auto" for the least held-out error. Losses must be of one yardstick for all formulations. Raises FitError for
+    fewer than 5 points, values that are not finite, or a constant loss or metric.
+    """
+    x, y = _checked("loss", loss, None), _checked("metric", metric, None)
+    if len(x) != len(y) or len(x) < MIN_POINTS:
+        raise FitError(f"{len(x)} losses and {len(y)} metric values: give at least {MIN_POINTS} of each, in pairs.")
+    if np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
+        raise FitError("the loss or the metric is the same at every point: there is nothing to correlate.")
+    c = None if compute is None else _checked("compute", compute, len(x))
+    labels = np.arange(len(x)) if groups is None else _labels(groups, len(x))
+    cell = _cells(c, cells, len(x))
+    scores = link_scores(x, y, np.log(c) if c is not None else -x)
+    chosen = scores[0].link if link == "auto" else link
+    if chosen not in LINKS:
+        raise FitError(f"link {link!r} is unknown: use auto or one of {', '.join(LINKS)}.")
+    counts = _resamples(labels, bootstrap, seed)
+    linked = LINKS[chosen](x, y)(x)
+    sign = np.sign(_pearson(x, y, np.ones((1, len(x))))[0])
+    pairs = _Pairs.of(x, y, cell)
+    right = -pairs.signs if higher_is_better else pairs.signs
+    pearson = _estimate(sign * np.abs(_pearson(linked, y, counts)), len(x))
+    decision_share = _share(right, pairs.same_cell, counts)
+    n_pairs = int(np.sum(pairs.same_cell & (pairs.signs != 0)) // 2)
+    return Correlation(
+        n=len(x),
+        n_groups=int(labels.max()) + 1,
+        link=chosen,
+        links=scores,
+        pearson=pearson,
+        spearman=_estimate(_spearman(x, y, counts), len(x)),
+        kendall=_estimate(_kendall(pairs, np.ones_like(pairs.same_cell), counts), len(x)),
+        partial=_missing(len(x)) if c is None else _estimate(_partial(x, y, np.log(c), counts), len(x)),
+        within=_estimate(_kendall(pairs, pairs.same_cell, counts), n_pairs) if n_pairs else _missing(0),
+        decision=wilson(float(decision_share[0]), n_pairs),
+        decision_bootstrap=_estimate(decision_share, n_pairs) if n_pairs else _missing(0),
+    )
+
+
+def wilson(share: float, n: int, z: float = 1.959964) -> Estimate:
+    """Wilson score interval of a share of n (Wilson 1927)."""
+    if n == 0:
+        return _missing(0)
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * float(np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)))
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half), n)
+
+
+# Links: how the metric follows the loss. Each fits metric = c0 + c1 phi(loss) by least squares, phi on a grid.
+
+Link = Callable[[Array, Array], Callable[[Array], Array]]
+
+
+def _linear(phi: Array, y: Array) -> tuple[Array, float]:
+    design = np.stack([np.ones_like(phi), phi], axis=1)
+    coefficients, *_ = np.linalg.lstsq(design, y, rcond=None)
+    return np.asarray(coefficients, dtype=np.float64), float(np.sum((y - design @ coefficients) ** 2))
+
+
+def _straight(x: Array, y: Array) -> Callable[[Array], Array]:
+    """metric = a + b loss."""
+    (a, b), _ = _linear(x, y)
+    return lambda at: a + b * at
+
+
+def _exponential(x: Array, y: Array) -> Callable[[Array], Array]:
+    """log metric = a + b loss; for metrics above zero, such as FID."""
+    if np.any(y <= 0.0):
+        raise FitError("the exponential link needs a metric above zero.")
+    (a, b), _ = _linear(x, np.log(y))
+    return lambda at: np.exp(a + b * at)
+
+
+def _power(x: Array, y: Array) -> Callable[[Array], Array]:
+    """log metric = a + b log loss."""
+    if np.any(y <= 0.0) or np.any(x <= 0.0):
+        raise FitError("the power link needs a loss and a metric above zero.")
+    (a, b), _ = _linear(np.log(x), np.log(y))
+    return lambda at: np.exp(a + b * np.log(at))
+
+
+def _decay(x: Array, y: Array) -> Callable[[Array], Array]:
+    """metric = a + b exp(-g loss) (Gadre et al. 2024, eq. 5)."""
+    spread, middle = float(np.ptp(x)), float(x.mean())
+    rates = np.geomspace(0.05, 20.0, 120) / spread
+    fits = [_linear(np.exp(-g * (x - middle)), y) for g in rates]
+    best = int(np.argmin([rss for _, rss in fits]))
+    (a, b), g = fits[best][0], rates[best]
+    return lambda at: a + b * np.exp(-g * (at - middle))
+
+
+def _sigmoid(x: Array, y: Array) -> Callable[[Array], Array]:
+    """metric = a + b / (1 + exp((loss - m) / s)), four parameters (Bhagia et al. 2024)."""
+    spread = float(np.ptp(x))
+    options = [
+        (m, s)
+        for m in np.linspace(x.min() - 0.3 * spread, x.max() + 0.3 * spread, 33)
+        for s in np.geomspace(0.03, 1.0, 16) * spread
+    ]
+    fits = [_linear(_logistic((m - x) / s), y) for m, s in options]
+    best = int(np.argmin([rss for _, rss in fits]))
+    (a, b), (m, s) = fits[best][0], options[best]
+    return lambda at: a + b * _logistic((m - at) / s)
+
+
+def _logistic(z: Array) -> Array:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * z)))
+
+
+LINKS: dict[str, Link] = {
+    "linear": _straight,
+    "exponential": _exponential,
+    "power": _power,
+    "decay": _decay,
+    "sigmoid": _sigmoid,
+}
+
+
+def link_scores(loss: Array, metric: Array, size: Array) -> tuple[LinkScore, ...]:
+    """All links by mean absolute error on the largest quarter by `size`, hidden from the fit; best first."""
+    hidden = size > np.quantile(size, 0.75)
+    if hidden.sum() == 0 or (~hidden).sum() < MIN_POINTS - 1:
+        hidden = np.arange(len(loss)) == int(np.argmax(size))
+    scores = []
+    for name, link in LINKS.items():
+        try:
+            far = link(loss[~hidden], metric[~hidden])(loss[hidden])
+            near = link(loss, metric)(loss)
+        except FitError:  # a link that the metric's sign forbids is not on offer
+            continue
+        error, own = float(np.mean(np.abs(far - metric[hidden]))), float(np.mean(np.abs(near - metric)))
+        scores.append(LinkScore(name, error, own))
+    return tuple(sorted(scores, key=lambda score: score.held_out))
+
+
+# Statistics over resamples: counts (R, n), the first row all ones, so that its value is the estimate.
+
+
+def _resamples(labels: NDArray[np.intp], draws: int, seed: int) -> Array:
+    units = int(labels.max()) + 1
+    counts = np.random.default_rng(seed).multinomial(units, np.full(units, 1.0 / units), size=draws)
+    return np.concatenate([np.ones((1, len(labels))), counts[:, labels]]).astype(np.float64)
+
+
+def _estimate(values: Array, n: int) -> Estimate:
+    drawn = values[1:][np.isfinite(values[1:])]
+    if len(drawn) < 20:
+        return Estimate(float(values[0]), float("nan"), float("nan"), n)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Estimate(float(values[0]), float(low), float(high), n)
+
+
+def _missing(n: int) -> Estimate:
+    return Estimate(float("nan"), float("nan"), float("nan"), n)
+
+
+def _pearson(x: Array, y: Array, counts: Array) -> Array:
+    total = counts.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mx, my = counts @ x / total, counts @ y / total
+        vx, vy = counts @ x**2 / total - mx**2, counts @ y**2 / total - my**2
+        return np.asarray((counts @ (x * y) / total - mx * my) / np.sqrt(np.maximum(vx * vy, 0.0)))
+
+
+def _weighted_ranks(x: Array, counts: Array) -> Array:
+    """Average ranks of the resampled points, (R, n)."""
+    _, inverse = np.unique(x, return_inverse=True)
+    per_value = np.zeros((len(counts), int(inverse.max()) + 1))
+    np.add.at(per_value.T, inverse, counts.T)
+    last = np.cumsum(per_value, axis=1)
+    return np.asarray((last - (per_value - 1.0) / 2.0)[:, inverse])
+
+
+def _row_pearson(a: Array, b: Array, counts: Array) -> Array:
+    total = counts.sum(axis=1, keepdims=True)
+    a = a - (counts * a).sum(axis=1, keepdims=True) / total
+    b = b - (counts * b).sum(axis=1, keepdims=True) / total
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(
+            (counts * a * b).sum(axis=1) / np.sqrt((counts * a**2).sum(axis=1) * (counts * b**2).sum(axis=1))
+        )
+
+
+def _spearman(x: Array, y: Array, counts: Array) -> Array:
+    return _row_pearson(_weighted_ranks(x, counts), _weighted_ranks(y, counts), counts)
+
+
+def _partial(x: Array, y: Array, given: Array, counts: Array) -> Array:
+    """Spearman of x and y given `given`: (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2))."""
+    xy, xz, yz = _spearman(x, y, counts), _spearman(x, given, counts), _spearman(y, given, counts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((xy - xz * yz) / np.sqrt(np.maximum((1 - xz**2) * (1 - yz**2), 0.0)))
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """For every ordered pair: sign of (difference in loss x difference in metric), ties, and equal compute."""
+
+    signs: Array  # (n, n)
+    x_differs: Array
+    y_differs: Array
+    same_cell: NDArray[np.bool_]
+
+    @staticmethod
+    def of(x: Array, y: Array, cell: NDArray[np.intp] | None) -> _Pairs:
+        dx, dy = np.sign(x[:, None] - x), np.sign(y[:, None] - y)
+        same = np.zeros(dx.shape, dtype=bool) if cell is None else cell[:, None] == cell
+        np.fill_diagonal(same, False)
+        return _Pairs(dx * dy, np.abs(dx), np.abs(dy), same)
+
+
+def _weighted_sum(matrix: Array, counts: Array) -> Array:
+    """sum_ij counts_i matrix_ij counts_j per resample, (R,)."""
+    return np.asarray(np.sum((counts @ matrix) * counts, axis=1))
+
+
+def _kendall(pairs: _Pairs, mask: NDArray[np.bool_] | Array, counts: Array) -> Array:
+    """tau-b over the pairs in the mask."""
+    m = np.asarray(mask, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(
+            _weighted_sum(pairs.signs * m, counts)
+            / np.sqrt(_weighted_sum(pairs.x_differs * m, counts) * _weighted_sum(pairs.y_differs * m, counts))
+        )
+
+
+def _share(right: Array, mask: NDArray[np.bool_], counts: Array) -> Array:
+    """Share of the pairs in the mask with right > 0 among those with right != 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(
+            _weighted_sum(np.asarray((right > 0) & mask, dtype=np.float64), counts)
+            / _weighted_sum(np.asarray((right != 0) & mask, dtype=np.float64), counts)
+        )
+
+
+def _checked(name: str, values: ArrayLike, length: int | None) -> Array:
+    column = np.asarray(values, dtype=np.float64)
+    if column.ndim != 1 or (length is not None and len(column) != length):
+        raise FitError(f"{name} has shape {column.shape}: give one number per trained model.")
+    if not np.all(np.isfinite(column)) or (name == "compute" and np.any(column <= 0.0)):
+        raise FitError(f"{name} has values that are missing or not allowed: drop these models, and say so.")
+    return column
+
+
+def _labels(values: ArrayLike, length: int) -> NDArray[np.intp]:
+    labels = np.asarray(values)
+    if labels.shape != (length,):
+        raise FitError(f"labels have shape {labels.shape}: give one per trained model.")
+    _, index = np.unique(labels.astype(str), return_inverse=True)
+    return index
+
+
+def _cells(compute: Array | None, cells: ArrayLike | None, n: int) -> NDArray[np.intp] | None:
+    if cells is not None:
+        return _labels(cells, n)
+    if compute is None:
+        return None
+    order = np.argsort(compute, kind="stable")
+    step = np.concatenate([[0], np.diff(np.log(compute[order])) > COMPUTE_TOLERANCE]).astype(np.intp)
+    out = np.empty(n, dtype=np.intp)
+    out[order] = np.cumsum(step)
+    return out
