@@ -274,9 +274,12 @@ class Formulation:
     target: Target
     noise_sampler: NoiseSampler
 
-    def draw(self, u: Tensor) -> Tensor:
-        """log-SNR of the noise levels at the quantiles u in (0, 1), float64."""
-        return self.path.logsnr(self.noise_sampler.quantile(u))
+    def draw(self, u: Tensor, shift: float = 1.0) -> Tensor:
+        """log-SNR of the noise levels at the quantiles u in (0, 1), float64.
+
+        `shift` is alpha of the paper's t_m = alpha t_n / (1 + (alpha - 1) t_n) (section 5.3.2): log-SNR - 2 ln(alpha).
+        """
+        return self.path.logsnr(self.noise_sampler.quantile(u)) - 2.0 * math.log(shift)
 
     def coefficients(self, logsnr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(a, b, alpha, beta, c): z = a x0 + b eps, target = alpha x0 + beta eps, network input c z."""

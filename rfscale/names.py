@@ -31,6 +31,8 @@ VAL_LOSS = "val/loss"
 VAL_LOSS_SE = "val/loss_se"
 VAL_LOSS_RAW = "val/loss_raw"
 VAL_OBJECTIVE = "val/objective"
+VAL_BOUND = "val/bits_per_dim"
+VAL_BOUND_SE = "val/bits_per_dim_se"
 TRAIN_LOSS = "train/loss"
 GRAD_NORM = "train/grad_norm"
 LEARNING_RATE_NOW = "train/learning_rate"
@@ -44,7 +46,7 @@ def val_level(t: float) -> str:
 
 
 def denoising_level(logsnr: float) -> str:
-    """Key of the mean squared error of the denoised image at one log-SNR, EMA weights, at the last step only."""
+    """Key of the mean squared error of x0_hat at one log-SNR, EMA weights, at the last step only."""
     return f"val/denoising_mse/logsnr{logsnr:.2f}"
 
 
@@ -59,6 +61,8 @@ METRICS: dict[str, Key] = {
         ),
         Key(VAL_LOSS_SE, "MSE", "none", "standard error of val/loss over the validation images"),
         Key(VAL_LOSS_RAW, "MSE", "lower", "val/loss with the weights as trained, without EMA"),
+        Key(VAL_BOUND, "bit/dim", "lower", "diffusion term of the likelihood bound, log-SNR -10 .. 10, EMA, last step"),
+        Key(VAL_BOUND_SE, "bit/dim", "none", "standard error of val/bits_per_dim over the validation images"),
         Key(
             VAL_OBJECTIVE,
             "MSE",
@@ -105,6 +109,7 @@ PARAMS: dict[str, Key] = {
         Key("ema_every", "steps", "none", "steps between EMA updates"),
         Key("precision", "", "none", "fp32, or bf16 autocast"),
         Key("text_dropout", "1", "none", "probability that a sample's text is replaced by zeros"),
+        Key("timestep_shift", "1", "none", "resolution-dependent shift alpha: log-SNR falls by 2 ln(alpha)"),
         Key("seed", "", "none", "seed of initial weights, data order, noise and text dropout"),
     )
 }

@@ -37,12 +37,15 @@ def guided(network: Network, scale: float) -> Network:
     return combined
 
 
-def logsnr_grid(formulation: Formulation, steps: int) -> Tensor:
-    """(steps + 1,) float64: the log-SNR of every evaluation, noisiest first, and +inf, the clean image, at the end."""
+def logsnr_grid(formulation: Formulation, steps: int, shift: float = 1.0) -> Tensor:
+    """(steps + 1,) float64: the log-SNR of every evaluation, noisiest first, and +inf, the clean image, at the end.
+
+    `shift` is the timestep shift of the training (`Formulation.draw`).
+    """
     if steps < 1:
         raise ValueError(f"generation with {steps} steps is not possible; give at least 1")
     times = torch.tensor(formulation.path.grid(steps), dtype=torch.float64)
-    levels = formulation.path.logsnr(times).clamp(min=formulation.target.noisiest)
+    levels = (formulation.path.logsnr(times) - 2.0 * math.log(shift)).clamp(min=formulation.target.noisiest)
     return torch.cat((levels, torch.tensor([math.inf], dtype=torch.float64)))
 
 
@@ -56,6 +59,7 @@ def generate(
     *,
     steps: int,
     guidance: float = 1.0,
+    shift: float = 1.0,
     solver: Literal["euler", "heun"] = "euler",
 ) -> Tensor:
     """(b, c, h, w) images from the noise eps (b, c, h, w) and the text context (b, l, d), pooled (b, p).
@@ -63,7 +67,7 @@ def generate(
     `steps` is the number of Euler steps and network evaluations; Heun evaluates twice in all but the last step.
     """
     network = guided(network, guidance)
-    levels = logsnr_grid(formulation, steps).to(eps.device)
+    levels = logsnr_grid(formulation, steps, shift).to(eps.device)
 
     def slope(y: Tensor, level: Tensor) -> Tensor:
         a, b = formulation.path.scale(level)

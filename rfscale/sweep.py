@@ -81,6 +81,9 @@ class Training(Strict):
     ema_every: Positive | None = None  # None: max(1, steps / 5000), the paper's 100 at its 500,000 steps
     precision: Literal["fp32", "bf16"] = "fp32"
     text_dropout: Probability = 0.1
+    # alpha of the paper's resolution-dependent shift (section 5.3.2): log-SNR falls by 2 ln(alpha), in training and in
+    # generation alike.
+    timestep_shift: PositiveFloat = 1.0
 
     @model_validator(mode="after")
     def _one_budget(self) -> Training:
@@ -100,11 +103,11 @@ class Evaluation(Strict):
     """When and on how much the validation profile is measured."""
 
     images: Positive = 256
-    points: Positive = 10
+    points: Positive = 6
 
     def steps(self, total: int) -> tuple[int, ...]:
-        """Log-spaced steps from total / 100 to total; the last is always among them, and the only one of one point."""
-        first = max(1.0, total / 100)
+        """Log-spaced steps from total / 30 to total; the last is always among them, and the only one of one point."""
+        first = max(1.0, total / 30)
         ratio = math.log(total / first) / max(1, self.points - 1)
         return tuple(sorted({round(total * math.exp(-ratio * i)) for i in range(self.points)}))
 
@@ -181,6 +184,7 @@ class Grid(Strict):
                 ema_every=training.ema_every or max(1, steps // 5000),
                 precision=training.precision,
                 text_dropout=training.text_dropout,
+                timestep_shift=training.timestep_shift,
                 evaluation=self.evaluation,
                 seed=seed,
             )
@@ -228,6 +232,7 @@ class Trial(Strict):
     ema_every: Positive
     precision: Literal["fp32", "bf16"] = "fp32"
     text_dropout: Probability = 0.1
+    timestep_shift: PositiveFloat = 1.0
     evaluation: Evaluation = Evaluation()
     seed: Annotated[int, Field(ge=0)]
 
@@ -298,6 +303,7 @@ class Trial(Strict):
             "ema_every": self.ema_every,
             "precision": self.precision,
             "text_dropout": self.text_dropout,
+            "timestep_shift": self.timestep_shift,
             "seed": self.seed,
         }
 
@@ -449,6 +455,7 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
     if not isinstance(grids, list) or not grids or not all(isinstance(g, Mapping) for g in grids):
         raise SweepError(f"{source}: grids must be a non-empty list of mappings, each overriding keys of the sweep")
     header = _validated(_Header, {k: v for k, v in raw.items() if k in _Header.model_fields}, source)
+    _data_identity.cache_clear()  # an image folder may have changed since the last sweep of this process
     trials: dict[str, Trial] = {}
     seen = 0
     for i, grid in enumerate(grids):

@@ -161,7 +161,9 @@ class _Training:
             x0, context, pooled = (part[first : first + size].to(device, non_blocking=True) for part in batch)
             count = len(x0)
             eps = normal(trial.seed, Stream.NOISE, at.step, first, count, tuple(x0.shape[1:]), device)
-            logsnr = self.formulation.draw(stratified(trial.seed, at.step, trial.batch, first, count, device))
+            logsnr = self.formulation.draw(
+                stratified(trial.seed, at.step, trial.batch, first, count, device), trial.timestep_shift
+            )
             kept = uniform(trial.seed, Stream.TEXT_DROPOUT, at.step, first, count, device) >= trial.text_dropout
             context, pooled = context * kept.view(-1, 1, 1), pooled * kept.view(-1, 1)
             with self._precision():
@@ -197,7 +199,9 @@ class _Training:
         self.at.ema_updates += 1
 
     def _validate(self, wide: bool) -> dict[str, float]:
-        metrics = dict(evaluate(self.ema, self.model, self.formulation, self.validation, wide))
+        metrics = dict(
+            evaluate(self.ema, self.model, self.formulation, self.validation, wide, self.trial.timestep_shift)
+        )
         self.journal.log(self.at.step, metrics)
         return metrics
 

@@ -38,7 +38,14 @@ def generate_images(
     shape = (trial.data.channels, trial.data.resolution, trial.data.resolution)
     eps = normal(seed, Stream.GENERATION, 0, 0, len(context), shape, context.device)
     return generate(
-        network, formulation(trial.formulation), eps, context, pooled, steps=steps, guidance=guidance
+        network,
+        formulation(trial.formulation),
+        eps,
+        context,
+        pooled,
+        steps=steps,
+        guidance=guidance,
+        shift=trial.timestep_shift,
     ).clamp(-1, 1)
 
 

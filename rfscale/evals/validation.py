@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,10 @@ NOISE_SEED = 0  # of every trial: validation is the same for all seeds
 OBJECTIVE_KEY = 0  # the level key of the noise of `objective`; those of `profile` are larger
 
 LOSS_LOGSNR = tuple(2.0 * math.log((1.0 - t) / t) for t in names.LOSS_LEVELS)
-WIDE_LOGSNR = (10.0, 8.0, 6.0, *LOSS_LOGSNR, -6.0, -8.0, -10.0)
+# The likelihood bound is an integral over log-SNR -10 .. 10, by Gauss-Legendre quadrature: its integrand is smooth.
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+BOUND_LOGSNR = tuple(float(10.0 * node) for node in _NODES)
+BOUND_WEIGHTS = tuple(float(10.0 * weight) for weight in _WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +70,13 @@ def profile(network: Network, formulation: Formulation, data: ValidationSet, log
 
 
 @torch.no_grad()
-def objective(network: Network, formulation: Formulation, data: ValidationSet) -> float:
+def objective(network: Network, formulation: Formulation, data: ValidationSet, shift: float = 1.0) -> float:
     """The formulation's own loss on the validation images; levels are its noise sampler's quantiles (i + 1/2) / n."""
     total = 0.0
     for first, x0, context, pooled in data.batches():
         u = (torch.arange(first, first + len(x0), dtype=torch.float64, device=x0.device) + 0.5) / len(data)
         eps = normal(NOISE_SEED, Stream.VALIDATION, OBJECTIVE_KEY, first, len(x0), tuple(x0.shape[1:]), x0.device)
-        total += float(formulation.loss(network, x0, eps, formulation.draw(u), context, pooled).double().sum())
+        total += float(formulation.loss(network, x0, eps, formulation.draw(u, shift), context, pooled).double().sum())
     return total / len(data)
 
 
@@ -82,24 +86,41 @@ def velocity_errors(denoising: Tensor) -> Tensor:
     return denoising / t.square().unsqueeze(1)
 
 
+def bits_per_dim(denoising: Tensor) -> Tensor:
+    """(n,) bits per dimension from the profile at `BOUND_LOGSNR`: the diffusion term of the likelihood bound,
+
+        1 / (2 ln 2) * integral of exp(lambda) E||x0_hat - x0||^2 / D  d lambda  over log-SNR -10 .. 10
+
+    (Kingma et al. 2021, *Variational diffusion models*, section 5, in log-SNR). The prior and reconstruction terms are
+    left out: they do not depend on the formulation.
+    """
+    weights = [w * math.exp(level) for w, level in zip(BOUND_WEIGHTS, BOUND_LOGSNR, strict=True)]
+    return denoising.new_tensor(weights) @ denoising / (2.0 * math.log(2.0))
+
+
 def evaluate(
-    ema: Network, raw: Network, formulation: Formulation, data: ValidationSet, wide: bool
+    ema: Network, raw: Network, formulation: Formulation, data: ValidationSet, wide: bool, shift: float = 1.0
 ) -> Iterator[tuple[str, float]]:
-    """Every yardstick of a network: (name, value). `wide` adds the profile far beyond the levels of val/loss."""
-    levels = WIDE_LOGSNR if wide else LOSS_LOGSNR
-    denoising = profile(ema, formulation, data, levels)
-    velocity = velocity_errors(denoising[[levels.index(level) for level in LOSS_LOGSNR]])
-    per_image = velocity.mean(0)
-    yield names.VAL_LOSS, float(per_image.mean())
-    # One image shares nothing with another, so images are the independent units of the standard error.
-    yield names.VAL_LOSS_SE, float(per_image.std() / math.sqrt(len(data))) if len(data) > 1 else math.nan
+    """Every yardstick of a network: (name, value). `wide` adds the profile over -10 .. 10 and the likelihood bound."""
+    velocity = velocity_errors(profile(ema, formulation, data, LOSS_LOGSNR))
+    yield names.VAL_LOSS, float(velocity.mean())
+    yield names.VAL_LOSS_SE, _standard_error(velocity.mean(0))
     for t, row in zip(names.LOSS_LEVELS, velocity, strict=True):
         yield names.val_level(t), float(row.mean())
     yield names.VAL_LOSS_RAW, float(velocity_errors(profile(raw, formulation, data, LOSS_LOGSNR)).mean())
-    yield names.VAL_OBJECTIVE, objective(ema, formulation, data)
+    yield names.VAL_OBJECTIVE, objective(ema, formulation, data, shift)
     if wide:
-        for level, row in zip(levels, denoising, strict=True):
+        denoising = profile(ema, formulation, data, BOUND_LOGSNR)
+        for level, row in zip(BOUND_LOGSNR, denoising, strict=True):
             yield names.denoising_level(level), float(row.mean())
+        bits = bits_per_dim(denoising)
+        yield names.VAL_BOUND, float(bits.mean())
+        yield names.VAL_BOUND_SE, _standard_error(bits)
+
+
+def _standard_error(per_image: Tensor) -> float:
+    """Of the mean over images: one image shares nothing with another, so they are the independent units."""
+    return float(per_image.std() / math.sqrt(len(per_image))) if len(per_image) > 1 else math.nan
 
 
 def _noise(level: float, first: int, x0: Tensor) -> Tensor:
