@@ -1,0 +1,93 @@
+"""Fixtures of all tests: one thread, no environment of the user, a sweep that trains in seconds, the real command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+torch.set_num_threads(1)
+
+Mapping = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _no_environment_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RFSCALE_STORE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the processes that a test starts
+
+
+@pytest.fixture
+def tiny() -> Mapping:
+    """A sweep of one trial that trains in about a second."""
+    return {
+        "name": "tiny",
+        "question": "Does it train?",
+        "data": {"name": "shapes", "resolution": 8},
+        "model": {"depths": [1], "width_per_depth": 16, "patch": 4},
+        "formulations": ["rf"],
+        "training": {"steps": 30, "batch": 8, "learning_rate": 2e-3},
+        "evaluation": {"images": 16, "points": 3},
+        "samples": {"images": 0},
+    }
+
+
+@pytest.fixture
+def write_sweep(tmp_path: Path) -> Callable[[Mapping | str], Path]:
+    """Write a mapping, or text as it stands, as a sweep file."""
+
+    def write(definition: Mapping | str) -> Path:
+        path = tmp_path / "sweep.yaml"
+        path.write_text(definition if isinstance(definition, str) else yaml.safe_dump(definition), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def rfscale(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The console script in a process of its own, in `tmp_path`, with a home and a temporary folder inside it."""
+
+    def call(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            console_script(*arguments),
+            cwd=tmp_path,
+            env=environment_in(tmp_path) | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return call
+
+
+def console_script(*arguments: str | Path) -> list[str]:
+    """The command line of the installed `rfscale`."""
+    return [str(Path(sys.executable).with_name("rfscale")), *map(str, arguments)]
+
+
+def environment_in(folder: Path) -> dict[str, str]:
+    """The present environment, with everything that a program may write to by itself inside `folder`."""
+    return {
+        **os.environ,
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def files_in(folder: Path) -> set[str]:
+    """Every file and folder below `folder`."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
