@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from analysis.laws.forms import EXPONENT_BOUNDS, PowerLaws
-from analysis.laws.problem import Problem, levels
+from analysis.laws.problem import Problem, distinct_sizes
 from analysis.laws.result import FitResult
 from analysis.laws.status import Code, Reason, Status
 
@@ -59,7 +59,7 @@ def _bounds(result: FitResult) -> Iterator[Reason]:
 def _identification(result: FitResult) -> Iterator[Reason]:
     problem = result.problem
     df = problem.n - problem.p
-    n_sizes = _distinct_sizes(problem)
+    n_sizes = distinct_sizes(problem)
     if n_sizes < problem.p:
         yield Reason(
             Code.NOT_IDENTIFIED,
@@ -101,12 +101,6 @@ def _identification(result: FitResult) -> Iterator[Reason]:
                 Code.NOT_IDENTIFIED,
                 f"{name} is not identified: its 95 % interval is [{low:.3g}, {high:.3g}] around {value:.3g}.",
             )
-
-
-def _distinct_sizes(problem: Problem) -> int:
-    """Number of distinct points in the form's variables (to 2 %, as everywhere)."""
-    cells = [np.searchsorted(levels(problem.x[name]), problem.x[name], side="right") for name in problem.form.variables]
-    return len(np.unique(np.column_stack(cells), axis=0))
 
 
 def _or_simpler(problem: Problem) -> str:

@@ -24,7 +24,12 @@ class PowerFit:
     log_y0: float
     log_y0_se: float
     scatter: float
-    n: int
+    x: Array
+    y: Array
+
+    @property
+    def n(self) -> int:
+        return len(self.x)
 
     @property
     def coefficient(self) -> float:
@@ -59,10 +64,10 @@ def fit_power(x: ArrayLike, y: ArrayLike, log_sd: ArrayLike | None = None, level
     df = len(u) - 2
     if df == 0:
         unknown = float("nan")
-        return PowerFit(slope, unknown, (unknown, unknown), u0, v0, unknown, unknown, len(u))
+        return PowerFit(slope, unknown, (unknown, unknown), u0, v0, unknown, unknown, a, b)
     chi2 = float(np.sum(w * (v - v0 - slope * (u - u0)) ** 2))
     scatter = float(np.sqrt(chi2 / df))
     inflate = scatter if log_sd is None else max(1.0, scatter)
     se = float(inflate / np.sqrt(sxx))
     half = t_quantile(df, level) * se
-    return PowerFit(slope, se, (slope - half, slope + half), u0, v0, float(inflate / np.sqrt(w.sum())), scatter, len(u))
+    return PowerFit(slope, se, (slope - half, slope + half), u0, v0, float(inflate / np.sqrt(w.sum())), scatter, a, b)

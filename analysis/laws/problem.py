@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,6 +85,16 @@ def levels(values: Array) -> Array:
     ordered = np.sort(values)
     new = np.concatenate([[True], np.diff(np.log(ordered)) > LEVEL_TOLERANCE])
     return np.asarray(ordered[new])
+
+
+def distinct_sizes(problem: Problem) -> int:
+    """Number of distinct points in the form's variables."""
+    return count_distinct([problem.x[name] for name in problem.form.variables])
+
+
+def count_distinct(columns: Sequence[Array]) -> int:
+    cells = [np.searchsorted(levels(values), values, side="right") for values in columns]
+    return len(np.unique(np.column_stack(cells), axis=0))
 
 
 def find_form(form: str | Form) -> Form:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from analysis.laws.forms import Array, Form
 from analysis.laws.optimum import solve
-from analysis.laws.problem import Problem, find_form, levels
+from analysis.laws.problem import Problem, count_distinct, find_form, levels
 from analysis.laws.records import Rollout, RolloutRow
 from analysis.laws.result import FitResult
 from analysis.laws.status import FitError, Status
@@ -75,7 +75,7 @@ def _one_cut(
     seed: int,
     draws: int,
 ) -> RolloutRow | None:
-    form = carried_form(problem, int(keep.sum()))
+    form = carried_form(problem, keep)
     if form is None:
         return None
     train = problem.subset(keep, form)
@@ -100,12 +100,13 @@ def _one_cut(
     )
 
 
-def carried_form(problem: Problem, n_points: int) -> Form | None:
-    """The form, or the simpler one down its chain, that leaves at least one degree of freedom for an interval."""
+def carried_form(problem: Problem, keep: NDArray[np.bool_]) -> Form | None:
+    """The form, or the simpler one down its chain, that the kept sizes determine with a degree of freedom to spare."""
     form: Form | None = problem.form
     while form is not None:
-        n_fixed = sum(name in form.parameters for name in problem.fixed)
-        if n_points > len(form.parameters) - n_fixed:
+        n_free = len(form.parameters) - sum(name in form.parameters for name in problem.fixed)
+        n_sizes = count_distinct([problem.x[name][keep] for name in form.variables])
+        if keep.sum() > n_free and n_sizes >= n_free:
             return form
         form = find_form(form.simpler) if form.simpler else None
     return None
