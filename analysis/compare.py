@@ -9,17 +9,17 @@ the compute multiplier in `multiplier.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis import paired
+from analysis.grid import Grid
 from analysis.multiplier import Crossing, crossing
-from analysis.paired import Array, Differences, Spread
+from analysis.order import SizeRanking, kendall, order_sentence, rank_sizes
+from analysis.paired import Differences, Spread
 from analysis.table import SweepTable
 from rfscale import names
 
@@ -27,12 +27,6 @@ BASELINE = "rf"
 """The reference where none is given and the sweep has it: uniform t, the plain rectified flow."""
 
 SIGNIFICANCE = 1 - paired.LEVEL
-
-CONDITION = (
-    "data", "resolution", "depth", "width", "heads", "patch", "steps", "batch", "learning_rate", "lr_rule",
-    "warmup_steps", "ema_decay", "ema_every", "precision", "text_dropout",
-)  # fmt: skip
-"""What trials must share to be compared, beside the seed."""
 
 
 class CompareError(ValueError):
@@ -62,9 +56,9 @@ class Standing:
     """One formulation in the ranking.
 
     `mean`: geometric mean of `val/loss` over sizes and seeds; `interval`: its 95 % interval when what all formulations
-    share in each size and seed is taken out. `ratio`: its loss over the reference's, paired. `p`: of that ratio being 1,
-    Holm-corrected over the formulations. `tied_with`: the formulations whose difference from it is not significant at
-    5 % after Holm's correction over all pairs. `n`: trials.
+    share in each size and seed is taken out. `ratio`: its loss over the reference's, paired. `p`: of that ratio being
+    1, Holm-corrected over the formulations. `tied_with`: the formulations whose difference from it is not significant
+    at 5 % after Holm's correction over all pairs. `n`: trials.
     """
 
     formulation: str
@@ -81,18 +75,8 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class SizeRanking:
-    """The formulations at one size, lowest mean loss first, with the mean of each."""
-
-    label: str
-    parameters: float
-    ranking: tuple[str, ...]
-    loss: dict[str, float]
-
-
-@dataclass(frozen=True)
 class Pairing:
-    """By how much pairing shrank the variance of a difference: unpaired over paired, pooled over the `n` comparisons of two formulations at one size."""
+    """Variance of an unpaired difference over that of a paired one, pooled over `n` comparisons at one size."""
 
     variance_ratio: float
     n: int
@@ -193,8 +177,8 @@ def compare(table: SweepTable, *, reference: str | None = None, resamples: int =
                 status=_status(grid, int(i), ref, d),
             )
         )
-    sizes = _sizes(grid)
-    tau = _tau(sizes)
+    sizes = rank_sizes(grid)
+    tau = kendall(sizes)
     return Comparison(
         sweep=table.name,
         reference=grid.formulations[ref],
@@ -203,58 +187,14 @@ def compare(table: SweepTable, *, reference: str | None = None, resamples: int =
         basis=basis,
         sizes=sizes,
         tau=tau,
-        order=_order(sizes, tau, grid, separated, effect),
+        order=order_sentence(sizes, tau, grid, separated, effect),
         pairing=_pairing(grid),
         n_trials=int(np.isfinite(grid.log_loss).sum()),
         n_seeds=len(grid.seeds),
     )
 
 
-# --- the table as an array ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Log losses (formulation, size, seed), NaN where a trial is missing. A size is one set of `CONDITION` values."""
-
-    formulations: tuple[str, ...]
-    labels: tuple[str, ...]
-    parameters: tuple[float, ...]
-    seeds: tuple[int, ...]
-    log_loss: Array
-    trial_ids: dict[tuple[int, int, int], str]
-
-    @staticmethod
-    def of(trials: pd.DataFrame) -> Grid:
-        label = size_labels(trials)
-        sizes = trials.assign(_label=label).drop_duplicates("_label").sort_values(["parameters", "steps"])
-        labels = tuple(sizes["_label"])
-        formulations, seeds = tuple(sorted(set(trials["formulation"]))), tuple(sorted(set(trials["seed"])))
-        log_loss = np.full((len(formulations), len(labels), len(seeds)), np.nan)
-        trial_ids = {}
-        for trial_id, name, size, seed, loss in zip(
-            trials["trial_id"], trials["formulation"], label, trials["seed"], trials[names.VAL_LOSS], strict=True
-        ):
-            at = formulations.index(name), labels.index(size), seeds.index(seed)
-            log_loss[at] = math.log(loss)
-            trial_ids[at] = trial_id
-        return Grid(formulations, labels, tuple(sizes["parameters"]), seeds, log_loss, trial_ids)
-
-
-def size_labels(trials: pd.DataFrame) -> pd.Series:
-    """A label for each trial's condition: its depth, and whatever else differs between trials of one depth."""
-    varies = [key for key in CONDITION if key != "depth" and trials.groupby("depth")[key].nunique().max() > 1]
-    label = "d = " + trials["depth"].astype(str)
-    for key in varies:
-        label = (
-            label
-            + f", {key.replace('_', ' ')} "
-            + trials[key].map(lambda v: f"{v:g}" if v == v and not isinstance(v, str) else str(v))
-        )
-    return label
-
-
-# --- parts of the answer ------------------------------------------------------------------------------------------------
+# --- parts of the answer ----------------------------------------------------------------------------------------------
 
 
 def _reference(grid: Grid, asked: str | None, best: int) -> int:
@@ -369,90 +309,6 @@ def _multiplier(crossings: dict[tuple[int, int], Crossing], mean: float, half: f
         (float(loss.min()), float(loss.max())),
         (float(flops.min()), float(flops.max())),
     )
-
-
-def _sizes(grid: Grid) -> tuple[SizeRanking, ...]:
-    rankings = []
-    for k, (label, parameters) in enumerate(zip(grid.labels, grid.parameters, strict=True)):
-        here = np.isfinite(grid.log_loss[:, k])
-        present = np.flatnonzero(here.any(axis=1))
-        effect, level = paired.effects(grid.log_loss[present, k])
-        order = np.argsort(effect, kind="stable")
-        loss = {grid.formulations[present[j]]: math.exp(level + effect[j]) for j in order}
-        rankings.append(SizeRanking(label, float(parameters), tuple(loss), loss))
-    return tuple(rankings)
-
-
-def _tau(sizes: Sequence[SizeRanking]) -> dict[str, float]:
-    """Kendall's tau between the orders at two sizes, over the formulations that both have."""
-    tau = {}
-    for a, b in combinations(sizes, 2):
-        shared = [f for f in a.ranking if f in b.loss]
-        if len(shared) > 1:
-            tau[f"{a.label} | {b.label}"] = float(
-                stats.kendalltau([a.loss[f] for f in shared], [b.loss[f] for f in shared]).statistic
-            )
-    return tau
-
-
-def _order(
-    sizes: Sequence[SizeRanking],
-    tau: dict[str, float],
-    grid: Grid,
-    separated: np.ndarray[tuple[int, int], np.dtype[np.bool_]],
-    effect: Array,
-) -> str:
-    """Whether the order holds as the model grows, in a sentence or two."""
-    if len(grid.formulations) < 2:
-        return "There is one formulation, so there is no order."
-    if len(sizes) < 2:
-        return "There is one size, so whether the order holds as the model grows is not known."
-    leaders = [size.ranking[0] for size in sizes]
-    if len({size.ranking for size in sizes}) == 1:
-        first = f"The order is the same at all {len(sizes)} sizes."
-    elif len(set(leaders)) == 1:
-        first = f"{leaders[0]} leads at all {len(sizes)} sizes; the order behind it changes."
-    else:
-        held = "; ".join(
-            f"{leader} at {', '.join(s.label for s in sizes if s.ranking[0] == leader)}"
-            for leader in dict.fromkeys(leaders)
-        )
-        first = f"The leader changes with size: {held}."
-    values = sorted(tau.values())
-    if values and values[0] < 1:
-        first += (
-            f" Kendall's tau between two sizes is {values[0]:.2f} to {values[-1]:.2f}."
-            if len(values) > 1
-            else f" Kendall's tau between the sizes is {values[0]:.2f}."
-        )
-    return f"{first} {_reversals(sizes, grid, separated, effect)}".strip()
-
-
-def _reversals(
-    sizes: Sequence[SizeRanking],
-    grid: Grid,
-    separated: np.ndarray[tuple[int, int], np.dtype[np.bool_]],
-    effect: Array,
-) -> str:
-    if not separated.any():
-        return "No two formulations are separated overall, so a change of order may be chance."
-    reversed_at = []
-    for i, j in combinations(range(len(effect)), 2):
-        if separated[i, j]:
-            better, worse = (i, j) if effect[i] < effect[j] else (j, i)
-            a, b = grid.formulations[better], grid.formulations[worse]
-            where = [s.label for s in sizes if a in s.loss and b in s.loss and s.loss[a] > s.loss[b]]
-            if where:
-                reversed_at.append(f"{a} and {b} (at {', '.join(where)})")
-    n_pairs = int(separated.sum()) // 2
-    if not reversed_at:
-        return f"{_pairs(n_pairs)} separated overall, and at no size the other way round."
-    shown = "; ".join(reversed_at[:3]) + (f"; and {len(reversed_at) - 3} more" if len(reversed_at) > 3 else "")
-    return f"{_pairs(n_pairs)} separated overall; the other way round at single sizes: {shown}."
-
-
-def _pairs(n: int) -> str:
-    return f"{n} pair{' is' if n == 1 else 's are'}"
 
 
 def _pairing(grid: Grid) -> Pairing | None:

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.laws import FitError, FitResult, fit
+from analysis.grid import CONDITION
+from analysis.laws import Code, FitError, FitResult, fit
 from analysis.table import SweepTable
 from rfscale import names
 
@@ -25,18 +26,7 @@ COLUMN: dict[Variable, str] = {"N": "parameters", "C": "train_flops"}
 EXPONENT: dict[Variable, str] = {"N": "alpha", "C": "gamma"}
 MIN_SIZES = 3
 
-LADDER = (
-    "data",
-    "resolution",
-    "patch",
-    "steps",
-    "batch",
-    "precision",
-    "text_dropout",
-    "ema_decay",
-    "ema_every",
-    "lr_rule",
-)
+LADDER = tuple(key for key in CONDITION if key not in {"depth", "width", "heads", "learning_rate"})
 """What the trials of one ladder share; width, heads and the learning rate may follow the depth."""
 
 
@@ -44,7 +34,8 @@ LADDER = (
 class HeldOut:
     """The largest size, predicted by the law fitted to the smaller ones.
 
-    `interval`: 95 %, for one more measured loss. `measured`: geometric mean over the `n_measured` seeds.
+    `interval`: 95 %, for one more measured loss; NaN where the smaller sizes leave none. `measured`: mean over
+    the `n_measured` seeds.
     """
 
     label: str
@@ -57,7 +48,10 @@ class HeldOut:
     form: str
 
     @property
-    def inside(self) -> bool:
+    def inside(self) -> bool | None:
+        """Whether the measured loss is in the interval; None where there is none."""
+        if not all(map(math.isfinite, self.interval)):
+            return None
         return self.interval[0] <= self.measured <= self.interval[1]
 
 
@@ -65,7 +59,8 @@ class HeldOut:
 class LadderLaw:
     """val/loss of one formulation against N (all parameters) or C (training FLOPs) at the ends of training.
 
-    `fit` is None, with the `reason` in a sentence, where no law can be fitted; so is `held_out`.
+    `points`: what it is fitted to, in words. `fit` is None where no law can be fitted, with the `reason`; `held_out`
+    likewise.
     """
 
     formulation: str
@@ -73,6 +68,7 @@ class LadderLaw:
     x: Array
     loss: Array
     fit: FitResult | None
+    points: str
     reason: str
     held_out: HeldOut | None
     held_out_reason: str
@@ -116,7 +112,7 @@ def ladder_laws(table: SweepTable) -> Ladder:
 
 
 def _longest_ladder(trials: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    ladders = [rows for _, rows in trials.groupby(list(LADDER), sort=False)]
+    ladders = [rows for _, rows in trials.groupby(list(LADDER), sort=False, dropna=False)]
     chosen = max(ladders, key=lambda rows: (rows["parameters"].nunique(), rows["steps"].iloc[0], len(rows)))
     first = chosen.iloc[0]
     words = f"{first['data']} at {first['resolution']} pixels, {first['steps']} steps of {first['batch']} samples"
@@ -127,48 +123,61 @@ def _longest_ladder(trials: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 def _law(rows: pd.DataFrame, formulation: str, variable: Variable) -> LadderLaw:
     x, loss = rows[COLUMN[variable]].to_numpy(float), rows[names.VAL_LOSS].to_numpy(float)
-    sizes = np.unique(x)
-    nothing = LadderLaw(formulation, variable, x, loss, None, "", None, "")
-    if len(sizes) < MIN_SIZES:
-        reason = f"{len(sizes)} size{'s' if len(sizes) > 1 else ''} of {formulation}: a law needs {MIN_SIZES} or more"
-        return _with(nothing, reason=reason, held_out_reason=reason)
+    n_sizes = len(np.unique(x))
+    reason = f"{_sizes(n_sizes)} of {formulation}, and a law needs {MIN_SIZES} or more" if n_sizes < MIN_SIZES else ""
+    if not reason:
+        try:
+            found = _fit(variable, x, loss)
+        except FitError as error:
+            reason = str(error).rstrip(".")
+    if reason:
+        return LadderLaw(formulation, variable, x, loss, None, "", reason, None, reason)
+    held_out, why_not = _held_out(rows, variable, x, loss)
+    points = f"{found.n} trials" if found.n == len(x) else f"the means of {_sizes(found.n)}"
+    return LadderLaw(formulation, variable, x, loss, found, points, "", held_out, why_not)
+
+
+def _fit(variable: Variable, x: Array, loss: Array) -> FitResult:
+    """The law with an irreducible loss E where the points determine it, else the plain power law.
+
+    A law without E cannot be quite right, so its error is not that of the seeds: it is fitted to the mean of each size,
+    and its interval is from how far these are from the law.
+    """
     try:
-        found = _fit(variable, variable, x, loss)
+        full = fit(variable, {variable: x, "loss": loss}, bootstrap=0, checks=False)
+        if not (full.status.has(Code.NOT_IDENTIFIED) or full.status.has(Code.WEAK)):
+            return full
     except FitError as error:
-        return _with(nothing, reason=str(error), held_out_reason=str(error))
-    held_out, held_out_reason = _held_out(rows, variable, found.form, x, loss)
-    return LadderLaw(formulation, variable, x, loss, found, "", held_out, held_out_reason)
+        if len(np.unique(x)) < 2:
+            raise error
+    sizes = np.unique(x)
+    means = np.array([np.exp(np.mean(np.log(loss[x == size]))) for size in sizes])
+    return fit(f"{variable}_E0", {variable: sizes, "loss": means}, bootstrap=0, checks=False)
 
 
-def _with(law: LadderLaw, *, reason: str, held_out_reason: str) -> LadderLaw:
-    return LadderLaw(law.formulation, law.variable, law.x, law.loss, None, reason, None, held_out_reason)
-
-
-def _fit(form: str, variable: Variable, x: Array, loss: Array) -> FitResult:
-    """The law with an irreducible loss E where the data identify it, else the plain power law."""
-    return fit(form, {variable: x, "loss": loss}, bootstrap=0, checks=False, fallback=True)
-
-
-def _held_out(rows: pd.DataFrame, variable: Variable, form: str, x: Array, loss: Array) -> tuple[HeldOut | None, str]:
+def _held_out(rows: pd.DataFrame, variable: Variable, x: Array, loss: Array) -> tuple[HeldOut | None, str]:
     largest = x == x.max()
     try:
-        found = _fit(form, variable, x[~largest], loss[~largest])
+        found = _fit(variable, x[~largest], loss[~largest])
     except FitError as error:
-        return None, f"the smaller sizes alone give no law: {error}"
+        return None, f"the smaller sizes alone give no law: {str(error).rstrip('.')}"
     prediction = found.predict({variable: x.max()})
-    interval = float(prediction.prediction_low[0]), float(prediction.prediction_high[0])
-    if not all(map(math.isfinite, interval)) or interval[1] / interval[0] > 1e6:
-        return None, f"{len(np.unique(x)) - 1} smaller sizes fit without any error, so the prediction has no interval"
+    sides = float(prediction.prediction_low[0]), float(prediction.prediction_high[0])
+    known = all(map(math.isfinite, sides)) and 0 < sides[1] < 1e6 * sides[0]
     return (
         HeldOut(
             label=f"d = {rows['depth'].iloc[int(np.argmax(x))]}",
             x=float(x.max()),
             predicted=float(prediction.value[0]),
-            interval=interval,
+            interval=sides if known else (math.nan, math.nan),
             measured=float(np.exp(np.mean(np.log(loss[largest])))),
             n_measured=int(largest.sum()),
             n_fitted=int((~largest).sum()),
             form=found.form,
         ),
-        "",
+        "" if known else f"{_sizes(len(np.unique(x)) - 1)} leave the prediction without an interval",
     )
+
+
+def _sizes(n: int) -> str:
+    return f"{n} size{'' if n == 1 else 's'}"

@@ -53,7 +53,7 @@ def half_width(se: float, dof: float) -> float:
 
 
 def spread_over(n_sizes: int, n_seeds: int) -> Spread:
-    """What the interval can be over: seeds where there are three, else sizes where there are three, else what is two."""
+    """What the interval can be over: seeds from three on, else sizes from three on, else what there are two of."""
     if n_seeds >= 3:
         return "seeds"
     if n_sizes >= 3:
@@ -119,7 +119,7 @@ def summarise(values: list[Array], n_formulations: int, spread: Spread) -> tuple
 
 
 def moderate(variance: Array, dof: Array) -> tuple[Array, Array]:
-    """Empirical-Bayes variances (d0 s0^2 + d s^2) / (d0 + d) and their degrees of freedom d0 + d (Smyth 2004, sec. 6.2).
+    """Empirical-Bayes variances (d0 s0^2 + d s^2) / (d0 + d), degrees of freedom d0 + d (Smyth 2004, section 6.2).
 
     s0^2 and d0 are those of the scaled inverse chi-squared distribution that the variances seem to be drawn from; d0 is
     infinite where they differ no more than chance makes them differ.

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.compare import Comparison, Estimate, size_labels
+from analysis.compare import Comparison, Estimate
+from analysis.grid import size_labels
 from analysis.ladder import Ladder, LadderLaw
 from analysis.style import GREY, INK, Look, legend_beside, log_axis, looks, new_axes, pad, si
 from analysis.table import SweepTable
@@ -97,7 +98,7 @@ def _laws(ax: Axes, laws: Sequence[LadderLaw], look: Mapping[str, Look]) -> None
         prediction = law.fit.predict({law.variable: x})
         ax.plot(x, prediction.value, ls="--", lw=1.2, color=style.colour, zorder=style.zorder)
         ax.fill_between(x, prediction.low, prediction.high, color=style.colour, alpha=0.12, lw=0, zorder=1)
-        if law.held_out:
+        if law.held_out and law.held_out.inside is not None:
             held, shift = law.held_out, 1 + 0.05 * (i + 1)
             errors = [[held.predicted - held.interval[0]], [held.interval[1] - held.predicted]]
             ax.errorbar(
@@ -105,14 +106,14 @@ def _laws(ax: Axes, laws: Sequence[LadderLaw], look: Mapping[str, Look]) -> None
             )
     if fitted:
         ax.plot([], [], ls="--", color=INK, lw=1.2, label=f"fitted law{whose},\n95 % band")
-    if any(law.held_out for law in fitted):
+    if any(law.held_out and law.held_out.inside is not None for law in fitted):
         label = "largest size predicted\nfrom the smaller ones, 95 %"
         ax.errorbar([], [], yerr=[], fmt="_", color=INK, ms=7, capsize=2.5, lw=1, label=label)
 
 
 def _limits(laws: Sequence[LadderLaw]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """What the axis must hold of the predictions: an interval wider than a factor of 1.3 each way may leave the axis."""
-    held = [law.held_out for law in laws if law.held_out]
+    """What the axis must hold of the predictions; an interval wider than a factor of 1.3 each way may leave it."""
+    held = [law.held_out for law in laws if law.held_out and law.held_out.inside is not None]
     return np.array([min(max(side, h.predicted / 1.3), h.predicted * 1.3) for h in held for side in h.interval])
 
 
@@ -135,7 +136,7 @@ def _geometric_mean(values: pd.Series) -> float:
 def plot_learning_curves(
     table: SweepTable, label: str, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """val/loss against steps at one size (a label of `analysis.compare.size_labels`): each seed thin, their mean thick."""
+    """val/loss against steps at one size (a label of `compare.size_labels`): each seed thin, their mean thick."""
     ax = ax or new_axes(4.2, 3.2)
     look = look or looks(sorted(set(table.trials["formulation"])))
     chosen = table.trials[size_labels(table.trials) == label]
@@ -197,7 +198,8 @@ def _largest(table: SweepTable) -> pd.DataFrame:
     """The trials of the largest size; of several conditions there, the longest."""
     labels = size_labels(table.trials)
     last = table.trials.sort_values(["parameters", "train_flops"]).index[-1]
-    return table.trials[labels == labels[last]]
+    largest: pd.DataFrame = table.trials[labels == labels[last]]
+    return largest
 
 
 def _relative(ax: Axes, tidy: pd.DataFrame, reference: str, look: Mapping[str, Look], markers: bool = True) -> None:
@@ -229,11 +231,8 @@ def plot_ranking(comparison: Comparison, *, look: Mapping[str, Look] | None = No
     look = look or looks([s.formulation for s in comparison.standings])
     _forest(ax, rows, look, "p, corrected" if comparison.spread != "none" else "", scale=lambda r: 100 * (r - 1))
     ax.axvline(0, color=INK, lw=0.8)
-    ax.set(
-        xlabel=f"validation loss, % above {comparison.reference}  (95 % interval over {comparison.spread}; left is better)"
-    )
-    if comparison.spread == "none":
-        ax.set(xlabel=f"validation loss, % above {comparison.reference}  (no interval; left is better)")
+    interval = "no interval" if comparison.spread == "none" else f"95 % interval over {comparison.spread}"
+    ax.set(xlabel=f"validation loss, % above {comparison.reference}  ({interval}; left is better)")
     return ax
 
 

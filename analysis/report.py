@@ -21,9 +21,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis import plot, wording
-from analysis.compare import Comparison, compare, size_labels
-from analysis.ladder import Ladder, ladder_laws
-from analysis.style import Look, house_style, legend_beside, looks, si
+from analysis.compare import Comparison, compare
+from analysis.grid import size_labels
+from analysis.ladder import COLUMN, Ladder, ladder_laws
+from analysis.style import Look, house_style, legend_beside, log_axis, looks, si
 from analysis.table import SweepTable, read_sweep
 from rfscale import names
 
@@ -109,7 +110,7 @@ def _text(table: SweepTable, comparison: Comparison, ladder: Ladder, path: Path)
     return "\n\n".join([*parts, f"Report: {path}"])
 
 
-# --- figures ------------------------------------------------------------------------------------------------------------
+# --- figures ----------------------------------------------------------------------------------------------------------
 
 Draw = Callable[[], Axes | Figure]
 
@@ -121,21 +122,23 @@ def _figures(
     reference, several = comparison.reference, len(comparison.standings) > 1
     yield (
         "loss_against_compute",
-        f"Validation loss along every training against its compute ({ladder.description}). Markers: the end of training. "
-        f"Dashed: the law fitted to the ends. Since all sizes train for the same steps this is the loss along the ladder, "
-        f"not the lowest loss that a budget can buy.",
+        f"Validation loss along every training against its compute ({ladder.description}). Markers: the end of "
+        f"training. Dashed: the law fitted to the ends. All sizes train for the same steps, so this is the loss along "
+        f"the ladder, not the lowest loss that a budget can buy.",
         lambda: plot.plot_loss_against_compute(table, ladder, look=look),
     )
     yield (
         "loss_against_parameters",
-        "Validation loss at the end of training against all trainable parameters, with the fitted law and its 95 % band. "
-        "Bars at the right: the largest size as predicted from the smaller ones alone.",
+        "Validation loss at the end of training against all trainable parameters, with the fitted law and its 95 % "
+        "band. Bars at the right: the largest size as predicted from the smaller ones alone; the table has those that "
+        "leave the figure.",
         lambda: plot.plot_loss_against_parameters(ladder, look=look),
     )
     if several:
         yield (
             "ranking",
-            f"Each formulation's loss relative to {reference}, paired within size and seed. {comparison.basis}.",
+            f"Each formulation's loss relative to {reference}, paired within size and seed. "
+            f"{wording.sentence(comparison.basis)}",
             lambda: plot.plot_ranking(comparison, look=look),
         )
         yield (
@@ -145,7 +148,11 @@ def _figures(
             lambda: plot.plot_compute_multiplier(comparison, look=look),
         )
     if several and len(comparison.sizes) > 1:
-        yield ("rank_by_size", comparison.order, lambda: plot.plot_rank_by_size(comparison, look=look))
+        yield (
+            "rank_by_size",
+            "Rank by mean validation loss at each size. Lines that cross are orders that do not hold.",
+            lambda: plot.plot_rank_by_size(comparison, look=look),
+        )
     yield (
         "learning_curves",
         "Validation loss (EMA weights) during training, one panel per size.",
@@ -176,11 +183,16 @@ def _learning_curves(table: SweepTable, comparison: Comparison, look: Mapping[st
     for i, ax in enumerate(grid.flat):
         if i < len(labels):
             plot.plot_learning_curves(table, labels[i], look=look, ax=ax)
-            ax.label_outer(remove_inner_ticks=False)
             ax.set_ylabel("validation loss" if i % columns == 0 else "")
             ax.set_xlabel("training steps" if i + columns >= len(labels) else "")
         else:
             ax.set_axis_off()
+    panels = list(grid.flat)[: len(labels)]
+    low, high = min(ax.get_ylim()[0] for ax in panels), max(ax.get_ylim()[1] for ax in panels)
+    for ax in panels:
+        ax.set_ylim(low, high)
+        log_axis(ax, "y")
+        ax.label_outer(remove_inner_ticks=False)
     legend_beside(grid[0, -1], look)
     return figure
 
@@ -194,22 +206,22 @@ def _png(draw: Draw) -> bytes:
     return buffer.getvalue()
 
 
-# --- the page -----------------------------------------------------------------------------------------------------------
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def _page(
-    table: SweepTable, comparison: Comparison, ladder: Ladder, pictures: Sequence[Picture], command: str
-) -> str:
+def _page(table: SweepTable, comparison: Comparison, ladder: Ladder, pictures: Sequence[Picture], command: str) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     order = [s.formulation for s in comparison.standings]
+    laws = [ladder.law(name, variable) for name in order for variable in COLUMN]
     return environment.get_template(TEMPLATE).render(
         table=table,
         comparison=comparison,
         ladder=ladder,
-        laws=[ladder.law(name, variable) for name in order for variable in ("N", "C")],
+        laws=laws,
+        law_notes=list(dict.fromkeys(map(wording.fit_status, laws))),
         pictures={picture.name: picture for picture in pictures},
         answer=wording.answer(comparison, ladder),
         words=wording,
@@ -250,7 +262,9 @@ def _run_facts(table: SweepTable, command: str) -> dict[str, str]:
         "formulations": str(trials["formulation"].nunique()),
         "sizes": ", ".join(dict.fromkeys(size_labels(trials))),
         "seeds": ", ".join(map(str, sorted(set(trials["seed"])))),
-        "data": ", ".join(f"{d} at {r} pixels" for d, r in dict.fromkeys(zip(trials["data"], trials["resolution"], strict=True))),
+        "data": ", ".join(
+            f"{d} at {r} pixels" for d, r in dict.fromkeys(zip(trials["data"], trials["resolution"], strict=True))
+        ),
         "training": f"{_span(trials['steps'])} steps of {_span(trials['batch'])} samples, learning rate "
         f"{_span(trials['learning_rate'])} ({', '.join(sorted(set(trials['lr_rule'])))} across widths), "
         f"{', '.join(sorted(set(trials['precision'])))}",

@@ -55,7 +55,7 @@ RC: dict[str, object] = {
 @contextmanager
 def house_style() -> Iterator[None]:
     """Draw and save inside `with house_style():`; outside, matplotlib's settings are as they were."""
-    with mpl.rc_context(RC):
+    with mpl.rc_context(RC):  # type: ignore[arg-type]
         yield
 
 
@@ -71,19 +71,16 @@ class Look:
     colour: str
     marker: str
     shown: bool = True  # named in legends; the others are grey and in the background
-
-    @property
-    def zorder(self) -> float:
-        return 3.0 if self.shown else 2.0
+    zorder: float = 2.0  # the best on top
 
 
 def looks(formulations: Sequence[str], reference: str | None = None) -> dict[str, Look]:
-    """A look for each formulation, best first. Beyond seven, the best six and the reference are coloured, the rest grey."""
+    """A look for each formulation, best first. Of more than seven, the best six and the reference have colours."""
     named = list(formulations)
     if len(named) > len(PALETTE):
         named = named[: len(PALETTE) - 1]
         named.append(reference if reference and reference not in named else formulations[len(PALETTE) - 1])
-    out = {name: Look(PALETTE[i], MARKERS[i]) for i, name in enumerate(named)}
+    out = {name: Look(PALETTE[i], MARKERS[i], zorder=5 - 0.2 * i) for i, name in enumerate(named)}
     return {name: out.get(name, Look(GREY, ".", shown=False)) for name in formulations}
 
 
@@ -126,12 +123,12 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
             best = ticks
         if len(best) >= 3:
             return best
-    step = (high - low) / most
-    magnitude = 10.0 ** math.floor(math.log10(step))
-    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= step * 0.999)
+    least = (high - low) / most
+    magnitude = 10.0 ** math.floor(math.log10(least))
+    spacing = next(m * magnitude for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * magnitude >= least * 0.999)
     return [
-        float(round(k * step, 12 - round(math.log10(step))))
-        for k in range(math.ceil(low / step), math.floor(high / step) + 1)
+        float(round(k * spacing, 12 - round(math.log10(spacing))))
+        for k in range(math.ceil(low / spacing), math.floor(high / spacing) + 1)
     ]
 
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import socket
+import sys
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -39,10 +40,15 @@ REJECTED_COLUMNS = ("trial_id", "formulation", "depth", "seed", "status", "reaso
 TEXT_PARAMS = frozenset({"formulation", "data", "lr_rule", "precision"})
 COUNT_PARAMS = frozenset({"resolution", "depth", "width", "heads", "patch", "steps", "batch", "samples", "seed"})
 """Parameters that are whole numbers and stay small; FLOPs and parameter counts are floats, as laws need them."""
+REQUIRED_PARAMS = (
+    "formulation", "data", "resolution", "depth", "width", "parameters", "train_flops_per_step", "train_flops", "steps",
+    "batch", "seed",
+)  # fmt: skip
+"""Without one of these a run cannot be used; another that is missing (an older run lacks newer keys) is NaN."""
 
 CONNECT_SECONDS = 5.0
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_PROFILE_PREFIX = names.denoising_level(0.0).removesuffix("0.00").removesuffix("+")
+_PROFILE_PREFIX = names.denoising_level(0.0).removesuffix("0.00")
 
 
 class TableError(ValueError):
@@ -79,8 +85,8 @@ class SweepTable:
 def read_sweep(tracking_uri: str, sweep: str, curves: Sequence[str] = CURVES) -> SweepTable:
     """Read the experiment `sweep` from MLflow.
 
-    Raises TableError where the tracking store cannot be reached or read, where it holds no such sweep (the message lists
-    those it holds), and where no trial of it is finished.
+    Raises TableError where the tracking store cannot be reached or read, where it holds no such sweep (the message
+    lists those it holds), and where no trial of it is finished.
     """
     with _short_waits():
         _check_reachable(tracking_uri)
@@ -112,9 +118,9 @@ def read_sweep(tracking_uri: str, sweep: str, curves: Sequence[str] = CURVES) ->
         trials=trials,
         curves=pd.DataFrame(points, columns=list(CURVE_COLUMNS)),
         profile=pd.DataFrame(profile, columns=["trial_id", "logsnr", "value"]),
-        rejected=pd.DataFrame(rejected, columns=list(REJECTED_COLUMNS)).sort_values(
-            ["status", "formulation", "depth", "seed"], ignore_index=True
-        ),
+        rejected=pd.DataFrame(rejected, columns=list(REJECTED_COLUMNS))
+        .astype({"depth": "Int64", "seed": "Int64"})
+        .sort_values(["status", "formulation", "depth", "seed"], ignore_index=True),
         commits=_tag_values(runs, names.TAG_COMMIT),
         versions=_versions(runs),
         devices=_tag_values(runs, names.TAG_DEVICE),
@@ -199,8 +205,8 @@ def _runs(tracking_uri: str, sweep: str) -> tuple[MlflowClient, list[Run]]:
     except MlflowException as error:
         if "out-of-date database schema" in str(error):
             raise TableError(
-                f"the MLflow database {_without_password(tracking_uri)} was written by another MLflow version; back it up, "
-                f"then run `mlflow db upgrade {_without_password(tracking_uri)}`"
+                f"the MLflow database {_without_password(tracking_uri)} was written by another MLflow version; "
+                f"back it up, then run `mlflow db upgrade {_without_password(tracking_uri)}`"
             ) from error
         raise TableError(
             f"MLflow at {_without_password(tracking_uri)} cannot be read ({_first_line(error)}); "
@@ -249,12 +255,15 @@ def _row(run: Run) -> tuple[dict[str, Any], str]:
     if status != names.FINISHED:
         said = run.data.tags.get(names.TAG_REASON, "")
         return {}, said or names.STATUSES.get(status, f"its status is {status!r}, not one that rfscale writes")
-    missing = [key for key in names.PARAMS if key not in run.data.params]
+    missing = [key for key in REQUIRED_PARAMS if key not in run.data.params]
     if missing:
         return {}, f"its run lacks the parameter{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
     row: dict[str, Any] = {"trial_id": trial_id, "run_id": run.info.run_id, "status": status}
     for key in names.PARAMS:
-        value = run.data.params[key]
+        value = run.data.params.get(key)
+        if value is None:
+            row[key] = math.nan
+            continue
         try:
             row[key] = value if key in TEXT_PARAMS else _number(key, value)
         except ValueError:
@@ -262,8 +271,8 @@ def _row(run: Run) -> tuple[dict[str, Any], str]:
     loss = run.data.metrics.get(names.VAL_LOSS)
     if loss is None:
         return {}, f"it has no {names.VAL_LOSS}"
-    if not math.isfinite(loss) or loss <= 0:
-        return {}, f"its {names.VAL_LOSS} is {loss}, not a positive finite number"
+    if not math.isfinite(_value(loss)) or loss <= 0:
+        return {}, f"its {names.VAL_LOSS} is {_value(loss)}, not a positive finite number"
     return row, ""
 
 
@@ -278,6 +287,10 @@ def _number(key: str, value: str) -> int | float:
     return number
 
 
+def _integer(value: str | None) -> int | None:
+    return int(value) if value and value.isdigit() else None
+
+
 def _trial_id(run: Run) -> str:
     return str(run.data.tags.get(names.TAG_TRIAL_ID) or run.data.params.get(names.TRIAL_ID, ""))
 
@@ -287,21 +300,26 @@ def _rejected(run: Run, reason: str) -> dict[str, Any]:
     return {
         "trial_id": _trial_id(run),
         "formulation": params.get("formulation", ""),
-        "depth": pd.to_numeric(params.get("depth"), errors="coerce"),
-        "seed": pd.to_numeric(params.get("seed"), errors="coerce"),
+        "depth": _integer(params.get("depth")),
+        "seed": _integer(params.get("seed")),
         "status": run.data.tags.get(names.TAG_STATUS, ""),
         "reason": reason,
     }
 
 
+def _value(logged: float) -> float:
+    """MLflow's databases write an infinite value as the largest float."""
+    return math.copysign(math.inf, logged) if abs(logged) >= sys.float_info.max else float(logged)
+
+
 def _final_metrics(run: Run) -> dict[str, float]:
-    measured = {key: value for key, value in run.data.metrics.items() if not key.startswith(_PROFILE_PREFIX)}
+    measured = {key: _value(value) for key, value in run.data.metrics.items() if not key.startswith(_PROFILE_PREFIX)}
     return {key: float(measured.get(key, math.nan)) for key in (*names.METRICS, *measured)}
 
 
 def _profile(run: Run, trial_id: str) -> list[tuple[str, float, float]]:
     levels = [
-        (trial_id, float(key.removeprefix(_PROFILE_PREFIX)), value)
+        (trial_id, float(key.removeprefix(_PROFILE_PREFIX)), _value(value))
         for key, value in run.data.metrics.items()
         if key.startswith(_PROFILE_PREFIX)
     ]
@@ -318,7 +336,7 @@ def _histories(
         for key in keys:
             if key in run.data.metrics:
                 history = client.get_metric_history(run.info.run_id, key)
-                curves[key] = {m.step: float(m.value) for m in sorted(history, key=lambda m: (m.step, m.timestamp))}
+                curves[key] = {m.step: _value(m.value) for m in sorted(history, key=lambda m: (m.step, m.timestamp))}
         return run.info.run_id, curves
 
     with ThreadPoolExecutor(4) as pool:  # a server answers several at once; sqlite gains nothing and loses little

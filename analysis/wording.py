@@ -9,6 +9,7 @@ from analysis.compare import Comparison, Estimate, Standing
 from analysis.ladder import EXPONENT, Ladder, LadderLaw
 
 NOT_KNOWN = "–"
+LAWS_SHOWN = 8  # lines of laws in the terminal; the report has all of them
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -30,6 +31,14 @@ def with_interval(value: float, sides: tuple[float, float], digits: int = 4) -> 
     return f"{number(value, digits)} {interval(sides, digits)}".strip()
 
 
+def fixed(value: float, sides: tuple[float, float], decimals: int) -> str:
+    """estimate [low, high] with the same number of decimals: ratios and factors near 1."""
+    if not math.isfinite(value):
+        return NOT_KNOWN
+    known = all(map(math.isfinite, sides))
+    return f"{value:.{decimals}f}" + (f" [{sides[0]:.{decimals}f}, {sides[1]:.{decimals}f}]" if known else "")
+
+
 def probability(p: float) -> str:
     """A p value; below 0.001 the digits mean nothing."""
     if not math.isfinite(p):
@@ -49,8 +58,12 @@ def ranking_text(comparison: Comparison) -> str:
     header = ("", "formulation", "val/loss", f"times {comparison.reference}", "p", "compute", "")
     rows = [header, *(_ranking_row(comparison, s) for s in comparison.standings)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header) - 1)]
-    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]).rstrip() for row in rows]
-    notes = [f"{_sentence(comparison.basis)} p is Holm-corrected; compute is the factor in FLOPs to equal loss."]
+    lines = [
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]).rstrip() for row in rows
+    ]
+    notes = [sentence(comparison.basis)]
+    if len(comparison.standings) > 1:
+        notes[0] += " p is Holm-corrected; compute is the factor in FLOPs to equal loss."
     notes.append(comparison.order)
     if comparison.pairing:
         notes.append(pairing_sentence(comparison))
@@ -63,9 +76,9 @@ def _ranking_row(comparison: Comparison, s: Standing) -> tuple[str, ...]:
         f"{s.rank}.",
         s.formulation,
         with_interval(s.mean, s.interval),
-        "1" if is_reference else with_interval(s.ratio.estimate, s.ratio.interval, 3),
+        "1" if is_reference else fixed(s.ratio.estimate, s.ratio.interval, 3),
         "" if is_reference else probability(s.p),
-        "1" if is_reference else with_interval(s.compute_multiplier.estimate, s.compute_multiplier.interval, 2),
+        "1" if is_reference else fixed(s.compute_multiplier.estimate, s.compute_multiplier.interval, 2),
         "; ".join(filter(None, (tie_words(comparison, s), "" if s.status == "complete" else s.status))),
     )
 
@@ -79,7 +92,8 @@ def pairing_sentence(comparison: Comparison) -> str:
     return f"{what} ({comparison.pairing.n} comparisons of two formulations at one size)."
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """As a sentence: a capital and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
@@ -112,7 +126,7 @@ def _by_how_much(comparison: Comparison) -> str:
     change = f"; {percent(best.ratio)} than {comparison.reference}"
     m = best.compute_multiplier
     if math.isfinite(m.estimate):
-        change += f", whose loss it reaches with {with_interval(m.estimate, m.interval, 2)} times the compute"
+        change += f", whose loss it reaches with {fixed(m.estimate, m.interval, 2)} times the compute"
     return change
 
 
@@ -153,48 +167,51 @@ def law_sentence(law: LadderLaw) -> str:
         return f"No law over {WORDS[law.variable]} is fitted: {law.reason}."
     estimate, sides = law.exponent
     return (
-        f"Its loss falls with the number of {WORDS[law.variable]} as {equation(law)}, "
-        f"exponent {with_interval(estimate, sides, 3)} from {law.fit.n} trials."
+        f"Its law over {WORDS[law.variable]} is {equation(law)}, exponent {with_interval(estimate, sides, 3)}, "
+        f"fitted to {law.points}."
     )
 
 
 def held_out_sentence(law: LadderLaw) -> str:
     """The largest size: predicted from the smaller ones beside measured."""
+    if law.held_out is None:
+        return "" if law.fit is None else f"The largest size is not predicted: {law.held_out_reason}."
+    return f"For the largest size, {held_out_words(law)}."
+
+
+def held_out_words(law: LadderLaw) -> str:
+    """'d = 4: predicted 0.212 [0.200, 0.224] from the smaller ones, measured 0.211 (inside)'"""
     held = law.held_out
     if held is None:
-        return "" if law.fit is None else f"The largest size is not predicted: {law.held_out_reason}."
-    where = "inside" if held.inside else "outside"
-    return (
-        f"For the largest size, {held.label}, the smaller ones predict {with_interval(held.predicted, held.interval)}; "
-        f"measured {number(held.measured)}, {where} the interval."
-    )
+        return law.held_out_reason
+    predicted = f"predicted {with_interval(held.predicted, held.interval)} from the smaller ones"
+    verdict = {True: "inside", False: "outside", None: law.held_out_reason}[held.inside]
+    return f"{held.label}: {predicted}, measured {number(held.measured)} ({verdict})"
 
 
 def fit_status(law: LadderLaw) -> str:
     """How a fit ended, in words."""
     if law.fit is None:
-        return law.reason
+        return sentence(f"no law: {law.reason}")
     parts = list(law.fit.status.sentences)
-    if law.fit.asked_form != law.fit.form:
-        parts.insert(0, "These points do not determine an irreducible loss E, so the law is fitted with E = 0.")
-    return " ".join(parts) or "Converged."
+    if law.fit.form != law.variable:
+        parts.insert(0, "The points do not determine an irreducible loss E: fitted with E = 0.")
+    if law.held_out_reason:
+        parts.append(sentence(law.held_out_reason))
+    return " ".join(parts) or "Converged, and every parameter is determined."
 
 
 def laws_text(ladder: Ladder, formulations: Sequence[str]) -> str:
     """Exponents and held-out checks for a terminal."""
     lines = [f"Laws over parameters, {ladder.description}"]
-    width = max(map(len, formulations))
-    for name in formulations:
+    shown = formulations if len(formulations) <= LAWS_SHOWN else formulations[: LAWS_SHOWN - 1]
+    width = max(map(len, shown))
+    for name in shown:
         law = ladder.law(name, "N")
         if law.fit is None:
             lines.append(f"{name.ljust(width)}  no law: {law.reason}")
             continue
-        line = f"{name.ljust(width)}  exponent {with_interval(*law.exponent, 3)}"
-        if law.held_out:
-            held = law.held_out
-            line += (
-                f"; {held.label} predicted {with_interval(held.predicted, held.interval)}, "
-                f"measured {number(held.measured)} ({'inside' if held.inside else 'outside'})"
-            )
-        lines.append(line)
+        lines.append(f"{name.ljust(width)}  exponent {with_interval(*law.exponent, 3)}; {held_out_words(law)}")
+    if len(shown) < len(formulations):
+        lines.append(f"{len(formulations) - len(shown)} more in the report")
     return "\n".join(lines)

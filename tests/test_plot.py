@@ -1,0 +1,121 @@
+"""Figures draw what the results say, in a style that does not leak."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from synthetic_sweep import World, world_trials, write_sweep
+
+from analysis import plot
+from analysis.compare import Comparison, compare
+from analysis.grid import size_labels
+from analysis.ladder import Ladder, ladder_laws
+from analysis.style import PALETTE, house_style, log_axis, log_ticks, looks, new_axes, si, tick_label
+from analysis.table import SweepTable, read_sweep
+
+Results = tuple[SweepTable, Comparison, Ladder]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    world = World({"rf": 1.0, "better": 1.5, "worse": 0.8}, seeds=(0, 1, 2), noise=0.004, profile=True)
+    table = read_sweep(write_sweep(tmp_path_factory.mktemp("plot"), "plot", world_trials(world)), "plot")
+    return table, compare(table), ladder_laws(table)
+
+
+FIGURES: dict[str, Callable[[Results, Axes | None], Axes]] = {
+    "compute": lambda r, ax: plot.plot_loss_against_compute(r[0], r[2], ax=ax),
+    "parameters": lambda r, ax: plot.plot_loss_against_parameters(r[2], ax=ax),
+    "learning": lambda r, ax: plot.plot_learning_curves(r[0], "d = 4", ax=ax),
+    "levels": lambda r, ax: plot.plot_loss_levels(r[0], "rf", ax=ax),
+    "profile": lambda r, ax: plot.plot_denoising_profile(r[0], "rf", ax=ax),
+    "ranking": lambda r, ax: plot.plot_ranking(r[1], ax=ax),
+    "multiplier": lambda r, ax: plot.plot_compute_multiplier(r[1], ax=ax),
+    "ranks": lambda r, ax: plot.plot_rank_by_size(r[1], ax=ax),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_draws_on_the_axes_given_and_leaves_no_setting_behind(results: Results, name: str) -> None:
+    before = dict(mpl.rcParams)
+    with house_style():
+        given_axes = new_axes()
+        assert FIGURES[name](results, given_axes) is given_axes
+        fresh = FIGURES[name](results, None)
+    assert fresh is not given_axes
+    assert dict(mpl.rcParams) == before
+    assert given_axes.get_xlabel()
+    assert given_axes.get_ylabel() or given_axes.get_yticklabels()
+    assert len([t for t in given_axes.get_xticklabels() if t.get_text()]) >= 2, "an axis without ticks says nothing"
+
+
+def test_the_ends_of_training_and_the_law_are_where_they_were_measured(results: Results) -> None:
+    table, _, ladder = results
+    ax = plot.plot_loss_against_compute(table, ladder)
+    drawn = {line.get_label(): line for line in ax.get_lines()}
+    rows = table.trials[table.trials["formulation"] == "better"]
+    assert sorted(drawn["better"].get_xdata()) == sorted(rows["train_flops"])
+    assert sorted(drawn["better"].get_ydata()) == sorted(rows["val/loss"])
+    law = ladder.law("better", "C")
+    assert law.fit is not None
+    dashed = [line for line in ax.get_lines() if line.get_linestyle() == "--" and len(line.get_xdata()) > 10]
+    assert len(dashed) == 3
+    assert any(np.allclose(line.get_ydata(), law.fit.predict({"C": line.get_xdata()}).value) for line in dashed)
+
+
+def test_the_ranking_figure_shows_the_intervals_of_the_comparison(results: Results) -> None:
+    comparison = results[1]
+    ax = plot.plot_ranking(comparison)
+    ends = [tuple(line.get_xdata()) for line in ax.get_lines() if len(line.get_xdata()) == 2]
+    for s in comparison.standings:
+        wanted = tuple(100 * (side - 1) for side in s.ratio.interval)
+        assert any(np.allclose(wanted, end) for end in ends), s.formulation
+    assert [t.get_text() for t in ax.get_yticklabels()] == [s.formulation for s in comparison.standings]
+
+
+def test_the_levels_are_relative_to_the_reference(results: Results) -> None:
+    table = results[0]
+    ax = plot.plot_loss_levels(table, "rf")
+    drawn = {str(line.get_label()): line for line in ax.get_lines()}
+    largest = table.trials[size_labels(table.trials) == "d = 4"].set_index(["formulation", "seed"])[
+        "val/velocity_mse/t0.500"
+    ]
+    ratio = np.exp(np.mean(np.log(largest["worse"] / largest["rf"])))
+    assert drawn["worse"].get_ydata()[3] == pytest.approx(100 * (ratio - 1))
+
+
+def test_seven_formulations_have_seven_colours_and_of_more_the_best_and_the_reference_stand_out() -> None:
+    few = looks(list("abcdefg"))
+    assert len({look.colour for look in few.values()}) == len({look.marker for look in few.values()}) == 7
+    many = looks([f"f{i}" for i in range(20)], reference="f15")
+    assert [name for name, look in many.items() if look.shown] == ["f0", "f1", "f2", "f3", "f4", "f5", "f15"]
+    assert len({look.colour for look in many.values() if look.shown}) == len(PALETTE)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-6, 20), st.floats(0.02, 6))
+def test_a_logarithmic_axis_always_has_a_few_ticks_inside(exponent: float, decades: float) -> None:
+    low, high = 10.0**exponent, 10.0 ** (exponent + decades)
+    ticks = log_ticks(low, high)
+    assert 2 <= len(ticks) <= 12
+    assert all(low * (1 - 1e-9) <= tick <= high * (1 + 1e-9) for tick in ticks)
+    assert len({tick_label(tick, "power") for tick in ticks}) == len(ticks), "two ticks must not read the same"
+
+
+def test_ticks_are_read_as_written() -> None:
+    assert log_ticks(0.2, 0.32) == pytest.approx([0.2, 0.22, 0.24, 0.26, 0.28, 0.3, 0.32])
+    assert tick_label(3e13, "power") == r"$3{\times}10^{13}$"
+    assert tick_label(1e9, "power") == "$10^{9}$"
+    assert si(2_620_000) == "2.62 M"
+    ax = new_axes()
+    ax.set_xlim(3e5, 9e5)
+    log_axis(ax, "x", "count")
+    assert "400 k" in [t.get_text() for t in ax.get_xticklabels()]
+    assert math.isclose(ax.get_xlim()[0], 3e5)
