@@ -480,6 +480,23 @@ def test_loss_is_the_mean_squared_error_of_the_target(name: str, dtype: torch.dt
     assert float(perfect.max()) < (1e-10 if dtype is torch.float32 else 1e-25)
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_loss_is_finite_at_the_ends_of_what_can_be_drawn(name: str) -> None:
+    """u = 2^-43 and 1 - 2^-43, the ends for a batch of 1024; there t can be 0 or 1 to the last digit, sigma 1e13."""
+    one, (x0, eps) = formulation(name), images(2)
+    logsnr = one.draw(f64([2.0**-43, 1 - 2.0**-43]))
+    network_input: list[Tensor] = []
+
+    def network(z: Tensor, time: Tensor, *_: Tensor) -> Tensor:
+        network_input[:] = [z, time]
+        return torch.zeros_like(z)
+
+    loss = one.loss(network, x0.float(), eps.float(), logsnr, torch.zeros(2, 1, 1), torch.zeros(2, 1))
+    assert loss.max() < 10
+    assert network_input[0].abs().max() < 10
+    assert torch.allclose(network_input[1], (-logsnr / 2).sigmoid().float())
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_predict_denoises_the_output_of_the_network(name: str) -> None:
     one, logsnr = formulation(name), torch.linspace(-6, 6, 13, dtype=torch.float64)
