@@ -74,6 +74,11 @@ class LadderLaw:
     held_out_reason: str
 
     @property
+    def without_floor(self) -> bool:
+        """Whether the law is fitted with E = 0 because the points do not determine E."""
+        return self.fit is not None and self.fit.form != self.variable
+
+    @property
     def exponent(self) -> tuple[float, tuple[float, float]]:
         """Estimate and 95 % interval of the exponent; NaN without a fit."""
         if self.fit is None:
@@ -93,6 +98,10 @@ class Ladder:
     def law(self, formulation: str, variable: Variable) -> LadderLaw:
         return next(law for law in self.laws if law.formulation == formulation and law.variable == variable)
 
+    def frame(self) -> pd.DataFrame:
+        """One row per law."""
+        return pd.DataFrame(map(_record, self.laws))
+
     def of(self, variable: Variable) -> tuple[LadderLaw, ...]:
         return tuple(law for law in self.laws if law.variable == variable)
 
@@ -109,6 +118,32 @@ def ladder_laws(table: SweepTable) -> Ladder:
         for variable in COLUMN
     ]
     return Ladder(tuple(laws), description, frozenset(trials["trial_id"]))
+
+
+def _record(law: LadderLaw) -> dict[str, object]:
+    exponent, (low, high) = law.exponent
+    floor = (math.nan, (math.nan, math.nan))
+    if law.fit is not None and not law.without_floor:
+        floor = law.fit.estimate["E"], law.fit.interval["E"]
+    held = law.held_out
+    return {
+        "formulation": law.formulation,
+        "variable": law.variable,
+        "exponent": exponent,
+        "exponent_low": low,
+        "exponent_high": high,
+        "A": law.fit.estimate["A"] if law.fit else math.nan,
+        "E": floor[0],
+        "E_low": floor[1][0],
+        "E_high": floor[1][1],
+        "fitted_to": law.points,
+        "held_out": held.label if held else "",
+        "predicted": held.predicted if held else math.nan,
+        "predicted_low": held.interval[0] if held else math.nan,
+        "predicted_high": held.interval[1] if held else math.nan,
+        "measured": held.measured if held else math.nan,
+        "status": " ".join(law.fit.status.sentences) if law.fit else law.reason,
+    }
 
 
 def _longest_ladder(trials: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -133,7 +168,7 @@ def _law(rows: pd.DataFrame, formulation: str, variable: Variable) -> LadderLaw:
     if reason:
         return LadderLaw(formulation, variable, x, loss, None, "", reason, None, reason)
     held_out, why_not = _held_out(rows, variable, x, loss)
-    points = f"{found.n} trials" if found.n == len(x) else f"the means of {_sizes(found.n)}"
+    points = f"{found.n} trials" if found.n == len(x) else f"{found.n} size means"
     return LadderLaw(formulation, variable, x, loss, found, points, "", held_out, why_not)
 
 

@@ -27,6 +27,7 @@ class SizeRanking:
 
 
 def rank_sizes(grid: Grid) -> tuple[SizeRanking, ...]:
+    """The ranking at each size; where a seed is missing, by effects beside the seeds, as over all sizes."""
     rankings = []
     for k, (label, parameters) in enumerate(zip(grid.labels, grid.parameters, strict=True)):
         here = np.isfinite(grid.log_loss[:, k])
@@ -91,25 +92,22 @@ def _reversals(
 ) -> str:
     if not separated.any():
         return "No two formulations differ significantly overall, so a change of order may be chance."
-    reversed_at = []
+    turned: dict[str, str] = {}  # pair -> the sizes where it is the other way round
     for i, j in combinations(range(len(effect)), 2):
         if separated[i, j]:
-            better, worse = (i, j) if effect[i] < effect[j] else (j, i)
-            a, b = grid.formulations[better], grid.formulations[worse]
+            a, b = (grid.formulations[k] for k in ((i, j) if effect[i] < effect[j] else (j, i)))
             where = [s.label for s in sizes if a in s.loss and b in s.loss and s.loss[a] > s.loss[b]]
             if where:
-                reversed_at.append(f"{a} and {b} (at {', '.join(where)})")
+                turned[f"{a} and {b}"] = ", ".join(where)
     n_pairs = len(effect) * (len(effect) - 1) // 2
     n_separated = int(separated.sum()) // 2
-    which = (
-        f"{n_separated} of {n_pairs} pairs"
-        if n_separated < n_pairs
-        else "Both"
-        if n_pairs == 1
-        else f"All {n_pairs} pairs"
-    )
+    if n_pairs == 1:
+        how = "".join(f"the other way round at {where}" for where in turned.values())
+        return f"The two differ significantly overall, {how or 'the same way round at every size'}."
+    which = f"{n_separated} of {n_pairs} pairs" if n_separated < n_pairs else f"All {n_pairs} pairs"
     first = f"{which} differ significantly overall"
-    if not reversed_at:
+    if not turned:
         return f"{first}; none of them changes places at any size."
-    shown = "; ".join(reversed_at[:3]) + (f"; and {len(reversed_at) - 3} more" if len(reversed_at) > 3 else "")
-    return f"{first}; of these, places are changed by {shown}."
+    shown = [f"{pair} (at {where})" for pair, where in list(turned.items())[:3]]
+    more = f"; and {len(turned) - 3} more" if len(turned) > 3 else ""
+    return f"{first}; of these, places are changed by {'; '.join(shown)}{more}."

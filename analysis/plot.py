@@ -45,10 +45,10 @@ def plot_loss_against_compute(
             zorder=style.zorder + 1, label=str(name) if style.shown else "others",
         )  # fmt: skip
     ends = trials[names.VAL_LOSS].to_numpy(float)
-    _laws(ax, ladder.of("C"), look)
     # The first steps from zero are steep and the same for all: the axis shows what tells the trials apart.
     shown = points.loc[points["value"] < 2.2 * ends.max(), ["flops", "value"]]
     ax.set_xlim(*pad(shown["flops"].to_numpy(float), 0.03))
+    _laws(ax, ladder.of("C"), look)
     ax.set_ylim(*pad(np.concatenate([shown["value"].to_numpy(float), _limits(ladder.of("C"))]), 0.05))
     _size_labels(ax, trials, "train_flops")
     ax.set(xlabel="training compute (FLOPs, forward and backward)", ylabel=LOSS_LABEL)
@@ -71,8 +71,8 @@ def plot_loss_against_parameters(
             law.x, law.loss, style.marker, color=style.colour, zorder=style.zorder + 1,
             label=law.formulation if style.shown else "others",
         )  # fmt: skip
+    ax.set_xlim(*pad(np.concatenate([law.x for law in laws]), 0.06))
     _laws(ax, laws, look)
-    ax.set_xlim(*pad(np.concatenate([law.x for law in laws]), 0.08))
     ax.set_ylim(*pad(np.concatenate([*(law.loss for law in laws), _limits(laws)])))
     ax.set(xlabel="parameters (all trainable)", ylabel=LOSS_LABEL)
     log_axis(ax, "x", "count")
@@ -91,6 +91,8 @@ def _laws(ax: Axes, laws: Sequence[LadderLaw], look: Mapping[str, Look]) -> None
     if len(fitted) > LAWS_UP_TO:
         fitted = [law for law in fitted if law.formulation == next(iter(look))]
         whose = " of the best"
+    left, right = ax.get_xlim()
+    gap = (right / left) ** 0.02
     for i, law in enumerate(fitted):
         style = look[law.formulation]
         x = np.geomspace(law.x.min() / 1.05, law.x.max() * 1.05, 80)
@@ -99,11 +101,12 @@ def _laws(ax: Axes, laws: Sequence[LadderLaw], look: Mapping[str, Look]) -> None
         ax.plot(x, prediction.value, ls="--", lw=1.2, color=style.colour, zorder=style.zorder)
         ax.fill_between(x, prediction.low, prediction.high, color=style.colour, alpha=0.12, lw=0, zorder=1)
         if law.held_out and law.held_out.inside is not None:
-            held, shift = law.held_out, 1 + 0.05 * (i + 1)
+            held, shift = law.held_out, gap ** (i + 1)
             errors = [[held.predicted - held.interval[0]], [held.interval[1] - held.predicted]]
             ax.errorbar(
                 held.x * shift, held.predicted, yerr=errors, fmt="_", ms=7, color=style.colour, capsize=2.5, lw=1
             )
+            ax.set_xlim(left, max(right, held.x * shift * gap))
     if fitted:
         ax.plot([], [], ls="--", color=INK, lw=1.2, label=f"fitted law{whose},\n95 % band")
     if any(law.held_out and law.held_out.inside is not None for law in fitted):

@@ -1,7 +1,8 @@
 """Table -> results -> figures -> one HTML page; the only file that writes figures.
 
 `write_report` reads a sweep, compares its formulations, fits its laws, draws the figures and writes a folder:
-`report.html` (self-contained), the figures as PNG, and `trials.csv`, `curves.csv`, `rejected.csv`, `ranking.csv`.
+`report.html` (self-contained), the figures as PNG, and `trials.csv`, `curves.csv`, `rejected.csv`, `ranking.csv`,
+`laws.csv`.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def write_report(
         "curves": table.curves,
         "rejected": table.rejected,
         "ranking": comparison.frame(),
+        "laws": ladder.frame(),
     }
     for name, frame in frames.items():
         _write(folder / f"{name}.csv", frame.to_csv(index=False).encode())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from analysis.compare import Comparison, Estimate, Standing
 from analysis.ladder import EXPONENT, Ladder, LadderLaw
+from analysis.laws import Code
 
 NOT_KNOWN = "–"
 LAWS_SHOWN = 8  # lines of laws in the terminal; the report has all of them
@@ -189,13 +190,21 @@ def held_out_words(law: LadderLaw) -> str:
     return f"{held.label}: {predicted}, measured {number(held.measured)} ({verdict})"
 
 
+STATUS_WORDS: dict[Code, str] = {
+    Code.WEAK: "Few points for its parameters: the interval is wide and leans on the form of the law.",
+    Code.NOT_IDENTIFIED: "The points hardly determine the exponent.",
+    Code.BOUND: "A parameter is at its bound.",
+    Code.TWO_MINIMA: "The law fits in more than one way.",
+    Code.NOT_CONVERGED: "The fit did not converge: do not use it.",
+}
+
+
 def fit_status(law: LadderLaw) -> str:
-    """How a fit ended, in words."""
+    """How a fit ended, in words without numbers, so that laws with the same fate share a note."""
     if law.fit is None:
         return sentence(f"no law: {law.reason}")
-    parts = list(law.fit.status.sentences)
-    if law.fit.form != law.variable:
-        parts.insert(0, "The points do not determine an irreducible loss E: fitted with E = 0.")
+    parts = ["The points do not determine an irreducible loss E: fitted with E = 0."] if law.without_floor else []
+    parts += dict.fromkeys(STATUS_WORDS[r.code] for r in law.fit.status.reasons if r.code in STATUS_WORDS)
     if law.held_out_reason:
         parts.append(sentence(law.held_out_reason))
     return " ".join(parts) or "Converged, and every parameter is determined."

@@ -107,7 +107,7 @@ def test_where_e_is_not_determined_the_interval_is_from_the_misfit_and_not_from_
         law = ladder_laws(read_sweep(write_sweep(tmp_path, f"e{i}", world_trials(world)), f"e{i}")).law("rf", "N")
         assert law.fit is not None
         assert law.fit.form == "N_E0"
-        assert law.points == "the means of 3 sizes"
+        assert law.points == "3 size means"
         widths.append(law.exponent[1][1])
         assert law.held_out is not None
         assert law.held_out.inside is None
