@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from analysis.laws.diagnostics import MIN_POINTS, runs_test
 from analysis.laws.forms import EXPONENT_BOUNDS, PowerLaws
 from analysis.laws.problem import Problem, distinct_sizes
 from analysis.laws.result import FitResult
@@ -14,6 +15,8 @@ from analysis.laws.status import Code, Reason, Status
 
 ABSENT_SHARE = 1e-5
 """A term that is nowhere more than this share of the loss is absent."""
+STRUCTURE = 1e-3
+"""A runs test below this p-value is reported."""
 CLOSE_MINIMUM = 0.05
 """A second minimum within this relative excess of the objective is a rival."""
 
@@ -26,6 +29,7 @@ def judge(result: FitResult) -> FitResult:
         *_minima(result),
         *_data(result),
         *_held_out(result),
+        *_residuals(result),
     ]
     return replace(result, status=Status(tuple(reasons)))
 
@@ -115,6 +119,17 @@ def _minima(result: FitResult) -> Iterator[Reason]:
             f"{len(near)} other {'minima' if len(near) > 1 else 'minimum'} of the objective within {max(near):.1%} of "
             f"the best: the form fits in more than one way.",
         )
+
+
+def _residuals(result: FitResult) -> Iterator[Reason]:
+    if result.n < MIN_POINTS:
+        return
+    for name in result.problem.form.variables:
+        p = runs_test(result.residuals, result.problem.x[name])
+        if p < STRUCTURE:
+            yield Reason(
+                Code.NOTE, f"Residuals are not random along {name} (runs test, p = {p:.1g}): the law bends otherwise."
+            )
 
 
 def _held_out(result: FitResult) -> Iterator[Reason]:
