@@ -193,14 +193,15 @@ def _decay(x: Array, y: Array) -> Callable[[Array], Array]:
 def _sigmoid(x: Array, y: Array) -> Callable[[Array], Array]:
     """metric = a + b / (1 + exp((loss - m) / s)), four parameters (Bhagia et al. 2024)."""
     spread = float(np.ptp(x))
-    options = [
-        (m, s)
-        for m in np.linspace(x.min() - 0.3 * spread, x.max() + 0.3 * spread, 33)
-        for s in np.geomspace(0.03, 1.0, 16) * spread
-    ]
-    fits = [_linear(_logistic((m - x) / s), y) for m, s in options]
-    best = int(np.argmin([rss for _, rss in fits]))
-    (a, b), (m, s) = fits[best][0], options[best]
+    places = np.linspace(x.min() - 0.3 * spread, x.max() + 0.3 * spread, 25)
+    widths = np.geomspace(0.03, 1.0, 12) * spread
+    for _ in range(3):  # a grid, then twice a finer one around its best node
+        options = [(m, s) for m in places for s in widths]
+        fits = [_linear(_logistic((m - x) / s), y) for m, s in options]
+        best = int(np.argmin([rss for _, rss in fits]))
+        (a, b), (m, s) = fits[best][0], options[best]
+        step, ratio = places[1] - places[0], widths[1] / widths[0]
+        places, widths = np.linspace(m - step, m + step, 9), s * np.geomspace(1 / ratio, ratio, 7)
     return lambda at: a + b * _logistic((m - at) / s)
 
 

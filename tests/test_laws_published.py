@@ -32,7 +32,7 @@ def chinchilla(**options: object) -> FitResult:
 
 
 def test_besiroglu_huber_fit_to_five_digits() -> None:
-    result = chinchilla(delta=1e-3, bootstrap=0)
+    result = chinchilla(delta=1e-3, bootstrap=0, checks=False)
     expected = {"A": 477.8259, "B": 2143.417, "E": 1.817218, "alpha": 0.3473105, "beta": 0.3671724}
     assert result.estimate == pytest.approx(expected, rel=1e-6)
     assert result.objective_value <= 0.0010182741
@@ -41,14 +41,14 @@ def test_besiroglu_huber_fit_to_five_digits() -> None:
 
 
 def test_besiroglu_headline_is_least_absolute_deviations() -> None:
-    result = chinchilla(objective="lad", bootstrap=0)
+    result = chinchilla(objective="lad", bootstrap=0, checks=False)
     published = {"A": 482.01, "B": 2085.43, "E": 1.8169, "alpha": 0.3478, "beta": 0.3658}
     assert result.estimate == pytest.approx(published, rel=2e-4)
     assert result.objective_value <= 1.12949470
 
 
 def test_besiroglu_standard_errors_from_their_4000_resamples() -> None:
-    result = chinchilla(delta="chinchilla", bootstrap=4000)
+    result = chinchilla(delta="chinchilla", bootstrap=4000, checks=False)
     published = {"A": 124.52, "B": 1293.28, "E": 0.02566, "alpha": 0.01540, "beta": 0.02060}
     assert result.standard_error == pytest.approx(published, rel=0.03)
     assert result.uncertainty.n_failed == 0
@@ -61,7 +61,7 @@ def test_resamples_do_not_miss_the_global_optimum() -> None:
     from analysis.laws.optimum import solve, value_of
     from analysis.laws.uncertainty import resample_counts
 
-    result = chinchilla(delta=1e-3, bootstrap=20)
+    result = chinchilla(delta=1e-3, bootstrap=20, checks=False)
     counts = resample_counts(result.problem, 20, 42)
     for theta, count in zip(result.uncertainty.draws, counts, strict=True):
         part = replace(result.problem, weight=count)
@@ -70,7 +70,7 @@ def test_resamples_do_not_miss_the_global_optimum() -> None:
 
 
 def test_the_law_misses_larger_runs_and_the_report_says_so() -> None:
-    result = chinchilla(delta=1e-3)
+    result = chinchilla(delta=1e-3, bootstrap=50)
     assert result.rollout is not None
     assert {row.axis for row in result.rollout.rows} == {"N", "D", "C"}
     assert result.rollout.coverage < 0.9
@@ -81,7 +81,7 @@ def test_the_law_misses_larger_runs_and_the_report_says_so() -> None:
 def test_aicc_of_the_forms() -> None:
     from analysis.laws import select
 
-    result = chinchilla(delta=1e-3, bootstrap=0)
+    result = chinchilla(delta=1e-3, bootstrap=0, checks=False)
     scores = {s.form: s for s in select({**result.problem.x, "loss": result.problem.loss}, ("tied", "chinchilla"),
                                         delta=1e-3)}  # fmt: skip
     assert scores["tied"].aicc == pytest.approx(-1747.2, abs=0.1)
@@ -123,7 +123,7 @@ def test_porian_isoflop_curves_give_nearly_the_same_exponents(config: str) -> No
 def test_compute_optimal_size_of_the_chinchilla_budget() -> None:
     from analysis.laws import compute_optimal
 
-    result = chinchilla(delta=1e-3, bootstrap=200)
+    result = chinchilla(delta=1e-3, bootstrap=200, checks=False)
     best = compute_optimal(result, 5.76e23)
     assert best.size_interval[0, 0] < best.size[0] < best.size_interval[0, 1]
     assert 6.0 * best.size[0] * best.data[0] == pytest.approx(5.76e23)

@@ -73,6 +73,7 @@ def fit_table(
     weight: str | None = None,
     fixed: Mapping[str, float] | None = None,
     fallback: bool = False,
+    checks: bool = True,
     predict: Sequence[Mapping[str, float]] = (),
     degree: int = 2,
     flops_per_nd: float = FLOPS_PER_PARAMETER_AND_SAMPLE,
@@ -114,6 +115,7 @@ def fit_table(
             bootstrap=bootstrap,
             seed=seed,
             fallback=fallback,
+            checks=checks,
         )
         predictions = tuple(result.predict(point) for point in predict)
     return TableFit(result, predictions, str(path), where_, n_read, n_kept)

@@ -1,0 +1,149 @@
+"""`fit_table`: CSV in, text and JSON out; the row filter; what the package imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.laws import FitError
+from analysis.laws.command import fit_table, parse_point, read_csv
+from analysis.laws.where import where
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "runs.csv"
+    lines = ["size,tokens,val/loss,kept,family,flops"]
+    for n in np.geomspace(1e7, 1e10, 6):
+        for d in np.geomspace(1e9, 1e12, 6):
+            loss = (1.8 + 480 * n**-0.35 + 2100 * d**-0.37) * np.exp(0.003 * rng.normal())
+            lines.append(f"{n},{d},{loss},1,good,{6 * n * d}")
+    lines.append("1e8,1e10,9.9,0,bad,6e18")
+    lines.append("1e8,1e10,,0,bad,6e18")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+COLUMNS = {"N": "size", "D": "tokens", "loss": "val/loss", "C": "flops"}
+
+
+def test_text_and_json_of_a_table(table: Path) -> None:
+    found = fit_table(
+        table, "chinchilla", COLUMNS, where_="kept == 1", bootstrap=200, predict=[parse_point("N=1e11,D=1e13")]
+    )
+    assert (found.n_read, found.n_kept) == (38, 36)
+    out = json.loads(found.to_json())
+    keys = (
+        "form n objective delta estimate standard_error interval status objective_value derived rollout sensitivity "
+        "predictions"
+    )
+    assert set(keys.split()) <= set(out)
+    assert out["n"] == 36
+    assert out["estimate"]["alpha"] == pytest.approx(0.35, abs=0.02)
+    assert {row["axis"] for row in out["rollout"]["rows"]} == {"N", "D", "C"}
+    (prediction,) = out["predictions"]
+    assert prediction["prediction_low"] < prediction["low"] < prediction["loss"] < prediction["high"]
+    text = found.to_text()
+    for part in ("36 of 38 rows where kept == 1", "status: converged", "alpha:", "[[Held-out]]", "[[Predictions]]"):
+        assert part in text
+
+
+def test_isoflop_and_power_of_a_table(table: Path) -> None:
+    with pytest.raises(FitError, match="two are needed"):
+        fit_table(table, "isoflop", {"C": "flops", "N": "size", "loss": "val/loss"}, where_="size > 1e9")
+    found = fit_table(table, "power", {"x": "size", "y": "flops"}, where_="tokens < 1.1e9 and kept == 1")
+    assert json.loads(found.to_json())["estimate"]["a"] == pytest.approx(1.0)
+    assert "y = k x^a" in found.to_text()
+
+
+@pytest.mark.parametrize(
+    ("expression", "rows"),
+    [
+        ("kept == 1", [0, 1, 3]),
+        ("kept != 1 or x < 2", [0, 2]),
+        ("1 < x <= 3 and not kept == 0", [1]),
+        ('family == "a" and (x > 1 or kept == 1)', [0, 2]),
+        ("family in ['b', 'c']", [1, 3]),
+        ("family not in ('b', 'c')", [0, 2]),
+        ("`val/loss` >= -1", [0, 3]),
+        ("x == kept", [0]),
+    ],
+)
+def test_filter(expression: str, rows: list[int]) -> None:
+    columns = {
+        "kept": np.array([1.0, 1.0, 0.0, 1.0]),
+        "x": np.array([1.0, 2.0, 3.0, 4.0]),
+        "family": np.array(["a", "b", "a", "c"]),
+        "val/loss": np.array([0.0, -2.0, np.nan, 5.0]),
+    }
+    assert np.flatnonzero(where(expression, columns)).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "__import__('os').system('true')",
+        "x.__class__ == 1",
+        "x + 1 == 2",
+        "[x for x in (1,)] == 1",
+        "lambda: 1",
+        "x",
+        "x is 1",
+        "x == True",
+        "x ==",
+        "",
+        "x[0] == 1",
+        "(y := 1) == 1",
+    ],
+)
+def test_filter_refuses_everything_else(expression: str) -> None:
+    with pytest.raises(FitError, match="comparisons"):
+        where(expression, {"x": np.array([1.0])})
+
+
+def test_filter_names_its_mistakes() -> None:
+    with pytest.raises(FitError, match="names column 'y'; there are x"):
+        where("y == 1", {"x": np.array([1.0])})
+    with pytest.raises(FitError, match="compares a number with text"):
+        where("x == '1'", {"x": np.array([1.0])})
+
+
+def test_tables_that_cannot_be_read(tmp_path: Path, table: Path) -> None:
+    with pytest.raises(FitError, match="cannot read"):
+        read_csv(tmp_path / "none.csv")
+    ragged = tmp_path / "ragged.csv"
+    ragged.write_text("a,b\n1,2\n3\n", encoding="utf-8")
+    with pytest.raises(FitError, match=r"row 3 of .* has 1 cells"):
+        read_csv(ragged)
+    with pytest.raises(FitError, match="no column 'N'; there are size"):
+        fit_table(table, "chinchilla")
+    with pytest.raises(FitError, match="no variable 'M'"):
+        fit_table(table, "chinchilla", COLUMNS | {"M": "size"})
+    with pytest.raises(FitError, match="holds text"):
+        fit_table(table, "chinchilla", COLUMNS | {"N": "family"})
+    with pytest.raises(FitError, match="no row of"):
+        fit_table(table, "chinchilla", COLUMNS, where_="kept == 7")
+    with pytest.raises(FitError, match="loss is nan in row 37"):
+        fit_table(table, "chinchilla", COLUMNS)
+
+
+@pytest.mark.parametrize("text", ["N", "N=", "=1", "N=1e3,D", "N=x"])
+def test_points_are_written_one_way(text: str) -> None:
+    with pytest.raises(FitError, match="N=1e10,D=2e11"):
+        parse_point(text)
+
+
+def test_laws_import_neither_torch_nor_ray_nor_mlflow_nor_pandas() -> None:
+    code = (
+        "import sys, analysis.laws, analysis.laws.command, analysis.correlate, analysis.rank;"
+        "print([m for m in ('torch', 'ray', 'mlflow', 'pandas', 'matplotlib', 'scipy', 'rfscale') if m in sys.modules])"
+    )
+    root = Path(__file__).resolve().parents[1]
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,151 @@
+"""isoFLOP profiles and log-log regression against surfaces whose optimum is known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from analysis.laws import FitError, fit_power, isoflop
+
+BUDGETS = np.geomspace(1e18, 1e21, 5)
+
+
+def curves(
+    width: float = 3.0,
+    sizes: int = 9,
+    sd: float = 0.0,
+    alpha: float = 0.35,
+    beta: float = 0.35,
+    off_centre: float = 1.0,
+) -> dict[str, np.ndarray]:
+    """Sizes within a factor `width` of the optimum of each budget, of E + A/N^alpha + B/D^beta with C = 6 N D."""
+    a, b = 480.0, 1500.0
+    rng = np.random.default_rng(0)
+    rows = []
+    for c in BUDGETS:
+        best = (alpha * a / (beta * b)) ** (1 / (alpha + beta)) * (c / 6) ** (beta / (alpha + beta))
+        n = best * off_centre * np.geomspace(1 / width, width, sizes)
+        d = c / (6 * n)
+        loss = (1.7 + a * n**-alpha + b * d**-beta) * np.exp(sd * rng.normal(size=sizes))
+        rows.append(np.stack([np.full(sizes, c), n, d, loss]))
+    c, n, d, loss = np.concatenate(rows, axis=1)
+    return {"C": c, "N": n, "D": d, "loss": loss}
+
+
+@pytest.mark.parametrize("degree", [2, 3])
+def test_recovers_the_exponent_of_a_symmetric_surface(degree: int) -> None:
+    result = isoflop(curves(), degree=degree)
+    assert result.status.ok
+    assert result.size.exponent == pytest.approx(0.5, abs=1e-3)
+    assert result.data.exponent == pytest.approx(0.5, abs=1e-3)
+    for profile in result.profiles:
+        assert profile.size * profile.data * 6 == pytest.approx(profile.compute, rel=1e-6)
+
+
+def test_cubic_removes_most_of_the_parabolas_bias() -> None:
+    alpha, beta = 0.29, 0.71
+    data = curves(width=4.0, alpha=alpha, beta=beta, off_centre=1.5)
+    ratio = (alpha * 480.0 / (beta * 1500.0)) ** (1 / (alpha + beta))
+    best = ratio * (BUDGETS / 6) ** (beta / (alpha + beta))
+
+    def bias(degree: int) -> float:
+        found = [profile.size for profile in isoflop(data, degree=degree).profiles]
+        return float(np.mean(np.abs(np.log(found / best))))
+
+    assert bias(3) < 0.5 * bias(2)
+
+
+def test_interval_covers_the_exponent_under_noise() -> None:
+    result = isoflop(curves(sd=0.001))
+    low, high = result.size.interval
+    assert low < 0.5 < high
+    assert 0.0 < result.size.standard_error < 0.05
+    assert all(0.0 < profile.log_size_se < 0.5 for profile in result.profiles)
+
+
+def test_sizes_that_stop_short_of_the_minimum_name_the_sizes_to_add() -> None:
+    data = curves()
+    optimum = np.sqrt(1500.0 / 480.0) ** (1 / 0.35)
+    keep = (data["C"] != BUDGETS[0]) | (data["N"] > 1.05 * (data["C"] / 6) ** 0.5 * (480 / 1500) ** (1 / 0.7))
+    result = isoflop({name: values[keep] for name, values in data.items()})
+    first = result.profiles[0]
+    assert np.isnan(first.size)
+    assert "no interior minimum: its loss still falls towards the smallest size" in first.status.sentences[0]
+    assert len(first.add) == 2
+    assert max(first.add) < first.sizes.min()
+    assert result.size.exponent == pytest.approx(0.5, abs=2e-3), optimum
+    assert any("add sizes" in sentence for sentence in result.status.sentences)
+
+
+def test_one_size_on_a_side_counts_with_a_warning() -> None:
+    data = curves()
+    best = (BUDGETS[0] / 6) ** 0.5 * (480 / 1500) ** (1 / 0.7)
+    below = np.sort(data["N"][(data["C"] == BUDGETS[0]) & (data["N"] < best)])
+    keep = (data["C"] != BUDGETS[0]) | (data["N"] >= below[-1])
+    first = isoflop({name: values[keep] for name, values in data.items()}).profiles[0]
+    assert np.isfinite(first.size)
+    assert "one size only below" in first.status.sentences[0]
+    assert len(first.add) == 1
+
+
+def test_inverted_profiles_have_no_minimum() -> None:
+    data = curves()
+    data["loss"] = 10.0 - data["loss"]
+    with pytest.raises(FitError, match="inverted: its loss curve bends down"):
+        isoflop(data)
+
+
+def test_flat_and_noisy_profiles_are_not_believed() -> None:
+    data = curves(width=1.3, sd=0.01)
+    with pytest.raises(FitError, match=r"too flat for its noise|no interior minimum|inverted"):
+        isoflop(data)
+
+
+def test_too_few_sizes_or_budgets_say_so() -> None:
+    data = curves(sizes=2)
+    with pytest.raises(FitError, match="has 2 sizes, and a polynomial of degree 2 needs 3"):
+        isoflop(data)
+    data = curves()
+    one = data["C"] == BUDGETS[0]
+    with pytest.raises(FitError, match="1 of 1 budgets have a minimum, and two are needed"):
+        isoflop({name: values[one] for name, values in data.items()})
+    with pytest.raises(FitError, match="columns C, N and loss; C missing"):
+        isoflop({"N": data["N"], "loss": data["loss"]})
+    with pytest.raises(FitError, match="column loss has values"):
+        isoflop(data | {"loss": np.where(one, np.nan, data["loss"])})
+    with pytest.raises(FitError, match="degree is 4"):
+        isoflop(data, degree=4)
+
+
+def test_report_and_json() -> None:
+    result = isoflop(curves(sd=0.001))
+    out = result.to_dict()
+    json.dumps(out, allow_nan=False)
+    assert len(out["budgets"]) == 5  # type: ignore[arg-type]
+    assert "N_opt ~ C^a" in result.summary()
+
+
+def test_weighted_regression_against_the_closed_form() -> None:
+    x, sd = np.geomspace(1, 1e4, 6), np.array([0.1, 0.2, 0.1, 0.3, 0.1, 0.2])
+    y = 3.0 * x**0.6 * np.exp(sd * np.array([1.0, -1.0, 0.5, 0.2, -0.8, 0.1]))
+    found = fit_power(x, y, sd)
+    design = np.stack([np.ones(6), np.log(x)], axis=1) / sd[:, None]
+    k, a = np.linalg.lstsq(design, np.log(y) / sd, rcond=None)[0]
+    assert found.exponent == pytest.approx(a)
+    assert found.coefficient == pytest.approx(np.exp(k))
+    covariance = np.linalg.inv(design.T @ design)
+    assert found.scatter < 1.0
+    assert found.standard_error == pytest.approx(np.sqrt(covariance[1, 1]))
+    value, low, high = found.predict(x.max() * 10)
+    assert low < value < high
+
+
+def test_regression_refuses_what_gives_no_exponent() -> None:
+    with pytest.raises(FitError, match="1 points cannot give an exponent"):
+        fit_power([1.0, np.nan], [1.0, 2.0])
+    with pytest.raises(FitError, match="all x are equal"):
+        fit_power([2.0, 2.0, 2.0], [1.0, 2.0, 3.0])
+    with pytest.raises(FitError, match="positive"):
+        fit_power([1.0, 2.0, 3.0], [1.0, -2.0, 3.0])
