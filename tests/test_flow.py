@@ -380,6 +380,16 @@ def test_the_grid_of_edm_is_karras() -> None:
     assert EXPLODING.grid(18) == pytest.approx(sigma.tolist(), rel=1e-9)
 
 
+@pytest.mark.parametrize("name", ["rf/lognorm(0.00,1.00)", "v/cos", "eps/linear", "edm(-1.20,1.20)"])
+def test_the_timestep_shift_is_the_papers_on_rf_time(name: str) -> None:
+    """t_m = alpha t_n / (1 + (alpha - 1) t_n), section 5.3.2; on every path, as network_time is rf time."""
+    one, u = formulation(name), torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    t = network_time(one.draw(u))
+    for alpha in (0.5, 3.0):
+        assert torch.allclose(network_time(one.draw(u, alpha)), alpha * t / (1 + (alpha - 1) * t), rtol=1e-12, atol=0)
+    assert torch.equal(one.draw(u, 1.0), one.draw(u))
+
+
 # --- targets ----------------------------------------------------------------------------------------------------------
 
 

@@ -164,6 +164,25 @@ def test_generation_starts_where_the_path_ends(name: str, sigma: float) -> None:
     assert first == pytest.approx(sigma, rel=1e-3)
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_shifted_levels_are_the_papers(name: str) -> None:
+    """t_m = alpha t_n / (1 + (alpha - 1) t_n) for all levels but those that the target cannot start from."""
+    one = formulation(name)
+    t, shifted = rf_time(logsnr_grid(one, 20)), rf_time(logsnr_grid(one, 20, 3.0))
+    assert float(shifted[-1]) == 0
+    noisiest = rf_time(f64(one.target.noisiest))
+    assert torch.allclose(shifted, (3 * t / (1 + 2 * t)).clamp(max=noisiest), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["rf", "v/cos", "eps/cos"])
+def test_shifted_generation_reaches_the_data_too(name: str) -> None:
+    network, one = optimal_network(name, MEAN, SD), formulation(name)
+    found = affine_map(lambda eps: generate(network, one, eps, *text(2), steps=200, shift=3.0, solver="heun"))
+    assert distance(found, (MEAN, SD)) < 0.02
+    plain = affine_map(lambda eps: generate(network, one, eps, *text(2), steps=200, solver="heun"))
+    assert not torch.equal(found[1], plain[1])
+
+
 def test_no_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="generation with 0 steps is not possible; give at least 1"):
         logsnr_grid(formulation("rf"), 0)

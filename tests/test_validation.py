@@ -19,9 +19,11 @@ from torch import Tensor
 from rfscale import names
 from rfscale.evals import validation
 from rfscale.evals.validation import (
+    BOUND_LOGSNR,
+    BOUND_WEIGHTS,
     LOSS_LOGSNR,
-    WIDE_LOGSNR,
     ValidationSet,
+    bits_per_dim,
     evaluate,
     objective,
     profile,
@@ -32,6 +34,7 @@ from rfscale.sweep import PRESETS
 
 ALL = tuple(canonical(name) for name in PRESETS["paper-61"])
 PAIRS = ("rf", "v/cos", "eps/cos", "v/linear", "eps/linear", "edm/rf")
+LEVELS = (*LOSS_LOGSNR, *BOUND_LOGSNR)
 T = torch.tensor([1, 2, 3, 4, 5, 6, 7], dtype=torch.float64) / 8
 
 
@@ -98,8 +101,6 @@ def closed_form(data: ValidationSet, level: float) -> Tensor:
 def test_loss_levels_are_eighths_of_rf_time() -> None:
     assert torch.allclose(1 / (1 + (torch.tensor(LOSS_LOGSNR, dtype=torch.float64) / 2).exp()), T, atol=1e-15)
     assert list(names.LOSS_LEVELS) == T.tolist()
-    assert set(LOSS_LOGSNR) < set(WIDE_LOGSNR)
-    assert list(WIDE_LOGSNR) == sorted(WIDE_LOGSNR, reverse=True)
 
 
 # --- one truth for all formulations -----------------------------------------------------------------------------------
@@ -129,10 +130,10 @@ def test_val_loss_is_the_same_number_for_all_in_single_precision() -> None:
 def test_the_closed_form_is_the_expected_error() -> None:
     """The mean over images and noise: S sigma^2 / (S + sigma^2), within four standard errors of 4000 images."""
     data = images(4000)
-    found = profile(optimal("v/cos"), formulation("v/cos"), data, WIDE_LOGSNR)
-    assert found.shape == (13, 4000)
+    found = profile(optimal("v/cos"), formulation("v/cos"), data, LEVELS)
+    assert found.shape == (len(LEVELS), 4000)
     assert found.dtype == torch.float64
-    for level, row in zip(WIDE_LOGSNR, found, strict=True):
+    for level, row in zip(LEVELS, found, strict=True):
         sigma = math.exp(-level / 2)
         expected = float((SD**2 * sigma**2 / (SD**2 + sigma**2)).mean())
         assert abs(float(row.mean()) - expected) < 4 * float(row.std()) / math.sqrt(len(row))
@@ -142,8 +143,8 @@ def test_the_closed_form_is_the_expected_error() -> None:
 def test_a_network_that_says_zero_has_a_closed_form_too(name: str) -> None:
     """alpha x0_hat + beta eps_hat = 0 and a x0_hat + b eps_hat = z give x0_hat = beta z / (a beta - b alpha)."""
     data = images(30)
-    found = profile(zero, formulation(name), data, WIDE_LOGSNR)
-    for level, row in zip(WIDE_LOGSNR, found, strict=True):
+    found = profile(zero, formulation(name), data, LEVELS)
+    for level, row in zip(LEVELS, found, strict=True):
         tau = torch.tensor(1 / (1 + math.exp(level / 2)), dtype=torch.float64)
         a, b, alpha, beta, _ = paper_coefficients(name, tau)
         x0_hat = beta * (a * data.x0 + b * noise_of(data, level)) / (a * beta - b * alpha)
@@ -184,12 +185,48 @@ def test_the_best_velocity_error_is_not_that_of_a_wrong_network() -> None:
     assert worse - best == pytest.approx(0.01, abs=2e-3)
 
 
+# --- the likelihood bound ---------------------------------------------------------------------------------------------
+
+
+def exact_bound() -> float:
+    """The integral of e^lambda S sigma^2 / (S + sigma^2) = S e^lambda / (1 + S e^lambda), mean over pixels, in bits."""
+    nats = torch.log((1 + SD**2 * math.exp(10)) / (1 + SD**2 * math.exp(-10))) / 2
+    return float(nats.mean()) / math.log(2)
+
+
+def test_the_quadrature_of_the_bound_is_exact_to_1e_4() -> None:
+    assert sum(BOUND_WEIGHTS) == pytest.approx(20)
+    rows = []
+    for level in BOUND_LOGSNR:
+        sigma = math.exp(-level / 2)
+        rows.append((SD**2 * sigma**2 / (SD**2 + sigma**2)).mean())
+    found = bits_per_dim(torch.stack(rows).unsqueeze(1))
+    assert found.shape == (1,)
+    assert float(found) == pytest.approx(exact_bound(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_bound_of_the_optimal_network_is_the_closed_form(name: str) -> None:
+    """For the noise of validation, to rounding; for the expectation, within four standard errors."""
+    data = images(1000)
+    found = dict(evaluate(optimal(name), zero, formulation(name), data, wide=True))
+    assert abs(found["val/bits_per_dim"] - exact_bound()) < 4 * found["val/bits_per_dim_se"]
+    nats = sum(
+        weight * math.exp(level) * closed_form(data, level) / 2
+        for weight, level in zip(BOUND_WEIGHTS, BOUND_LOGSNR, strict=True)
+    )
+    assert isinstance(nats, Tensor)
+    bits = nats.numpy() / math.log(2)
+    assert found["val/bits_per_dim"] == pytest.approx(bits.mean(), rel=1e-8)
+    assert found["val/bits_per_dim_se"] == pytest.approx(np.std(bits, ddof=1) / math.sqrt(1000), rel=1e-8)
+
+
 # --- the noise --------------------------------------------------------------------------------------------------------
 
 
 def test_validation_noise_is_standard_normal_and_new_at_each_level() -> None:
     data = images(300)
-    noise = torch.stack([noise_of(data, level).flatten() for level in WIDE_LOGSNR])
+    noise = torch.stack([noise_of(data, level).flatten() for level in LEVELS])
     recorder = Recorder()
     objective(recorder, formulation("rf"), data)
     z, time, *_ = recorder.joined()
@@ -204,7 +241,7 @@ def test_validation_noise_is_standard_normal_and_new_at_each_level() -> None:
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_formulation_sees_the_same_noise(name: str) -> None:
     data = images(10)
-    for level in WIDE_LOGSNR:
+    for level in LEVELS:
         recorder = Recorder()
         profile(recorder, formulation(name), data, [level])
         z, time, *_ = recorder.joined()
@@ -216,11 +253,11 @@ def test_every_formulation_sees_the_same_noise(name: str) -> None:
 @pytest.mark.parametrize("batch", [1, 7, 128])
 def test_the_profile_does_not_depend_on_the_batch(name: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = images(20)
-    whole = profile(crooked, formulation(name), data, WIDE_LOGSNR)
+    whole = profile(crooked, formulation(name), data, LEVELS)
     own = objective(crooked, formulation(name), data)
     monkeypatch.setattr(validation, "BATCH", batch)
     recorder = Recorder(crooked)
-    found = profile(recorder, formulation(name), data, WIDE_LOGSNR)
+    found = profile(recorder, formulation(name), data, LEVELS)
     assert {len(z) for z, *_ in recorder.seen} <= {batch, 20 % batch or batch, min(20, batch)}
     assert torch.allclose(found, whole, rtol=1e-12, atol=0)
     assert objective(crooked, formulation(name), data) == pytest.approx(own, rel=1e-12)
@@ -228,13 +265,13 @@ def test_the_profile_does_not_depend_on_the_batch(name: str, batch: int, monkeyp
 
 def test_a_row_does_not_depend_on_order_or_on_the_other_levels() -> None:
     data, one = images(9), formulation("v/cos")
-    whole = profile(crooked, one, data, WIDE_LOGSNR)
-    assert torch.equal(profile(crooked, one, data, WIDE_LOGSNR[::-1]), whole.flip(0))
+    whole = profile(crooked, one, data, LEVELS)
+    assert torch.equal(profile(crooked, one, data, LEVELS[::-1]), whole.flip(0))
     for i in (0, 5, 12):
-        assert torch.equal(profile(crooked, one, data, [WIDE_LOGSNR[i]]), whole[i : i + 1])
+        assert torch.equal(profile(crooked, one, data, [LEVELS[i]]), whole[i : i + 1])
     # ... and an image's row does not depend on the images after it.
     first = ValidationSet(data.x0[:4], data.context[:4], data.pooled[:4])
-    assert torch.allclose(profile(crooked, one, first, WIDE_LOGSNR), whole[:, :4], rtol=1e-12, atol=0)
+    assert torch.allclose(profile(crooked, one, first, LEVELS), whole[:, :4], rtol=1e-12, atol=0)
 
 
 def test_every_image_meets_its_own_text() -> None:
@@ -279,6 +316,17 @@ def test_objective_is_the_training_loss(name: str) -> None:
     assert torch.allclose(-2 * (time / (1 - time)).log(), one.draw((torch.arange(150).double() + 0.5) / 150), atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["rf/lognorm(0.00,1.00)", "v/linear", "edm(-1.20,1.20)"])
+def test_objective_is_measured_at_the_shifted_levels_of_training(name: str) -> None:
+    data, one, recorder = images(20), formulation(name), Recorder(crooked)
+    found = objective(recorder, one, data, shift=3.0)
+    u = (torch.arange(20, dtype=torch.float64) + 0.5) / 20
+    t = (-one.draw(u) / 2).sigmoid()
+    assert torch.allclose(recorder.joined()[1], 3 * t / (1 + 2 * t), rtol=1e-9)
+    assert dict(evaluate(crooked, zero, one, data, wide=False, shift=3.0))["val/objective"] == found
+    assert found != objective(crooked, one, data)
+
+
 # --- what is reported -------------------------------------------------------------------------------------------------
 
 
@@ -321,8 +369,13 @@ def test_evaluate_reports_each_key_once_with_the_network_it_belongs_to() -> None
     assert len(narrow) == len(expected)
     assert {key for key, _ in narrow} == expected <= set(names.METRICS)
     assert wide[: len(narrow)] == narrow
-    rows = profile(optimal("v/cos"), one, data, WIDE_LOGSNR).mean(1).tolist()
-    assert wide[len(narrow) :] == [(names.denoising_level(x), row) for x, row in zip(WIDE_LOGSNR, rows, strict=True)]
+    rows = profile(optimal("v/cos"), one, data, BOUND_LOGSNR)
+    denoising = [(names.denoising_level(x), float(row.mean())) for x, row in zip(BOUND_LOGSNR, rows, strict=True)]
+    assert wide[len(narrow) : -2] == denoising
+    bits = bits_per_dim(rows)
+    assert [key for key, _ in wide[-2:]] == [names.VAL_BOUND, names.VAL_BOUND_SE]
+    assert wide[-2][1] == pytest.approx(float(bits.mean()), rel=1e-12)
+    assert {names.VAL_BOUND, names.VAL_BOUND_SE} <= set(names.METRICS)
     assert len({key for key, _ in wide}) == len(wide)
 
     found = dict(narrow)
