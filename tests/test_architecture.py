@@ -1,0 +1,214 @@
+"""The imports, as the design has them: what may import what, what starts fast, and what no file may do."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from rfscale import names
+from rfscale.store import TrialFolder
+from rfscale.sweep import Samples, parse_sweep
+from rfscale.train import train
+
+# Data flows down: a file of rfscale imports only from rows below its own. Files of one row do not import each other,
+# but for those in _INSIDE.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("cli",),  # parse, call, print
+    ("progress",),  # shows what launch does
+    ("launch",),  # a task of it calls train, so a launcher can be replaced and train cannot tell
+    ("tracking", "train"),  # they share the journal and nothing else: train needs no MLflow, tracking needs no torch
+    ("evals",),  # measures a network for train
+    ("checkpoint", "solver"),  # solver knows formulations, checkpoint knows models; neither knows training
+    ("model", "store"),  # the network; the files of a trial
+    ("sweep",),  # what is trained: pure, no torch
+    ("data",),  # what it is trained on
+    ("flow", "noise", "sizes"),  # mathematics
+    ("environment", "names"),  # facts
+)
+_INSIDE = {"data", "evals"}  # packages, whose files may import each other
+
+PACKAGES = ("rfscale", "analysis")
+FILES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, at_run_time: bool = False) -> Iterator[str]:
+    """Every imported module, as written; those under TYPE_CHECKING are left out on request."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if at_run_time and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            skipped |= {inner for child in node.body for inner in ast.walk(child)}
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_packages(path: Path, at_run_time: bool = False) -> set[str]:
+    return {name.split(".")[0] for name in imports(path, at_run_time)}
+
+
+def layer_of(module: str) -> tuple[int, str]:
+    """The row of `rfscale.x...` and its name x there."""
+    name = module.split(".")[1]
+    for number, row in enumerate(LAYERS):
+        if name in row:
+            return number, name
+    raise AssertionError(f"rfscale/{name} stands in no row of the table; give it its place and the reason")
+
+
+def test_the_table_lists_every_file_of_rfscale_and_no_other() -> None:
+    there = {
+        path.stem
+        for path in (REPOSITORY / "rfscale").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert sorted(name for row in LAYERS for name in row) == sorted(there - {"__init__"})
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(REPOSITORY / "rfscale")], ids=module_of)
+def test_imports_go_down(path: Path) -> None:
+    if module_of(path) == "rfscale":
+        assert not [name for name in imports(path) if name.startswith("rfscale")]
+        return
+    row, name = layer_of(module_of(path))
+    for imported in imports(path, at_run_time=True):
+        if imported.startswith("rfscale.") and imported != "rfscale.__version__":
+            other_row, other = layer_of(imported)
+            inside = other == name and name in _INSIDE
+            assert inside or other_row > row, f"{module_of(path)} imports {imported}, which is not below it"
+
+
+def test_only_the_command_line_imports_analysis() -> None:
+    assert {
+        module_of(p) for p in FILES if module_of(p).startswith("rfscale") and "analysis" in imported_packages(p)
+    } == {"rfscale.cli"}
+
+
+def test_analysis_imports_only_names_of_rfscale_and_nothing_heavy() -> None:
+    for path in FILES:
+        if module_of(path).startswith("analysis"):
+            assert {n for n in imports(path) if n.split(".")[0] == "rfscale"} <= {"rfscale.names"}, path
+            assert not imported_packages(path) & {"torch", "ray", "safetensors", "diffusers", "typer"}, path
+
+
+def test_one_adapter_per_outside_system() -> None:
+    users = {
+        package: {module_of(path) for path in FILES if package in imported_packages(path)}
+        for package in ("ray", "mlflow", "diffusers")
+    }
+    assert users == {"ray": {"rfscale.launch"}, "mlflow": {"rfscale.tracking", "analysis.table"}, "diffusers": set()}
+
+
+def test_modules_that_plan_import_no_torch() -> None:
+    for name in ("cli", "sweep", "store", "sizes", "names", "launch", "tracking", "progress", "environment"):
+        tree = ast.parse((REPOSITORY / "rfscale" / f"{name}.py").read_text(encoding="utf-8"))
+        top = {
+            ast.unparse(node).split()[1].split(".")[0]
+            for node in tree.body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        }
+        assert not top & {"torch", "ray", "mlflow", "pandas", "matplotlib"}, name
+
+
+LOADED = """
+import importlib, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+if len(sys.argv) > 2:
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "ray", "mlflow", "rfscale"}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loaded"),
+    [
+        (("analysis", "and all of its modules"), "['rfscale']"),
+        (("rfscale.cli",), "['rfscale']"),
+        (("rfscale.train",), "['rfscale', 'torch']"),
+    ],
+    ids=" ".join,
+)
+def test_what_an_import_loads(arguments: tuple[str, ...], loaded: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == loaded, done.stderr
+
+
+# --- what no file may do ----------------------------------------------------------------------------------------------
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_nothing_that_is_read_can_run_code(path: Path) -> None:
+    assert not imported_packages(path) & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    text = path.read_text(encoding="utf-8")
+    for name, call in calls(path):
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert name not in ("eval", "exec", "os.system", "yaml.unsafe_load", "yaml.full_load"), name
+        assert keywords.get("shell") != "True"
+        assert keywords.get("allow_pickle") != "True"
+        if name == "torch.load":
+            assert keywords.get("weights_only") == "True"
+        if name == "yaml.load":
+            loader = keywords.get("Loader") or ast.unparse(call.args[1])
+            assert loader.endswith("SafeLoader") or f"class {loader}(yaml.SafeLoader)" in text
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_no_error_is_swallowed_in_silence(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"line {node.lineno}: a bare except"
+            broad = ast.unparse(node.type) in ("Exception", "BaseException")
+            assert not (broad and all(isinstance(line, ast.Pass | ast.Continue) for line in node.body))
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+_LEGAL = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-. :/")
+
+
+def test_every_key_is_a_legal_mlflow_name() -> None:
+    tags = [value for name, value in vars(names).items() if name.startswith("TAG_")]
+    for key in (*names.METRICS, *names.PARAMS, *tags, names.denoising_level(-10.0), names.val_level(0.125)):
+        assert key
+        assert set(key) <= _LEGAL, key
+        assert len(key) <= 250
+        assert not key.startswith(("/", ".")), key
+        assert all(part not in ("", ".", "..") for part in key.split("/")), key
+    assert not names.METRICS.keys() & names.PARAMS.keys()
+
+
+def test_a_real_trial_writes_declared_keys_only(tiny: dict[str, object], tmp_path: Path) -> None:
+    (trial,) = parse_sweep(tiny).trials
+    folder = TrialFolder(tmp_path / "t")
+    train(trial, folder, samples=Samples(images=0))
+    written = {key for point in folder.points()[0] for key in point.metrics}
+    level = names.denoising_level(0.0).removesuffix("0.00")
+    profile = {
+        key for key in written if key.startswith(level) and names.denoising_level(float(key[len(level) :])) == key
+    }
+    assert written - profile == names.METRICS.keys(), "declared and written differ"
+    assert profile
+    assert set(trial.parameters()) == names.PARAMS.keys()
