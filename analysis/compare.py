@@ -152,6 +152,8 @@ def compare(table: SweepTable, *, reference: str | None = None, resamples: int =
     ref = _reference(grid, reference, int(order[0]))
     spread = paired.spread_over(len(grid.labels), len(grid.seeds))
     d = paired.differences(grid.log_loss, spread)
+    if not np.isfinite(d.se).any():
+        spread = "none"
     basis = _basis(spread, len(grid.labels), len(grid.seeds))
     p_holm = paired.holm(np.where(np.arange(len(effect)) == ref, np.nan, d.p[:, ref]))
     separated = _separated(d)
@@ -168,7 +170,7 @@ def compare(table: SweepTable, *, reference: str | None = None, resamples: int =
                 rank=rank,
                 mean=mean,
                 interval=(mean * math.exp(-half), mean * math.exp(half)),
-                ratio=_ratio(d, int(i), ref, spread),
+                ratio=_ratio(d, int(i), ref),
                 p=float(p_holm[i]),
                 p_best=float(p_best[i]),
                 tied_with=tuple(grid.formulations[j] for j in order if j != i and not separated[i, j]),
@@ -216,7 +218,7 @@ def _basis(spread: Spread, n_sizes: int, n_seeds: int) -> str:
             f"{seeds}: the interval is over sizes only ({n_sizes} of them), so it says how far the difference varies "
             f"from size to size, and chance between seeds only as far as it shows there"
         )
-    return f"{sizes}, {seeds}: no interval, because one trial of each formulation cannot tell a difference from chance"
+    return f"{sizes}, {seeds}: no interval, because the trials that formulations share are too few to know chance"
 
 
 def _count(n: int, word: str) -> str:
@@ -238,7 +240,7 @@ def _dof(d: Differences, i: int) -> float:
     return float(others.min()) if len(others) and np.all(np.isfinite(others) | np.isposinf(others)) else math.nan
 
 
-def _ratio(d: Differences, i: int, ref: int, spread: Spread) -> Estimate:
+def _ratio(d: Differences, i: int, ref: int) -> Estimate:
     if i == ref:
         return Estimate(1.0, (1.0, 1.0), int(d.n.max(initial=0)), "it is the reference")
     n = int(d.n[i, ref])
@@ -246,9 +248,7 @@ def _ratio(d: Differences, i: int, ref: int, spread: Spread) -> Estimate:
         return Estimate(math.nan, (math.nan, math.nan), 0, "no trial shares size, settings and seed with the reference")
     half = d.half_width(i, ref)
     ratio = float(d.estimate[i, ref])
-    reason = "" if math.isfinite(half) else "too few trials shared with the reference for an interval"
-    if spread == "none":
-        reason = "one size and one seed give no interval"
+    reason = "" if math.isfinite(half) else "no interval: too few trials shared with the reference"
     return Estimate(math.exp(ratio), (math.exp(ratio - half), math.exp(ratio + half)), n, reason)
 
 

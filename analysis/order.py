@@ -63,6 +63,9 @@ def order_sentence(
         return "There is one formulation, so there is no order."
     if len(sizes) < 2:
         return "There is one size, so whether the order holds as the model grows is not known."
+    sizes = [size for size in sizes if len(size.ranking) == len(grid.formulations)]
+    if len(sizes) < 2:
+        return "Fewer than two sizes have all formulations, so whether the order holds as the model grows is not known."
     leaders = [size.ranking[0] for size in sizes]
     if len({size.ranking for size in sizes}) == 1:
         first = f"The order is the same at all {len(sizes)} sizes."

@@ -105,8 +105,8 @@ def answer(comparison: Comparison, ladder: Ladder) -> str:
         first = f"{best.formulation} is the only formulation: its mean validation loss is {number(best.mean)}."
     elif comparison.spread == "none":
         first = (
-            f"{best.formulation} has the lowest validation loss, {number(best.mean)}, but one size and one seed "
-            f"cannot tell a difference from chance."
+            f"{best.formulation} has the lowest validation loss, {number(best.mean)}, but the trials are too few to "
+            f"tell a difference from chance."
         )
     elif best.tied_with:
         first = (

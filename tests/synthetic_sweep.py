@@ -104,11 +104,12 @@ def _trial(world: World, name: str, depth: int, seed: int, steps: int, shift: fl
 
 
 @cache
-def _empty_database() -> Path:
-    """An MLflow database without a run: making one takes MLflow seconds, copying it nothing."""
-    path = Path(tempfile.mkdtemp()) / "mlflow.db"
+def _empty_database() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
+    """An MLflow database without a run, and its folder: making one takes MLflow seconds, copying it nothing."""
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    return path, folder
 
 
 def write_sweep(
@@ -116,7 +117,7 @@ def write_sweep(
 ) -> str:
     """Log the trials to folder/mlflow.db and return its tracking URI."""
     if not (folder / "mlflow.db").exists():
-        shutil.copy(_empty_database(), folder / "mlflow.db")
+        shutil.copy(_empty_database()[0], folder / "mlflow.db")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(sweep)

@@ -129,6 +129,15 @@ def test_an_order_that_turns_with_size_is_reported(tmp_path: Path) -> None:
     assert "The leader changes with size: rf at d = 1, d = 2; late at d = 3, d = 4." in c.order
 
 
+def test_a_sweep_half_done_claims_no_order_and_no_interval(tmp_path: Path) -> None:
+    """Two sizes, but only one of them with both formulations: nothing is known of chance or of growth."""
+    c = compared(tmp_path, World({"rf": 1.0, "late": 1.1}, depths=(3, 4)), drop=(("late", 3, 0),))
+    assert c.spread == "none"
+    assert "no interval" in c.basis
+    assert c.order.startswith("Fewer than two sizes have all formulations")
+    assert math.isfinite(c.standing("late").ratio.estimate)
+
+
 def test_json_has_every_key_and_no_nan(tmp_path: Path) -> None:
     c = compared(tmp_path, World({"rf": 1.0, "b": 1.2}, depths=(1,)))
     parsed = json.loads(json.dumps(c.to_dict(), allow_nan=False))

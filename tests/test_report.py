@@ -119,7 +119,7 @@ def test_where_e_is_not_determined_the_interval_is_from_the_misfit_and_not_from_
     ("world", "words"),
     [
         (World({"rf": 1.0}, depths=(2,)), "a law needs 3 or more"),
-        (World(THREE, depths=(2,)), "cannot tell a difference from chance"),
+        (World(THREE, depths=(2,)), "too few to tell a difference from chance"),
         (World(THREE, depths=(1, 2)), "2 sizes of rf, and a law needs 3 or more"),
         (World({"rf": 1.0}), "rf is the only formulation"),
         (World(THREE, depths=(1, 2, 3), steps=(200, 600)), "the longest of 2 ladders"),
