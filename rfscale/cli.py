@@ -304,11 +304,11 @@ def compare(
 
     Says also what each costs in FLOPs at equal loss.
     """
+    name, uri = load_sweep(sweep).name, _mlflow(_store(store))
     from analysis.compare import compare as compare_table
     from analysis.table import read_sweep
 
-    name = load_sweep(sweep).name
-    comparison = compare_table(read_sweep(_mlflow(_store(store)), name), reference=reference)
+    comparison = compare_table(read_sweep(uri, name), reference=reference)
     if as_json:
         _print_json(comparison.to_dict())
     else:
@@ -421,9 +421,10 @@ def _find_trial(store: Store, prefix: str) -> TrialFolder:
 
 
 def _write_report(sweep: str, store: Store) -> None:
+    uri = _mlflow(store)
     from analysis.report import write_report
 
-    typer.echo(write_report(_mlflow(store), sweep, store.report(sweep)).text)
+    typer.echo(write_report(uri, sweep, store.report(sweep)).text)
 
 
 def _mlflow(store: Store) -> str:

@@ -376,6 +376,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
 def _expand(entries: Iterable[Any]) -> Iterator[str]:
     for entry in entries:
         if isinstance(entry, str):
+            if entry.count("(") > entry.count(")"):
+                raise FormulationError(f"formulation {entry!r} was cut at its comma; inside [ ] put it in quotes")
             near = difflib.get_close_matches(entry.strip(), PRESETS, n=1, cutoff=0.7)
             if near and entry.strip() not in PRESETS:
                 raise FormulationError(f"preset {entry!r} is not known; did you mean {near[0]!r}?")
@@ -566,14 +568,16 @@ def _sentence(error: ValidationError) -> str:
     elif problem["type"] == "missing":
         text = f"the key {name!r} is missing; add it"
     elif problem["type"].startswith("union_tag"):
-        given = problem["input"].get("name") if isinstance(problem["input"], Mapping) else problem["input"]
-        text = f"data.name = {given!r} is not known; it must be one of {', '.join(_DATA)}"
+        given = f" = {problem['ctx']['tag']}" if "tag" in problem.get("ctx", {}) else ""
+        text = f"data.name{given} is {'not known' if given else 'missing'}; it must be one of {', '.join(_DATA)}"
     elif problem["type"] in ("model_type", "model_attributes_type"):
         text = f"{name} = {problem['input']!r} is not a mapping; write {name}: {{key: value, ...}}"
     elif problem["type"] == "string_pattern_mismatch":
         text = f"{name} = {problem['input']!r} is not a file name; use letters, digits, '.', '_' and '-'"
+    elif problem["type"] in ("too_short", "string_too_short"):
+        text = f"{name} is empty; give it a value"
     else:
-        text = f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+        text = f"{name} = {problem['input']!r}: {problem['msg'].replace('Input should', 'it should')}"
     return _one_line(text) + (f" (and {len(more)} more problem{'s' if len(more) > 1 else ''})" if more else "")
 
 
