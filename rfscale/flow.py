@@ -137,6 +137,9 @@ LINEAR = Path(
     logsnr=_linear_logsnr,
     time=_linear_time,
     scale=_preserving_scale,
+    # Near data sigma grows like the square root of t: even steps of t would end in one of sqrt(1/n), and Euler and Heun
+    # would converge with order 1/2 only. The paper does not say which steps it took.
+    grid=lambda n: [(1.0 - i / max(1, n - 1)) ** 2 for i in range(n)],
 )
 EXPLODING = Path(
     "edm",
@@ -414,14 +417,16 @@ def _parse(text: str) -> tuple[str, tuple[float, ...]]:
             raise FormulationError(
                 f"formulation {text!r}: {parameter.name} = {part!r} is not a number; write it as {signature(name)!r}"
             ) from None
+        if abs(round(value, 2) - value) < 1e-12:  # rounding noise, of a computed grid say, does not make a formulation
+            value = round(value, 2)
         parameter.check(value, name)
-        values.append(value + 0.0)  # -0.0 and 0.0 are one formulation
+        values.append(value + 0.0)  # nor does the sign of zero
     return name, tuple(values)
 
 
 def _number(value: float) -> str:
     """Two decimals as the paper prints them, more only where the value needs them."""
-    return f"{value:.2f}" if abs(round(value, 2) - value) < 1e-12 else repr(value)
+    return f"{value:.2f}" if round(value, 2) == value else repr(value)
 
 
 def signature(family: str) -> str:

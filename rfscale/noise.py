@@ -75,7 +75,7 @@ def normal(
     shape: tuple[int, ...],
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """(count, *shape) float32 standard normal numbers by Box-Muller; the largest possible value is 6.66."""
+    """(count, *shape) float32 standard normal numbers by Box-Muller; the largest possible value is 6.76."""
     size = math.prod(shape)
     words = _words(seed, stream, step, first, count, -(-size // 4), device)
     # int32 -> float32 rounds the top of the range to 1, where log gives 0: a legal, if unlikely, normal number.

@@ -11,7 +11,6 @@ starting noise: its value at noise 0 is the mean of what it generates, its slope
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rfscale.flow import LINEAR, Formulation, Network, formulation
+from rfscale.flow import Formulation, Network, formulation
 from rfscale.noise import Stream, normal
 from rfscale.solver import generate, guided, logsnr_grid
 
@@ -223,11 +222,6 @@ def test_an_euler_step_is_the_ddim_step_on_the_formulations_own_path(name: str, 
     assert torch.allclose(found, z, rtol=1e-9, atol=1e-9)
 
 
-# The linear path's sigma begins like sqrt(t), so times quadratic in i are even steps of the ODE. The solvers are
-# measured on these; the path's own times, 1 - i / n, are in a test of their own.
-QUADRATIC = dataclasses.replace(LINEAR, grid=lambda n: [(1 - i / max(1, n - 1)) ** 2 for i in range(n)])
-
-
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
 @pytest.mark.parametrize("name", ["rf", "v/cos", "eps/cos"])
 def test_order_of_convergence(name: str, solver: Solver, order: int) -> None:
@@ -239,16 +233,6 @@ def test_order_of_convergence(name: str, solver: Solver, order: int) -> None:
 @pytest.mark.parametrize("name", ["edm(-1.20,1.20)", "v/linear", "eps/linear"])
 def test_order_of_convergence_on_paths_that_end_at_a_noise_level(name: str, solver: Solver, order: int) -> None:
     """sigma = 0.002 or 0.0292, whatever the number of steps; from there one step goes to E[x0 | y]."""
-    one = formulation(name)
-    if one.path is LINEAR:
-        one = dataclasses.replace(one, path=QUADRATIC)
-    assert measured_order(one, solver, exact_flow_to_last_level) == pytest.approx(order, abs=0.1)
-
-
-@pytest.mark.xfail(strict=True, reason="evenly spaced t leave a last step of size n^-1/2 in tau")
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
-@pytest.mark.parametrize("name", ["v/linear", "eps/linear"])
-def test_order_of_convergence_on_the_linear_path_with_its_own_times(name: str, solver: Solver, order: int) -> None:
     assert measured_order(formulation(name), solver, exact_flow_to_last_level) == pytest.approx(order, abs=0.1)
 
 
@@ -277,7 +261,9 @@ def test_many_steps_reach_the_distribution_of_the_data(name: str, ends: float, e
 def test_more_steps_are_better(name: str, solver: Solver) -> None:
     one = formulation(name)
     errors = [distance(generated(one, steps, solver), exact_flow(one, steps)) for steps in (1, 5, 10, 25, 50, 100)]
-    assert all(more < fewer for fewer, more in itertools.pairwise(errors))
+    # The linear path's last step, from sigma = 0.0292 to the image, is the same for any number of steps.
+    floor = 0.03 if one.path.name == "linear" else 0.0
+    assert all(more < max(fewer, floor) for fewer, more in itertools.pairwise(errors))
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
