@@ -136,6 +136,7 @@ def test_a_sweep_half_done_claims_no_order_and_no_interval(tmp_path: Path) -> No
     assert "no interval" in c.basis
     assert c.order.startswith("Fewer than two sizes have all formulations")
     assert math.isfinite(c.standing("late").ratio.estimate)
+    assert "no interval" in c.standing("late").status
 
 
 def test_json_has_every_key_and_no_nan(tmp_path: Path) -> None:
@@ -277,6 +278,6 @@ def test_curves_without_a_common_loss_have_no_factor() -> None:
 def test_a_curve_reaches_a_loss_when_it_is_there_first() -> None:
     loss = FLOPS**-0.2
     bumpy = loss.copy()
-    bumpy[6] = loss[5] * 1.2
-    found = crossing((FLOPS, bumpy), (FLOPS, np.where(np.arange(12) == 6, np.nan, loss)))
+    bumpy[9] = loss[8] * 1.2
+    found = crossing((FLOPS, bumpy), (FLOPS, np.where(np.arange(12) == 9, np.nan, loss)))
     assert found.log_factor == pytest.approx(0.0, abs=1e-9)
