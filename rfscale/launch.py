@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +23,7 @@ from rfscale.sweep import Resources, Samples, Sweep, Trial
 
 SAME_ERROR_LIMIT = 3
 POLL_SECONDS = 0.5
+CONNECT_SECONDS = 10.0
 
 
 class LaunchError(RuntimeError):
@@ -42,34 +46,48 @@ def to_train(sweep: Sweep, store: Store) -> list[Trial]:
 
 
 def launch(
-    sweep: Sweep, store: Store, *, address: str | None = None, tick: Callable[[Outcome, set[str]], None] = lambda outcome, submitted: None
+    sweep: Sweep,
+    store: Store,
+    *,
+    address: str | None = None,
+    tick: Callable[[Outcome, set[str]], None] = lambda outcome, submitted: None,
 ) -> Outcome:
     """Train what is missing. A failed trial stops nobody else; the same error in the first few trials stops the sweep.
 
-    `address` joins a running cluster ("auto" for the one of this machine); None starts a local one. `tick` is called about
-    twice a second with the outcome so far and the ids given to Ray. Raises LaunchError.
+    `address` joins a running cluster ("auto" for the one of this machine); None starts a local one. `tick` is called
+    about twice a second with the outcome so far and the ids given to Ray. A trial that another process trains, such as
+    a second launcher on the same store, is left to it and waited for. Raises LaunchError.
     """
     waiting, outcome = to_train(sweep, store), Outcome()
     if not waiting:
         return outcome
+    tick(outcome, set())
     ray = _start(address)
     try:
+        if not _slots(ray, sweep.resources):
+            raise LaunchError(_too_large(ray, sweep.resources))
         remote = _remote(ray, sweep.resources)
         running: dict[Any, Trial] = {}
         while waiting or running:
-            # Twice what runs at once keeps every slot busy, and no more than that waits inside Ray.
-            while waiting and len(running) < 2 * _slots(ray, sweep.resources):
-                trial = waiting.pop(0)
+            # Twice what runs at once keeps every slot busy, and no more than that waits inside Ray. Without a single
+            # slot, when nodes were lost, one trial still waits there: that is what makes a cluster start new ones.
+            free = 2 * max(1, _slots(ray, sweep.resources)) - len(running)
+            for trial in _next(waiting, store, outcome, free):
                 folder = str(store.trial(trial.trial_id).path.resolve())
-                running[remote.remote(trial.model_dump_json(), folder, sweep.resources.model_dump(), sweep.samples.model_dump())] = trial
-            ended, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
+                samples, resources = sweep.samples.model_dump(), sweep.resources.model_dump()
+                running[remote.remote(trial.model_dump_json(), folder, resources, samples)] = trial
+            if running:
+                ended, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
+            else:
+                ended = []
+                time.sleep(POLL_SECONDS)
             for reference in ended:
                 trial = running.pop(reference)
                 state = _ended(ray, reference, store.trial(trial.trial_id))
-                if state.status == names.FINISHED:
-                    outcome.finished.append(trial.trial_id)
+                if state.status == names.RUNNING:
+                    waiting.append(trial)
                 else:
-                    outcome.unfinished[trial.trial_id] = state
+                    _note_end(outcome, trial, state)
                 _stop_on_same_error(outcome)
             tick(outcome, {t.trial_id for t in running.values()})
     finally:
@@ -77,47 +95,102 @@ def launch(
     return outcome
 
 
+def _next(waiting: list[Trial], store: Store, outcome: Outcome, count: int) -> list[Trial]:
+    """Take up to `count` trials from the front of the queue, but none that another process trains or has ended."""
+    taken: list[Trial] = []
+    for trial in tuple(waiting):
+        if len(taken) >= count:
+            break
+        state = store.trial(trial.trial_id).state()
+        if state.status == names.RUNNING:
+            continue
+        waiting.remove(trial)
+        if state.status in (names.FINISHED, names.DIVERGED):
+            _note_end(outcome, trial, state)
+        else:
+            taken.append(trial)
+    return taken
+
+
+def _note_end(outcome: Outcome, trial: Trial, state: State) -> None:
+    if state.status == names.FINISHED:
+        outcome.finished.append(trial.trial_id)
+    else:
+        outcome.unfinished[trial.trial_id] = state
+
+
 def _start(address: str | None) -> Any:
     """Import and start or join Ray, quietly. Its token authentication stays on; its usage reports are off."""
-    for key, value in {
+    settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # the environment is there already (ray issue 50961)
-        "RAY_AUTH_MODE": "token",  # the default of a local start; saying so silences the warning about it
         "RAY_task_oom_retries": "3",  # the default tries for ever
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }.items():
+    }
+    if address is None:
+        # Every port on loopback. Asking ray.init for 127.0.0.1 does not do that: it puts the machine's own address
+        # there and listens on all of them. This, the default of macOS and Windows, does.
+        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if address is None or _has_token():
+        settings["RAY_AUTH_MODE"] = "token"  # the default of a local start; saying so silences the warning about it
+    for key, value in settings.items():
         os.environ.setdefault(key, value)
     import ray
 
     try:
+        if address is not None and ":" in address and "://" not in address:
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray itself tries for ten minutes
         if address is None:
-            # "local" never joins somebody else's cluster (ray issue 26678); loopback keeps its ports off the network.
-            ray.init(
-                address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _node_ip_address="127.0.0.1"
-            )
+            # "local" never joins somebody else's cluster (ray issue 26678).
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise LaunchError(f"cannot {'start Ray here' if address is None else f'join the Ray cluster {address}'}: {' '.join(str(error).split())}") from error
+    except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
+        if address is None:
+            raise LaunchError(f"cannot start Ray here: {_one_line(error)}") from error
+        raise LaunchError(
+            f"cannot join the Ray cluster {address}: {_one_line(error)}; give HOST:PORT of a running cluster, or "
+            "'auto' on one of its machines, with its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        ) from error
     return ray
 
 
+def _has_token() -> bool:
+    """Whether there is a token that a cluster may ask for (docs.ray.io, token authentication)."""
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(given) or (Path.home() / ".ray" / "auth_token").exists()
+
+
 def _slots(ray: Any, resources: Resources) -> int:
-    """How many trials the cluster can run at once, now. Raises LaunchError when it is none."""
-    total = ray.cluster_resources()
-    limits = [total.get("CPU", 0) / resources.cpus]
-    if resources.gpus:
-        limits.append(total.get("GPU", 0) / resources.gpus)
-    if min(limits) < 1:
-        raise LaunchError(
-            f"one trial asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, the Ray cluster has {total.get('CPU', 0):g} and "
-            f"{total.get('GPU', 0):g}; lower `resources` in the sweep or add nodes"
-        )
-    return int(min(limits))
+    """How many trials the cluster can run at once, now: a trial runs on one node."""
+    need = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": (resources.memory_gb or 0) * 2**30}
+    return sum(
+        min(int(node["Resources"].get(key, 0) / amount + 1e-9) for key, amount in need.items() if amount)
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+
+
+def _too_large(ray: Any, resources: Resources) -> str:
+    memory = f" and {resources.memory_gb:g} GB of memory" if resources.memory_gb else ""
+    asked = f"{resources.cpus:g} CPUs, {resources.gpus:g} GPUs{memory}"
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    sizes = {
+        f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs and {n.get('memory', 0) / 2**30:.0f} GB" for n in nodes
+    }
+    return (
+        f"one trial asks for {asked}, and no node of the Ray cluster has that (they have {'; '.join(sorted(sizes))}); "
+        "lower `resources` in the sweep, or add larger nodes"
+    )
 
 
 def _remote(ray: Any, resources: Resources) -> Any:
-    options: dict[str, Any] = {"num_cpus": resources.cpus, "max_retries": resources.retries, "retry_exceptions": False}
+    options: dict[str, Any] = {
+        "num_cpus": resources.cpus,
+        "max_retries": resources.retries,
+        "retry_exceptions": False,
+    }
     if resources.gpus:
         options |= {"num_gpus": resources.gpus, "max_calls": 1}  # a new process per trial gives the GPU's memory back
     if resources.memory_gb:
@@ -126,7 +199,7 @@ def _remote(ray: Any, resources: Resources) -> Any:
 
 
 def _task(trial_json: str, folder: str, resources: dict[str, Any], samples: dict[str, Any]) -> None:
-    """In a Ray worker: train one trial. Its errors are in result.json; only the death of the process is Ray's to report."""
+    """In a Ray worker: train one trial. Its errors are in result.json; only a process's death is Ray's to report."""
     import torch
 
     from rfscale.train import train
@@ -137,28 +210,40 @@ def _task(trial_json: str, folder: str, resources: dict[str, Any], samples: dict
 
 
 def _ended(ray: Any, reference: Any, folder: TrialFolder) -> State:
-    """How a trial whose task has ended stands: its folder decides, not the exit code of its process."""
-    died = ""
+    """How a trial whose task has ended stands: its folder decides, and where that cannot say, the error of the task."""
+    problem, died = "", False
     try:
         ray.get(reference)
-    except ray.exceptions.RayTaskError:
-        pass  # the trial's own error, recorded by `train`
+    except ray.exceptions.RayTaskError as error:
+        problem = f"{type(error.cause).__name__}: {_one_line(error.cause)}"
+    except ray.exceptions.OutOfMemoryError:
+        problem, died = "its machine ran out of memory; set resources.memory_gb so that fewer trials share it", True
     except ray.exceptions.RayError as error:
-        died = f"its process died: {' '.join(str(error).split())[:200]}"
+        problem, died = f"its process died, and so did its retries ({type(error).__name__})", True
     state = folder.state()
-    if state.status == names.NEW:
+    if state.status in (names.FINISHED, names.DIVERGED, names.RUNNING):
+        return state
+    if not problem:
         hint = "the store must be a folder that every node of the cluster sees"
-        return State(names.FAILED, 0, died or f"its task ended, but {folder.path} is empty here: {hint}")
-    if died and state.status != names.FINISHED:
-        state = State(names.FAILED, state.step, died, state.loss)
-        write_json(folder.result, {"status": state.status, "step": state.step, "reason": died, "metrics": {}, "files": {}})
-    return state
+        problem = state.reason or f"its task ended, but {folder.path} is empty here: {hint}"
+    failed = State(names.FAILED, state.step, problem, state.loss)
+    if died and state.status != names.NEW:  # nobody else is left to write it
+        write_json(
+            folder.result,
+            {"status": names.FAILED, "step": state.step, "reason": problem, "metrics": {}, "files": {}},
+        )
+    return failed
 
 
 def _stop_on_same_error(outcome: Outcome) -> None:
     """A correlated failure: the first trials all ended in the same error, and no other way."""
     errors = [s.reason for s in outcome.unfinished.values() if s.status == names.FAILED]
-    if not outcome.finished and len(errors) == SAME_ERROR_LIMIT and len(set(errors)) == 1:
+    alike = {re.sub(r"\b[0-9a-f]{12}\b|\d+", "#", error) for error in errors}  # but for ids, sizes and addresses
+    if not outcome.finished and len(errors) == len(outcome.unfinished) == SAME_ERROR_LIMIT and len(alike) == 1:
         raise LaunchError(
             f"the first {SAME_ERROR_LIMIT} trials all failed in the same way, so the rest was not tried: {errors[0]}"
         )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -19,33 +19,44 @@ from rfscale.store import State, Store
 from rfscale.sweep import Sweep, Trial
 
 LINE_SECONDS = 30.0  # between status lines where there is no terminal to redraw
+SETTLE_SECONDS = 5.0  # of steps before the time left is worth saying
 
 
 class Display:
     """Call `update` as often as you like: it redraws a terminal, and elsewhere prints a line now and then."""
 
-    def __init__(self, sweep: Sweep, store: Store, console: Console, trouble: Iterator[str] | None = None) -> None:
+    def __init__(self, sweep: Sweep, store: Store, console: Console) -> None:
         self.sweep, self.store, self.console = sweep, store, console
         self._live: Live | None = None
         self._said: set[str] = set()
-        self._line_at = self._started = time.monotonic()
+        self._line_at = time.monotonic()
+        self._moving_since: float | None = None  # when the first trial was seen to make a step
+        self._done_before = 0  # FLOPs
+        self._ended: dict[str, State] = {}  # trials whose state cannot change any more: not read again
         self._flops = {t.trial_id: t.shape.flops().train * t.batch for t in sweep.trials}
         self._steps_before: dict[str, int] = {}
 
     @contextmanager
     def shown(self) -> Iterator[Display]:
         """Show the display for as long as the block lasts."""
-        if not self.console.is_terminal:
-            yield self
-            return
-        with Live(console=self.console, refresh_per_second=2, transient=True) as self._live:
-            yield self
+        try:
+            if not self.console.is_terminal:
+                yield self
+                return
+            with Live(Text("starting Ray"), console=self.console, refresh_per_second=2, transient=True) as self._live:
+                yield self
+        except KeyboardInterrupt:
+            done = sum(self._state(trial).status == names.FINISHED for trial in self.sweep.trials)
+            text = f"stopped: {done} of {len(self.sweep.trials)} trials are done; the same command goes on from there"
+            self.console.print(text, highlight=False, markup=False)
+            raise
 
     def update(self, outcome: Outcome, submitted: set[str], note: str = "") -> None:
         """Redraw. `note` is a line of trouble, such as an MLflow server that does not answer."""
-        states = {t.trial_id: self.store.trial(t.trial_id).state() for t in self.sweep.trials}
+        states = {t.trial_id: self._state(t) for t in self.sweep.trials}
         for trial_id, state in states.items():
-            self._steps_before.setdefault(trial_id, state.step)
+            # A trial that is tried again from its start stands below where it was.
+            self._steps_before[trial_id] = min(self._steps_before.get(trial_id, state.step), state.step)
         for trial in self.sweep.trials:
             state = states[trial.trial_id]
             if trial.trial_id not in self._said and (
@@ -62,7 +73,13 @@ class Display:
             self._line_at = time.monotonic()
             self.console.print(summary)
             if note:
-                self.console.print(note)
+                self.console.print(note, highlight=False, markup=False)
+
+    def _state(self, trial: Trial) -> State:
+        state = self._ended.get(trial.trial_id) or self.store.trial(trial.trial_id).state()
+        if state.status in (names.FINISHED, names.DIVERGED):
+            self._ended[trial.trial_id] = state
+        return state
 
     def _say_ended(self, trial: Trial, state: State) -> None:
         text = f"val/loss {state.loss:.4f}" if state.status == names.FINISHED else f"{state.status}: {state.reason}"
@@ -81,30 +98,41 @@ class Display:
 
     def _summary(self, states: dict[str, State], outcome: Outcome) -> Text:
         count = {status: sum(s.status == status for s in states.values()) for status in names.STATUSES}
-        left = len(states) - count[names.FINISHED] - count[names.DIVERGED] - count[names.RUNNING]
-        bad = count[names.DIVERGED] + count[names.FAILED]
+        over = set(outcome.finished) | set(outcome.unfinished)
+        over |= {k for k, s in states.items() if s.status in (names.FINISHED, names.DIVERGED)}
+        running = sum(s.status == names.RUNNING for k, s in states.items() if k not in over)
+        bad = len(over) - count[names.FINISHED]
         parts = [
             f"{count[names.FINISHED]} of {len(states)} trials done",
-            f"{count[names.RUNNING]} running",
-            f"{left} left",
+            f"{running} running",
+            f"{len(states) - len(over) - running} left",
+            f"{bad} diverged or failed" if bad else "",
+            self._time_left(states, over),
         ]
-        if bad:
-            parts.append(f"{bad} not finished well")
-        parts.append(self._time_left(states))
         return Text(", ".join(part for part in parts if part))
 
-    def _time_left(self, states: dict[str, State]) -> str:
-        """By FLOPs: what is left over what was done since the start. A guess: small models run at a lower rate."""
+    def _time_left(self, states: dict[str, State], over: set[str]) -> str:
+        """By FLOPs: what is left over what was done since the first step was seen, so that starting Ray, importing
+        torch and earlier launches do not count. Small models run at a lower rate, so it is a guess.
+        """
+        now = time.monotonic()
         done = sum((states[k].step - self._steps_before[k]) * flops for k, flops in self._flops.items())
         left = sum(
             (t.steps - states[t.trial_id].step) * self._flops[t.trial_id]
             for t in self.sweep.trials
-            if states[t.trial_id].status not in (names.FINISHED, names.DIVERGED)
+            if t.trial_id not in over
         )
         if done <= 0:
             return ""
-        seconds = left / done * (time.monotonic() - self._started)
-        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+        if self._moving_since is None:
+            self._moving_since, self._done_before = now, done
+        done -= self._done_before
+        if done <= 0 or now - self._moving_since < SETTLE_SECONDS:
+            return ""
+        seconds = left / done * (now - self._moving_since)
+        if seconds < 90:
+            return f"about {seconds:.0f} s left"
+        return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
 
 
 def _title(trial: Trial) -> str:
