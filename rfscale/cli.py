@@ -256,7 +256,10 @@ def train(
 @app.command()
 @one_sentence
 def status(sweep: SweepFile, store: StoreFolder = None, as_json: Json = False) -> None:
-    """Show how far each trial came, and its loss."""
+    """Show how far each trial came, and its loss.
+
+    The loss is val/loss where the trial is finished, else its last training loss.
+    """
     definition, place = load_sweep(sweep), _store(store)
     rows = []
     for trial in definition.trials:
@@ -278,6 +281,7 @@ def status(sweep: SweepFile, store: StoreFolder = None, as_json: Json = False) -
         definition.name, ("trial_id", "formulation", "depth", "seed", "step", "steps", "loss", "status", "reason"), rows
     )
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items() if number))
+    typer.echo("loss: val/loss where finished, else the last training loss, which formulations do not share")
 
 
 @app.command()
