@@ -249,9 +249,8 @@ def main() -> None:
             f"| {peer.method} | {peer.starts} | {peer.seconds:.1f} | {peer.seconds / median:,.0f} x "
             f"| {peer.value / best - 1.0:.1e} | {peer.note} |"
         )
-    print(
-        f"\nobjective: ours {mine:.16g}, best found {best:.16g}; python {sys.version.split()[0]}, numpy {np.__version__}"
-    )
+    print(f"\nobjective: ours {mine:.16g}, best found {best:.16g}")
+    print(f"python {sys.version.split()[0]}, numpy {np.__version__}")
     bootstrap(n, d, loss, recipe, arguments.draws, max(1, arguments.draws // arguments.every))
 
 

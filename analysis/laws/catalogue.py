@@ -20,6 +20,11 @@ def log_sum_exp(parts: Sequence[Numbers]) -> Numbers:
     return np.asarray(shift + np.log(np.sum(np.exp(stack - shift), axis=0)))
 
 
+def add_floor(floor: Numbers, log_rest: Numbers) -> Numbers:
+    """log(floor + rest), analytic in both, floor = 0 included."""
+    return np.asarray(log_rest + np.log1p(floor * np.exp(-log_rest)))
+
+
 def _kaplan_curve(theta: Numbers, u: Mapping[str, Array]) -> Numbers:
     """log L = beta log[(Nc / N)^(alpha / beta) + Dc / D], theta = (alpha log Nc/N0, beta log Dc/D0, alpha, beta)."""
     size, data, alpha, beta = (theta[:, j, None] for j in range(4))
@@ -61,15 +66,14 @@ def _kaplan_limits(log_loss: Array) -> tuple[Array, Array]:
 
 
 def _kaplan_floor_curve(theta: Numbers, u: Mapping[str, Array]) -> Numbers:
-    rest = _kaplan_curve(theta[:, 1:], u)
-    return log_sum_exp([np.broadcast_to(theta[:, :1], rest.shape), rest])
+    return add_floor(theta[:, :1], _kaplan_curve(theta[:, 1:], u))
 
 
 def _kaplan_floor_starts(u: Mapping[str, Array], log_loss: Array) -> Array:
     rows = []
     for share in (0.2, 0.6, 0.9):
-        floor = float(log_loss.min() + np.log(share))
-        above = np.log(np.exp(log_loss) - np.exp(floor))
+        floor = share * float(np.exp(log_loss.min()))
+        above = np.log(np.exp(log_loss) - floor)
         rows += [[floor, *row] for row in _kaplan_starts(u, above)]
     return np.array(rows)
 
@@ -77,8 +81,8 @@ def _kaplan_floor_starts(u: Mapping[str, Array], log_loss: Array) -> Array:
 def _with_floor_limits(log_loss: Array) -> tuple[Array, Array]:
     low, high = _kaplan_limits(log_loss)
     return (
-        np.concatenate([[log_loss.min() - LOG_COEFFICIENT_SPAN], low]),
-        np.concatenate([[log_loss.max()], high]),
+        np.concatenate([[0.0], low]),
+        np.concatenate([[np.exp(log_loss.max())], high]),
     )
 
 
@@ -107,9 +111,9 @@ KAPLAN_FLOOR = Curve(
     scales=("Nc", "Dc"),
     curve=_kaplan_floor_curve,
     to_reported=lambda theta, centre: np.concatenate(
-        [np.exp(theta[..., :1]), _kaplan_reported(theta[..., 1:], centre)], axis=-1
+        [theta[..., :1], _kaplan_reported(theta[..., 1:], centre)], axis=-1
     ),
-    to_internal=lambda values, centre: np.concatenate([[np.log(values["E"])], _kaplan_internal(values, centre)]),
+    to_internal=lambda values, centre: np.concatenate([[values["E"]], _kaplan_internal(values, centre)]),
     starts=_kaplan_floor_starts,
     limits=_with_floor_limits,
     simpler="kaplan",
@@ -119,7 +123,7 @@ KAPLAN_FLOOR = Curve(
 def broken(variable: str) -> Curve:
     """L = E + b x^-c0 (1 + (x / d1)^(1 / f1))^(-c1 f1): exponent c0 before the break at d1, c0 + c1 after it.
 
-    Caballero et al. 2022, eq. 1 with one break; f1 is the width of the break in log x. theta = (log E, log b at the
+    Caballero et al. 2022, eq. 1 with one break; f1 is the width of the break in log x. theta = (E, log b at the
     mean size, c0, c1, log d1 - log x0, log f1).
     """
 
@@ -128,20 +132,18 @@ def broken(variable: str) -> Curve:
         width = np.exp(log_width)
         z = (u[variable] - place) / width
         law = height - c0 * u[variable] - c1 * width * log_sum_exp([np.zeros_like(z), z])
-        return log_sum_exp([np.broadcast_to(floor, law.shape), law])
+        return add_floor(floor, law)
 
     def to_reported(theta: Numbers, centre: Mapping[str, float]) -> Numbers:
         floor, height, c0, c1, place, log_width = (theta[..., j] for j in range(6))
         x0 = centre[variable]
-        return np.stack(
-            [np.exp(floor), np.exp(height + c0 * x0), c0, c1, np.exp(place + x0), np.exp(log_width)], axis=-1
-        )
+        return np.stack([floor, np.exp(height + c0 * x0), c0, c1, np.exp(place + x0), np.exp(log_width)], axis=-1)
 
     def to_internal(values: Mapping[str, float], centre: Mapping[str, float]) -> Array:
         x0 = centre[variable]
         return np.array(
             [
-                np.log(values["E"]),
+                values["E"],
                 np.log(values["b"]) - values["c0"] * x0,
                 values["c0"],
                 values["c1"],
@@ -156,8 +158,8 @@ def broken(variable: str) -> Curve:
         widths = np.log(np.ptp(x) * np.array([0.03, 0.15]))
         rows = []
         for share, c0, c1 in product((0.3, 0.7, 0.95), (0.05, 0.3), (0.3, -0.03)):
-            floor = float(log_loss.min() + np.log(share))
-            above = np.log(np.exp(log_loss) - np.exp(floor))
+            floor = share * float(np.exp(log_loss.min()))
+            above = np.log(np.exp(log_loss) - floor)
             for place, width in product(places, widths):
                 bend = c1 * np.exp(width) * np.logaddexp(0.0, (x - place) / np.exp(width))
                 rows.append([floor, float(np.mean(above + c0 * x + bend)), c0, c1, place, width])
@@ -166,7 +168,8 @@ def broken(variable: str) -> Curve:
     def limits(log_loss: Array) -> tuple[Array, Array]:
         low = log_loss.min() - LOG_COEFFICIENT_SPAN
         high = log_loss.max() + LOG_COEFFICIENT_SPAN
-        return np.array([low, low, 0.0, -4.0, -40.0, -4.0]), np.array([log_loss.max(), high, 8.0, 8.0, 40.0, 3.0])
+        top = np.exp(log_loss.max())
+        return np.array([0.0, low, 0.0, -4.0, -40.0, -4.0]), np.array([top, high, 8.0, 8.0, 40.0, 3.0])
 
     return Curve(
         name=f"broken_{variable}",

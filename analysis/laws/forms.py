@@ -3,8 +3,8 @@
 Two kinds cover the literature:
 
 * `PowerLaws`: L = sum over terms of c * prod(x ** -exponent), an irreducible loss E being a term without powers.
-  In the logarithms of its coefficients, log L is a log-sum-exp of functions *linear* in the parameters
-  (theta = log c, exponents), which makes value, gradient and Hessian cheap and exact.
+  L is a sum of E and of exponentials of functions *linear* in theta = (E, log c, exponents), which makes value,
+  gradient and Hessian cheap and exact. E is its own parameter, not its logarithm: it may be exactly 0.
 * `Curve`: any smooth formula for log L written in numpy (Kaplan et al. 2020 eq. 1.5, a once-broken law).
 
 A new form is one more value: `fit(form=PowerLaws("mine", (Term("E"), Term("A", (("N", "alpha"),)))), ...)`.
@@ -81,7 +81,7 @@ class PowerLaws:
         return "L = " + " + ".join(parts)
 
     def bind(self, log_x: Mapping[str, Array], centre: Mapping[str, float], fixed: Mapping[str, float]) -> LogSumExp:
-        """The form over given data: log term_k = offset_k + G_k theta, theta = free (centred log c, exponents).
+        """The form over given data: log term_k = offset_k + G_k theta, theta = free (E, centred log c, exponents).
 
         A fixed coefficient is fixed in the units of the data, so its term is not centred.
         """
@@ -89,10 +89,13 @@ class PowerLaws:
         n = len(next(iter(log_x.values())))
         design = np.zeros((len(self.terms), len(free), n))
         offset = np.zeros((len(self.terms), n))
+        constant = None
         for k, term in enumerate(self.terms):
             is_fixed = term.coefficient in fixed
             if is_fixed:
                 offset[k] = np.log(fixed[term.coefficient])
+            elif not term.powers:
+                constant = (k, free.index(term.coefficient))
             else:
                 design[k, free.index(term.coefficient)] = 1.0
             for variable, exponent in term.powers:
@@ -101,18 +104,18 @@ class PowerLaws:
                     offset[k] -= fixed[exponent] * u
                 else:
                     design[k, free.index(exponent)] -= u
-        return LogSumExp(tuple(free), design, offset)
+        return LogSumExp(tuple(free), design, offset, constant)
 
     def report(
         self, theta: NDArray[np.inexact], centre: Mapping[str, float], fixed: Mapping[str, float]
     ) -> NDArray[np.inexact]:
-        """Internal (.., p_free) -> parameters in the units of the data, (.., len(parameters)): c = exp(theta) x0^e."""
+        """Internal (.., p_free) -> parameters in the units of the data (.., len(parameters)): c = exp(theta) x0^e."""
         free = [name for name in self.parameters if name not in fixed]
         out = np.empty((*theta.shape[:-1], len(self.parameters)), dtype=theta.dtype)
         for j, name in enumerate(self.parameters):
             out[..., j] = fixed[name] if name in fixed else theta[..., free.index(name)]
         for k, term in enumerate(self.terms):
-            if term.coefficient not in fixed:
+            if term.coefficient not in fixed and term.powers:
                 shift = sum(
                     (
                         out[..., self.parameters.index(exponent)] * centre[variable]
@@ -127,9 +130,13 @@ class PowerLaws:
         """Parameters in the units of the data -> the internal vector (p_free,); the inverse of `report`."""
         theta = []
         for term in self.terms:
-            if term.coefficient not in fixed:
-                shift = sum(values[exponent] * centre[variable] for variable, exponent in term.powers)
-                theta.append(np.log(max(values[term.coefficient], 1e-300)) - shift)
+            if term.coefficient in fixed:
+                continue
+            if not term.powers:
+                theta.append(values[term.coefficient])
+                continue
+            shift = sum(values[exponent] * centre[variable] for variable, exponent in term.powers)
+            theta.append(np.log(max(values[term.coefficient], 1e-300)) - shift)
         theta += [values[name] for name in self.exponents if name not in fixed]
         return np.asarray(theta, dtype=np.float64)
 
@@ -139,9 +146,14 @@ class PowerLaws:
         for name in self.parameters:
             if name in fixed:
                 continue
-            is_coefficient = name in self.coefficients
-            low.append(float(log_loss.min()) - LOG_COEFFICIENT_SPAN if is_coefficient else EXPONENT_BOUNDS[0])
-            high.append(float(log_loss.max()) + LOG_COEFFICIENT_SPAN if is_coefficient else EXPONENT_BOUNDS[1])
+            if name in self.exponents:
+                limits = EXPONENT_BOUNDS
+            elif name in self.scales:
+                limits = (log_loss.min() - LOG_COEFFICIENT_SPAN, log_loss.max() + LOG_COEFFICIENT_SPAN)
+            else:
+                limits = (0.0, float(np.exp(log_loss.max())))
+            low.append(limits[0])
+            high.append(limits[1])
         return np.array(low), np.array(high)
 
 
@@ -205,17 +217,22 @@ class Forward:
 
 @dataclass(frozen=True)
 class LogSumExp:
-    """log L_i = log sum_k exp(offset_ki + sum_j G_kji theta_j), batched over R parameter vectors.
+    """log L_i = log [E + sum_k exp(offset_ki + sum_j G_kji theta_j)], batched over R parameter vectors.
 
-    With p_k the share of term k in the prediction: J = sum_k p_k G_k, Hessian of log L = sum_k p_k G_k G_k' - J J'.
+    With p_k the share of term k in the prediction: J = sum_k p_k G_k (and 1 / L for E), Hessian of log L =
+    sum_k p_k G_k G_k' - J J'. `constant` is (term, parameter) of a free E.
     """
 
     names: tuple[str, ...]
     design: Array  # G, (K, p, n)
     offset: Array  # (K, n)
+    constant: tuple[int, int] | None = None
 
     def forward(self, theta: Array) -> Forward:
         terms = [np.exp(theta @ g + o) for g, o in zip(self.design, self.offset, strict=True)]
+        if self.constant is not None:
+            k, j = self.constant
+            terms[k] = np.broadcast_to(theta[:, j, None], (len(theta), self.offset.shape[1]))
         total = terms[0] if len(terms) == 1 else sum(terms[1:], start=terms[0])
         return Forward(np.log(total), theta, tuple(term / total for term in terms))
 
@@ -225,6 +242,8 @@ class LogSumExp:
         for share, g in zip(at.shares, self.design, strict=True):
             for j in np.flatnonzero(np.any(g != 0.0, axis=1)):
                 out[:, j, :] += share * g[j]
+        if self.constant is not None:
+            out[:, self.constant[1], :] = np.exp(-at.log_prediction)
         return out
 
     def curvature(self, at: Forward, jacobian: Array, weight: Array) -> Array:

@@ -116,7 +116,7 @@ class FitResult:
         if self.uncertainty.uses_draws:
             return {name: float(np.std(draws, ddof=1)) for name, draws in self.draws.items()}
         gradient = self._report_gradient()
-        variance = np.einsum("ij,jk,ik->i", gradient, self.uncertainty.covariance, gradient)
+        variance = _quadratic_form(gradient, self.uncertainty.covariance)
         return {name: float(np.sqrt(value)) for name, value in zip(self.problem.form.parameters, variance, strict=True)}
 
     @cached_property
@@ -132,7 +132,7 @@ class FitResult:
         Scale coefficients get it in their logarithm; E and the exponents as they are, cut at zero.
         """
         gradient = self._report_gradient()
-        se = np.sqrt(np.einsum("ij,jk,ik->i", gradient, self.uncertainty.covariance, gradient))
+        se = np.sqrt(_quadratic_form(gradient, self.uncertainty.covariance))
         t = self.uncertainty.t_quantile
         out: dict[str, Interval] = {}
         for j, (name, value) in enumerate(self.estimate.items()):
@@ -256,7 +256,7 @@ class FitResult:
         model = self.problem.model_at(x)
         forward = model.forward(self.optimum.theta[None])
         middle, jacobian = forward.log_prediction[0], model.jacobian(forward)[0]
-        log_se = np.sqrt(np.einsum("jn,jk,kn->n", jacobian, self.uncertainty.covariance, jacobian))
+        log_se = np.sqrt(_quadratic_form(jacobian.T, self.uncertainty.covariance))
         scale = noise_scale(self.residuals, self._fitted, middle)
         half = self.uncertainty.t_quantile * log_se
         both = self.uncertainty.t_quantile * np.sqrt(log_se**2 + (self.noise * scale.at / scale.typical) ** 2)
@@ -296,6 +296,12 @@ class FitResult:
         from analysis.laws.text import to_dict
 
         return to_dict(self)
+
+
+def _quadratic_form(gradient: Array, covariance: Array) -> Array:
+    """g_i' V g_i for each row; rounding of a nearly singular V does not make it negative."""
+    with np.errstate(invalid="ignore"):  # inf covariance times a zero gradient: unknown
+        return np.asarray(np.maximum(np.einsum("ij,jk,ik->i", gradient, covariance, gradient), 0.0))
 
 
 def _pair(low: Array | float, high: Array | float) -> Interval:

@@ -154,27 +154,46 @@ def _quadratic(model: Model, at: Forward, y: Array, w: Array, delta: float) -> t
 def _step(
     theta: Array, gradient: Array, hessian: Array, majoriser: Array, damping: Array, low: Array, high: Array
 ) -> tuple[Array, Array]:
-    """Damped Newton step (R, p), and half the squared majoriser norm of the gradient: the decrease in reach (R,)."""
-    p = theta.shape[1]
-    held = ((theta <= low) & (gradient > 0.0)) | ((theta >= high) & (gradient < 0.0))
-    free = ~held
-    both = free[:, :, None] & free[:, None, :]
-    g = np.where(free, gradient, 0.0)
+    """Damped Newton step (R, p), and half the squared majoriser norm of the gradient: the decrease in reach (R,).
+
+    Parameters pushed against a bound are held; where the step of another would cross its bound, it goes there and the
+    rest is solved again for that.
+    """
     scale = np.sqrt(np.maximum(np.einsum("rii->ri", majoriser), 1e-200))
-    unit = np.eye(p)
-    m = np.where(both, majoriser / (scale[:, :, None] * scale[:, None, :]), 0.0) + 1e-11 * unit
-    h = np.where(both, hessian / (scale[:, :, None] * scale[:, None, :]), 0.0)
-    m = m + np.where(held, 1.0, 0.0)[:, :, None] * unit
-    h = h + np.where(held, 1.0, 0.0)[:, :, None] * unit
-    g = g / scale
-    promise = 0.5 * np.einsum("ri,ri->r", g, np.linalg.solve(m, g[:, :, None])[:, :, 0])
+    outer = scale[:, :, None] * scale[:, None, :]
+    m = majoriser / outer + 1e-11 * np.eye(theta.shape[1])
+    h = hessian / outer + damping[:, None, None] * m
+    g = gradient / scale
+    held = ((theta <= low) & (gradient > 0.0)) | ((theta >= high) & (gradient < 0.0))
+    still = np.zeros_like(g)
+    promise = -0.5 * np.einsum("ri,ri->r", g, _solve_free(m, g, held, still))
+    backup = (1.0 + damping[:, None, None]) * m
+    direction = _descend(h, backup, g, held, still)
+    target = theta + direction / scale
+    crossing = ~held & ((target < low) | (target > high))
+    rows = np.any(crossing, axis=1)
+    if np.any(rows):
+        fixed = held[rows] | crossing[rows]
+        move = np.where(crossing[rows], (np.clip(target, low, high) - theta)[rows] * scale[rows], 0.0)
+        direction[rows] = _descend(h[rows], backup[rows], g[rows], fixed, move)
+    return direction / scale, promise
+
+
+def _descend(h: Array, backup: Array, g: Array, fixed: NDArray[np.bool_], move: Array) -> Array:
+    """Newton's direction; the majoriser's where the Hessian is singular or points uphill."""
     try:
-        direction = -np.linalg.solve(h + damping[:, None, None] * m, g[:, :, None])[:, :, 0]
-    except np.linalg.LinAlgError:  # one exactly singular matrix refuses the batch: take the majoriser's step
-        direction = -np.linalg.solve((1.0 + damping)[:, None, None] * m, g[:, :, None])[:, :, 0]
+        direction = _solve_free(h, g, fixed, move)
+    except np.linalg.LinAlgError:  # one exactly singular matrix refuses the batch
+        return _solve_free(backup, g, fixed, move)
     uphill = np.einsum("ri,ri->r", direction, g) >= 0.0
     if np.any(uphill):
-        direction[uphill] = -np.linalg.solve((1.0 + damping[uphill])[:, None, None] * m[uphill], g[uphill, :, None])[
-            :, :, 0
-        ]
-    return direction / scale, promise
+        direction[uphill] = _solve_free(backup[uphill], g[uphill], fixed[uphill], move[uphill])
+    return direction
+
+
+def _solve_free(matrix: Array, g: Array, fixed: NDArray[np.bool_], move: Array) -> Array:
+    """Minimise g d + d'Md / 2 over the free part of d, the fixed part being `move`. (R, p)."""
+    right = np.where(fixed, -move, g + np.einsum("rij,rj->ri", matrix, move))
+    both = ~fixed[:, :, None] & ~fixed[:, None, :]
+    part = np.where(both, matrix, 0.0) + fixed[:, :, None] * np.eye(g.shape[1])
+    return np.asarray(-np.linalg.solve(part, right[:, :, None])[:, :, 0])

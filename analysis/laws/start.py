@@ -51,8 +51,13 @@ def _grid_minima(
     shape = (per_axis,) * len(exponents)
     order = _local_minima(rss.reshape(shape))[:MAX_STARTS]
     # A coefficient at zero has no logarithm: start it at a tenth of the loss, the objective decides.
-    log_c = np.log(np.maximum(coefficients[order], 0.0) + np.where(coefficients[order] > 0, 0.0, 0.1))
-    log_c = np.maximum(log_c, np.log(1e-3)) + np.min(log_loss)
+    size = np.where(coefficients[order] > 1e-3, coefficients[order], 0.1)
+    free = [term for term in form.terms if term.coefficient not in fixed]
+    lowest = float(np.min(log_loss))
+    columns_of_theta = [
+        np.log(size[:, k]) + lowest if term.powers else size[:, k] * np.exp(lowest) for k, term in enumerate(free)
+    ]
+    log_c = np.stack(columns_of_theta, axis=1) if free else np.empty((len(order), 0))
     return np.concatenate([log_c, nodes[order]], axis=1)
 
 

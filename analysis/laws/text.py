@@ -101,14 +101,21 @@ def _parameters(result: FitResult) -> list[str]:
             continue
         se = result.standard_error[name]
         low, high = result.interval[name]
-        percent = f" ({se / abs(value):.1%})" if value and math.isfinite(se) else ""
         lines.append(
-            f"    {name + ':':<8}{number(value):>12} +- {number(se)}{percent:<10}  [{number(low)}, {number(high)}]"
+            f"    {name + ':':<8}{number(value):>12} +- {_error(value, se):<19}  [{number(low)}, {number(high)}]"
         )
     if result.centred:
         sizes = ", ".join(f"{name} = {number(value)}" for name, value in result.centred.items())
         lines.append(f"    terms at the mean size: {sizes}")
     return lines
+
+
+def _error(value: float, se: float) -> str:
+    """Standard error and per cent; beyond ten times the value it is the tail of a few resamples and tells nothing."""
+    if se > 10.0 * abs(value) > 0.0:
+        return "undetermined"
+    percent = f" ({se / abs(value):.1%})" if value and math.isfinite(se) else ""
+    return f"{number(se)}{percent}"
 
 
 def _derived(result: FitResult) -> list[str]:

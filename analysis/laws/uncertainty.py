@@ -56,10 +56,23 @@ def refit_counts(problem: Problem, optimum: Optimum, counts: Array) -> tuple[Arr
     delta = max(optimum.delta, 0.02 * optimum.sigma) if optimum.objective == "lad" else optimum.delta
     start = np.repeat(optimum.theta[None], len(counts), axis=0)
     found = minimise(
-        problem.model, problem.log_loss, problem.weight * counts, start, delta, problem.bounds, tolerance=1e-9
+        problem.model,
+        problem.log_loss,
+        problem.weight * counts,
+        start,
+        delta,
+        problem.bounds,
+        tolerance=1e-9,
+        max_iterations=MAX_ITERATIONS,
     )
-    usable = found.converged & (np.sum(counts > 0, axis=1) >= problem.p)
+    usable = (found.decrement < GOOD_ENOUGH) & (np.sum(counts > 0, axis=1) >= problem.p)
     return found.theta[usable], int(np.sum(~usable))
+
+
+MAX_ITERATIONS = 600
+"""Of a resample: some of small samples lie in long curved valleys; the others have long been finished."""
+GOOD_ENOUGH = 1e-4
+"""A resample this close to its minimum (relative) is used."""
 
 
 def covariance(problem: Problem, optimum: Optimum) -> tuple[Array, int, str]:
@@ -85,10 +98,11 @@ def covariance(problem: Problem, optimum: Optimum) -> tuple[Array, int, str]:
     inside = np.abs(residual) <= delta
     inverse = _safe_inverse((jacobian * (weight * inside)) @ jacobian.T)
     if problem.groups is None:
-        leverage = np.clip(weight * np.einsum("in,ij,jn->n", jacobian, inverse, jacobian), 0.0, MAX_LEVERAGE)
+        # A point outside delta pulls with a constant force whether it is in the fit or not: no leverage correction.
+        leverage = inside * np.clip(weight * np.einsum("in,ij,jn->n", jacobian, inverse, jacobian), 0.0, MAX_LEVERAGE)
         score = jacobian * (weight * psi / (1.0 - leverage))
         return inverse @ (score @ score.T) @ inverse, df, "HC3"
-    score = _group_scores(jacobian * np.sqrt(weight), np.sqrt(weight) * psi, inverse, problem.groups)
+    score = _group_scores(jacobian * np.sqrt(weight), np.sqrt(weight) * psi, inside, inverse, problem.groups)
     return inverse @ (score @ score.T) @ inverse, max(problem.n_groups - 1, 1), "CR3"
 
 
@@ -99,12 +113,15 @@ HC_DELTA = 1.0
 MAX_LEVERAGE = 0.99
 
 
-def _group_scores(jacobian: Array, psi: Array, inverse: Array, groups: NDArray[np.intp]) -> Array:
+def _group_scores(
+    jacobian: Array, psi: Array, inside: NDArray[np.bool_], inverse: Array, groups: NDArray[np.intp]
+) -> Array:
     """Per group J_g' (I - H_gg)^-1 psi_g, (p, G): the leave-one-group-out jackknife in one step (Bell & McCaffrey)."""
     scores = []
     for g in range(int(groups.max()) + 1):
         j, r = jacobian[:, groups == g], psi[groups == g]
-        values, vectors = np.linalg.eigh(j.T @ inverse @ j)
+        active = j * inside[groups == g]
+        values, vectors = np.linalg.eigh(active.T @ inverse @ active)
         kept = 1.0 - np.clip(values, 0.0, MAX_LEVERAGE)
         scores.append(j @ (vectors @ ((vectors.T @ r) / kept)))
     return np.stack(scores, axis=1)
