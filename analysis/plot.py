@@ -20,6 +20,8 @@ from analysis.table import SweepTable
 from rfscale import names
 
 LOSS_LABEL = "validation loss (velocity MSE)"
+CENTRAL_LOGSNR = 5.0
+"""Inside the log-SNRs that every formulation of the paper trains on; LDM-linear, the narrowest, ends at -5.36."""
 LAWS_UP_TO = 4
 """With more formulations only the law of the best is drawn."""
 
@@ -183,14 +185,25 @@ def plot_loss_levels(
 def plot_denoising_profile(
     table: SweepTable, reference: str, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """MSE of the denoised image over log-SNR relative to the reference, at the largest size."""
+    """MSE of the denoised image over log-SNR relative to the reference, at the largest size.
+
+    The axis is that of the levels every formulation trains on: beyond, an error can be a thousand times the reference's,
+    and its line leaves the axis.
+    """
     ax = ax or new_axes(6.4, 3.6)
     trials = _largest(table)
     tidy = table.profile.merge(trials[["trial_id", "formulation", "seed"]], on="trial_id").rename(
         columns={"logsnr": "x"}
     )
-    _relative(ax, tidy, reference, look or looks(sorted(set(trials["formulation"]))), markers=False)
+    shown = look or looks(sorted(set(trials["formulation"])))
+    _relative(ax, tidy, reference, shown, markers=False)
+    centre = [0.0]
+    for line in ax.get_lines():
+        x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+        centre.extend(y[np.abs(x) <= CENTRAL_LOGSNR] if len(x) > 2 else [])
+    margin = 0.08 * (max(centre) - min(centre)) or 1.0
     ax.set(
+        ylim=(min(centre) - margin, max(centre) + margin),
         xlabel=r"log-SNR  $\lambda = \log(a^2/b^2)$  (left noise, right data)",
         ylabel=f"denoising MSE, % above {reference}",
     )
