@@ -107,6 +107,7 @@ def test_four_sizes_of_three_runs_predict_the_largest_size_with_an_interval() ->
     assert np.all(largest.low < largest.predicted)
     assert np.all(largest.predicted < largest.high)
     assert largest.coverage == 1.0
+    assert {row.form for row in result.rollout.rows} == {"N"}
 
 
 def test_three_remaining_points_still_give_a_held_out_prediction() -> None:

@@ -54,6 +54,27 @@ def test_text_and_json_of_a_table(table: Path) -> None:
         assert part in text
 
 
+def test_compute_alone_asks_for_the_best_size(table: Path, tmp_path: Path) -> None:
+    found = fit_table(
+        table, "chinchilla", COLUMNS, where_="kept == 1", bootstrap=100, checks=False, predict=[{"C": 1e22}]
+    )
+    (row,) = json.loads(found.to_json())["predictions"]
+    assert row["N_opt"] * row["D_opt"] * 6 == pytest.approx(1e22)
+    assert row["N_opt_low"] < row["N_opt"] < row["N_opt_high"]
+    assert "N_opt = " in found.to_text()
+    curves = tmp_path / "curves.csv"
+    rows = ["C,N,loss"]
+    for c in (1e18, 1e19, 1e20):
+        for n in (c / 6) ** 0.5 * np.geomspace(0.3, 3.0, 7):
+            rows.append(f"{c},{n},{1.7 + 400 * n**-0.35 + 400 * (c / 6 / n) ** -0.35}")
+    curves.write_text("\n".join(rows), encoding="utf-8")
+    iso = fit_table(curves, "isoflop", predict=[{"C": 1e21}])
+    (best,) = json.loads(iso.to_json())["predictions"]
+    assert best["N_opt"] == pytest.approx((1e21 / 6) ** 0.5, rel=0.02)
+    with pytest.raises(FitError, match="write the point as C=1e21"):
+        fit_table(curves, "isoflop", predict=[{"N": 1e8}])
+
+
 def test_isoflop_and_power_of_a_table(table: Path) -> None:
     with pytest.raises(FitError, match="two are needed"):
         fit_table(table, "isoflop", {"C": "flops", "N": "size", "loss": "val/loss"}, where_="size > 1e9")

@@ -105,6 +105,9 @@ def test_impossible_budgets_raise() -> None:
         propose(first, 1e9, SIZES, DATA, flops, TARGET)
     with pytest.raises(FitError, match="give a positive number of FLOPs"):
         propose(first, -1.0, SIZES, DATA, flops, TARGET)
+    by_compute = fit("C", {"C": 6 * N_PILOT * D_PILOT, "loss": first.problem.loss}, bootstrap=0, checks=False)
+    with pytest.raises(FitError, match="not a law of N and D"):
+        propose(by_compute, BUDGET, SIZES, DATA, flops, {"C": 1e18})
     exact = fit("N", {"N": [1e6, 1e7, 1e8], "loss": [0.9, 0.7, 0.6]}, checks=False)
     with pytest.raises(FitError, match="no degree of freedom"):
         propose(exact, 1e15, SIZES, [1e7], flops, {"N": 1e8})

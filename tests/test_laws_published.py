@@ -36,6 +36,7 @@ def test_besiroglu_huber_fit_to_five_digits() -> None:
     expected = {"A": 477.8259, "B": 2143.417, "E": 1.817218, "alpha": 0.3473105, "beta": 0.3671724}
     assert result.estimate == pytest.approx(expected, rel=1e-6)
     assert result.objective_value <= 0.0010182741
+    assert result.objective_value == pytest.approx(0.0010182740178, rel=1e-9)
     assert result.status.ok
     assert result.derived["a"] == pytest.approx(0.3671724 / (0.3473105 + 0.3671724), rel=1e-6)
 
@@ -45,6 +46,7 @@ def test_besiroglu_headline_is_least_absolute_deviations() -> None:
     published = {"A": 482.01, "B": 2085.43, "E": 1.8169, "alpha": 0.3478, "beta": 0.3658}
     assert result.estimate == pytest.approx(published, rel=2e-4)
     assert result.objective_value <= 1.12949470
+    assert result.objective_value == pytest.approx(1.12949470, abs=1e-7)
 
 
 def test_besiroglu_standard_errors_from_their_4000_resamples() -> None:

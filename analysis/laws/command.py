@@ -13,12 +13,12 @@ import numpy as np
 from analysis.laws.diagnostics import diagnose
 from analysis.laws.fit import fit
 from analysis.laws.isoflop import IsoflopResult, isoflop
-from analysis.laws.optimal import FLOPS_PER_PARAMETER_AND_SAMPLE
+from analysis.laws.optimal import FLOPS_PER_PARAMETER_AND_SAMPLE, compute_optimal
 from analysis.laws.powerfit import PowerFit, fit_power
 from analysis.laws.problem import find_form
 from analysis.laws.result import FitResult, Prediction
 from analysis.laws.status import FitError
-from analysis.laws.text import clean, power_summary, power_to_dict, predictions_text
+from analysis.laws.text import clean, optima_text, power_summary, power_to_dict, predictions_text
 from analysis.laws.where import Column, where
 
 ISOFLOP = "isoflop"
@@ -29,10 +29,11 @@ OPTIONAL_COLUMNS = ("C",)
 
 @dataclass(frozen=True)
 class TableFit:
-    """A fit of a table: the result, its predictions, and what was read."""
+    """A fit of a table: the result, its predictions (of the loss, or of the best N and D at a C), and what was read."""
 
     result: FitResult | IsoflopResult | PowerFit
     predictions: tuple[Prediction, ...]
+    optima: tuple[dict[str, float], ...]
     path: str
     condition: str
     n_read: int
@@ -42,7 +43,8 @@ class TableFit:
         out = power_to_dict(self.result) if isinstance(self.result, PowerFit) else self.result.to_dict()
         if isinstance(self.result, FitResult):
             out["diagnostics"] = clean(diagnose(self.result).to_dict())
-            out["predictions"] = clean([row for prediction in self.predictions for row in prediction.rows()])
+        rows = [row for prediction in self.predictions for row in prediction.rows()]
+        out["predictions"] = clean([*rows, *self.optima])
         out["table"] = {"path": self.path, "where": self.condition, "rows": self.n_read, "kept": self.n_kept}
         return out
 
@@ -56,6 +58,8 @@ class TableFit:
         parts = [head, body]
         if self.predictions:
             parts.append(predictions_text(self.predictions))
+        if self.optima:
+            parts.append(optima_text(self.optima))
         return "\n".join(parts)
 
 
@@ -83,7 +87,8 @@ def fit_table(
     columns: {variable: column}, for example {"D": "tokens", "loss": "final_loss"}; a variable left out is the column
     of its own name. where_: a row filter (analysis.laws.where). form "isoflop" needs C, N, loss (D if known); form
     "power" is log-log regression of y on x with optional standard deviations sd of log y. `group` and `weight` name
-    columns. Raises FitError for all that cannot be done, FileNotFoundError included.
+    columns. predict: points of the form's variables, or {"C": ...} for the best N and D at that compute. Raises
+    FitError for all that cannot be done, a missing file included.
     """
     table = read_csv(path)
     n_read = len(next(iter(table.values())))
@@ -95,10 +100,12 @@ def fit_table(
     n_kept = len(next(iter(table.values())))
     chosen = dict(columns or {})
     predictions: tuple[Prediction, ...] = ()
+    optima: tuple[dict[str, float], ...] = ()
     result: FitResult | IsoflopResult | PowerFit
     if form == ISOFLOP:
         data = _pick(table, chosen, ("C", "N", "loss"), ("D",))
         result = isoflop(data, degree=degree, flops_per_nd=flops_per_nd)
+        optima = tuple(_isoflop_optimum(result, point) for point in predict)
     elif form == POWER:
         data = _pick(table, chosen, ("x", "y"), ("sd",))
         result = fit_power(data["x"], data["y"], data.get("sd"))
@@ -117,8 +124,32 @@ def fit_table(
             fallback=fallback,
             checks=checks,
         )
-        predictions = tuple(result.predict(point) for point in predict)
-    return TableFit(result, predictions, str(path), where_, n_read, n_kept)
+        only_compute = [point for point in predict if set(point) == {"C"} and "C" not in found.variables]
+        predictions = tuple(result.predict(point) for point in predict if point not in only_compute)
+        optima = tuple(_law_optimum(result, point["C"], flops_per_nd) for point in only_compute)
+    return TableFit(result, predictions, optima, str(path), where_, n_read, n_kept)
+
+
+def _isoflop_optimum(result: IsoflopResult, point: Mapping[str, float]) -> dict[str, float]:
+    if set(point) != {"C"}:
+        raise FitError("an isoFLOP fit predicts the best size for a compute: write the point as C=1e21.")
+    row = {"C": point["C"]}
+    for name, power in (("N_opt", result.size), ("D_opt", result.data)):
+        value, low, high = (float(side[0]) for side in power.predict(point["C"]))
+        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return row
+
+
+def _law_optimum(result: FitResult, compute: float, flops_per_nd: float) -> dict[str, float]:
+    best = compute_optimal(result, compute, flops_per_nd)
+    row = {"C": compute}
+    for name, value, interval in (
+        ("N_opt", best.size, best.size_interval),
+        ("D_opt", best.data, best.data_interval),
+        ("loss", best.loss, best.loss_interval),
+    ):
+        row |= {name: float(value[0]), f"{name}_low": float(interval[0, 0]), f"{name}_high": float(interval[0, 1])}
+    return row
 
 
 def read_csv(path: str | Path) -> dict[str, Column]:

@@ -106,6 +106,8 @@ def propose(
         raise FitError(f"the budget is {budget}: give a positive number of FLOPs.")
     if not np.isfinite(result.noise) or result.noise <= 0.0:
         raise FitError("the pilot has no degree of freedom left, so its noise is unknown: add runs to it first.")
+    if not set(result.problem.form.variables) <= {"N", "D"}:
+        raise FitError(f"form {result.form!r} is not a law of N and D: fit 'chinchilla', 'tied', 'N' or the like.")
     pairs = [(float(n), float(d)) for n in sizes for d in data]
     cost = np.array([train_flops(n, d) for n, d in pairs])
     affordable = cost <= max_share * budget

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.laws.forms import Form
 from analysis.laws.judge import judge
 from analysis.laws.optimum import solve
-from analysis.laws.problem import Problem, make_problem
+from analysis.laws.problem import Problem, find_form, make_problem
 from analysis.laws.result import FitResult
 from analysis.laws.rollout import roll_out
 from analysis.laws.sensitivity import sensitivity
@@ -58,9 +59,7 @@ def fit(
     result = fit_problem(problem, objective, threshold, bootstrap, seed, checks)
     unsure = result.status.has(Code.NOT_IDENTIFIED) or result.status.has(Code.WEAK)
     if fallback and unsure and problem.form.simpler:
-        simpler = make_problem(
-            problem.form.simpler, {**problem.x}, problem.loss, weights=problem.weight, groups=problem.groups
-        )
+        simpler = problem.subset(np.ones(problem.n, dtype=bool), find_form(problem.form.simpler))
         found = fit_problem(simpler, objective, threshold, bootstrap, seed, checks)
         return replace(found, asked_form=problem.form.name)
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from analysis.laws.isoflop import IsoflopResult
 from analysis.laws.powerfit import PowerFit
@@ -167,6 +167,18 @@ def predictions_text(predictions: Iterable[Prediction]) -> str:
                 f"    {where}: {prediction.value[i]:.5g}  [{prediction.low[i]:.5g}, {prediction.high[i]:.5g}]"
                 f"  [{prediction.prediction_low[i]:.5g}, {prediction.prediction_high[i]:.5g}]"
             )
+    return "\n".join(lines)
+
+
+def optima_text(rows: Iterable[Mapping[str, float]]) -> str:
+    lines = ["[[Compute-optimal]]  with 95 % intervals"]
+    for row in rows:
+        parts = [
+            f"{name} = {number(row[name])} [{number(row[name + '_low'])}, {number(row[name + '_high'])}]"
+            for name in ("N_opt", "D_opt", "loss")
+            if name in row
+        ]
+        lines.append(f"    C = {number(row['C'])}: " + ", ".join(parts))
     return "\n".join(lines)
 
 
