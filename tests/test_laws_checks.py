@@ -293,3 +293,12 @@ def test_json_has_the_promised_keys() -> None:
     assert set(out["estimate"]) == {"E", "A", "B", "alpha", "beta"}  # type: ignore[call-overload]
     assert set(out["derived"]) == {"a", "b"}  # type: ignore[call-overload]
     json.dumps(out, allow_nan=False)
+
+
+def test_an_outlier_of_high_leverage_does_not_blow_up_the_t_interval() -> None:
+    n = np.append(np.geomspace(1e6, 1e8, 30), 1e9)
+    noise = np.append(0.003 * np.random.default_rng(0).normal(size=30), 0.05)
+    result = fit("N", {"N": n, "loss": (1.7 + 400 * n**-0.34) * np.exp(noise)}, checks=False)
+    assert abs(result.residuals[-1]) > result.optimum.delta
+    t, percentile = (np.diff(interval["alpha"])[0] for interval in (result.t_interval, result.interval))
+    assert t < 4.0 * percentile
