@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from rfscale.train import train
 # but for those in _INSIDE.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),  # parse, call, print
-    ("progress",),  # shows what launch does
+    ("progress", "propose"),  # shows what launch does; turns what analysis found into the next sweep file
     ("launch",),  # a task of it calls train, so a launcher can be replaced and train cannot tell
     ("tracking", "train"),  # they share the journal and nothing else: train needs no MLflow, tracking needs no torch
     ("evals",),  # measures a network for train
@@ -42,9 +43,14 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path, at_run_time: bool = False) -> Iterator[str]:
     """Every imported module, as written; those under TYPE_CHECKING are left out on request."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     skipped: set[ast.AST] = set()
     for node in ast.walk(tree):
         if at_run_time and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -94,10 +100,9 @@ def test_imports_go_down(path: Path) -> None:
             assert inside or other_row > row, f"{module_of(path)} imports {imported}, which is not below it"
 
 
-def test_only_the_command_line_imports_analysis() -> None:
-    assert {
-        module_of(p) for p in FILES if module_of(p).startswith("rfscale") and "analysis" in imported_packages(p)
-    } == {"rfscale.cli"}
+def test_only_the_command_line_and_propose_import_analysis() -> None:
+    users = {module_of(path) for path in FILES if "analysis" in imported_packages(path)}
+    assert {name for name in users if name.startswith("rfscale")} <= {"rfscale.cli", "rfscale.propose"}
 
 
 def test_analysis_imports_only_names_of_rfscale_and_nothing_heavy() -> None:
@@ -117,7 +122,7 @@ def test_one_adapter_per_outside_system() -> None:
 
 def test_modules_that_plan_import_no_torch() -> None:
     for name in ("cli", "sweep", "store", "sizes", "names", "launch", "tracking", "progress", "environment"):
-        tree = ast.parse((REPOSITORY / "rfscale" / f"{name}.py").read_text(encoding="utf-8"))
+        tree = tree_of(REPOSITORY / "rfscale" / f"{name}.py")
         top = {
             ast.unparse(node).split()[1].split(".")[0]
             for node in tree.body
@@ -143,7 +148,7 @@ print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "ray", "ml
         (("rfscale.cli",), "['rfscale']"),
         (("rfscale.train",), "['rfscale', 'torch']"),
     ],
-    ids=" ".join,
+    ids=["analysis", "cli", "train"],
 )
 def test_what_an_import_loads(arguments: tuple[str, ...], loaded: str) -> None:
     done = subprocess.run([sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, check=False)
@@ -154,7 +159,7 @@ def test_what_an_import_loads(arguments: tuple[str, ...], loaded: str) -> None:
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
 
@@ -177,7 +182,7 @@ def test_nothing_that_is_read_can_run_code(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_no_error_is_swallowed_in_silence(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"line {node.lineno}: a bare except"
             broad = ast.unparse(node.type) in ("Exception", "BaseException")

@@ -557,6 +557,23 @@ def test_a_loss_that_is_not_a_number_is_divergence(
     assert folder.state().reason == "the training loss is nan by step 1"
 
 
+@pytest.mark.parametrize(("factor", "status"), [(5.0, names.FINISHED), (20.0, names.DIVERGED)])
+def test_a_loss_far_above_that_of_the_untrained_network_is_divergence(
+    tiny: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, status: str
+) -> None:
+    original, losses_seen = Formulation.loss, iter(range(100))
+
+    def growing(*args: Any) -> Tensor:
+        later = torch.is_grad_enabled() and next(losses_seen) >= 5
+        return original(*args) * (factor if later else 1.0)
+
+    monkeypatch.setattr(Formulation, "loss", growing)
+    folder = TrialFolder(tmp_path / "t")
+    assert train(trial_of(tiny), folder, samples=NO_IMAGES) == status
+    if status == names.DIVERGED:
+        assert "by step 6, over 10 times its first value" in folder.state().reason
+
+
 # --- what it needs and what it leaves ---------------------------------------------------------------------------------
 
 ONLY_TORCH = """
