@@ -21,7 +21,7 @@ from analysis.laws.uncertainty import t_quantile
 
 BUDGET_TOLERANCE = 0.1
 """Runs whose compute differs by less than 10 % are of one budget."""
-WINDOW = 6.0
+WINDOW = 4.0
 """Sizes further than this factor from the lowest point are left out of the parabola, as long as enough remain."""
 
 

@@ -143,7 +143,8 @@ class FitResult:
                 out[name] = (value * float(np.exp(-width)), value * float(np.exp(width)))
             else:
                 low = value - t * float(se[j])
-                out[name] = (low if name == "c1" else max(low, 0.0), value + t * float(se[j]))
+                cut = name == "E" or name in self.problem.form.exponents
+                out[name] = (max(low, 0.0) if cut else low, value + t * float(se[j]))
         return out
 
     @cached_property
