@@ -133,14 +133,16 @@ def _start(address: str | None) -> Any:
         settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if address is None or _has_token():
         settings["RAY_AUTH_MODE"] = "token"  # the default of a local start; saying so silences the warning about it
+    try:
+        if address is not None and _loopback_only(address):
+            settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    except (OSError, ValueError) as error:
+        raise LaunchError(_cannot_join(address, error)) from error
     for key, value in settings.items():
         os.environ.setdefault(key, value)
     import ray
 
     try:
-        if address is not None and ":" in address and "://" not in address:
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray itself tries for ten minutes
         if address is None:
             # "local" never joins somebody else's cluster (ray issue 26678).
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -149,11 +151,37 @@ def _start(address: str | None) -> Any:
     except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
         if address is None:
             raise LaunchError(f"cannot start Ray here: {_one_line(error)}") from error
-        raise LaunchError(
-            f"cannot join the Ray cluster {address}: {_one_line(error)}; give HOST:PORT of a running cluster, or "
-            "'auto' on one of its machines, with its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
-        ) from error
+        raise LaunchError(_cannot_join(address, error)) from error
     return ray
+
+
+def _cannot_join(address: str | None, error: Exception) -> str:
+    return (
+        f"cannot join the Ray cluster {address}: {_one_line(error)}; give HOST:PORT of a running cluster, or 'auto' on "
+        "one of its machines, with its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    )
+
+
+def _loopback_only(address: str) -> bool:
+    """Whether a cluster at HOST:PORT listens on loopback and nowhere else. Raises OSError where nobody listens.
+
+    Asked before Ray is: where nobody answers Ray goes on trying for ten minutes, and for 127.0.0.1 it dials the
+    machine's own address instead, unless it is told not to.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "://" in address:
+        return False
+    socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    if host not in ("127.0.0.1", "localhost"):
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it says which address packets would leave from
+            own = str(probe.getsockname()[0])
+            socket.create_connection((own, int(port)), CONNECT_SECONDS).close()
+        except OSError:
+            return True
+    return own == "127.0.0.1"
 
 
 def _has_token() -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
 from test_launch import SETTINGS, free_port, marked, wait_until
 
 from rfscale import names
@@ -31,6 +30,8 @@ def read(file: str) -> Any:
 
 
 def test_the_ray_up_file_fits_rays_own_schema() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
     config = read("ray-cluster.yaml")
     validate_config(prepare_config(config))
     with pytest.raises(Exception, match=r"no_such_key|Additional properties"):

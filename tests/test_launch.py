@@ -39,6 +39,7 @@ SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # ports on loopback
     "RAY_AUTH_MODE": "token",
 }
+os.environ.update(SETTINGS)  # before anything imports Ray, which reads some of them once
 
 
 def small(**changes: Any) -> Sweep:
@@ -73,7 +74,6 @@ def marked(mark: str) -> dict[int, str]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A cluster started with `ray start --head`, ended with all its processes and no other."""
-    os.environ.update(SETTINGS)
     mark, port = f"rfscale-{uuid.uuid4().hex}", free_port()
     ray = str(Path(sys.executable).parent / "ray")
     subprocess.run([ray, "get-auth-token", "--generate"], capture_output=True, check=True)
