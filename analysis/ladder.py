@@ -15,7 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.grid import CONDITION
-from analysis.laws import Code, FitError, FitResult, fit
+from analysis.laws import Code, FitError, FitResult, Prediction, fit
+from analysis.surface import HeldOut, SurfaceLaw, surface_law
 from analysis.table import SweepTable
 from rfscale import names
 
@@ -28,31 +29,6 @@ MIN_SIZES = 3
 
 LADDER = tuple(key for key in CONDITION if key not in {"depth", "width", "heads", "learning_rate"})
 """What the trials of one ladder share; width, heads and the learning rate may follow the depth."""
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The largest size, predicted by the law fitted to the smaller ones.
-
-    `interval`: 95 %, for one more measured loss; NaN where the smaller sizes leave none. `measured`: mean over
-    the `n_measured` seeds.
-    """
-
-    label: str
-    x: float
-    predicted: float
-    interval: tuple[float, float]
-    measured: float
-    n_measured: int
-    n_fitted: int
-    form: str
-
-    @property
-    def inside(self) -> bool | None:
-        """Whether the measured loss is in the interval; None where there is none."""
-        if not all(map(math.isfinite, self.interval)):
-            return None
-        return self.interval[0] <= self.measured <= self.interval[1]
 
 
 @dataclass(frozen=True)
@@ -92,11 +68,39 @@ class Ladder:
     """The laws of a sweep. `description`: which trials they are fitted to, in words."""
 
     laws: tuple[LadderLaw, ...]
+    surfaces: tuple[SurfaceLaw, ...]
+    samples: float  # that every trial of the ladder saw in all
     description: str
     trial_ids: frozenset[str]
 
     def law(self, formulation: str, variable: Variable) -> LadderLaw:
         return next(law for law in self.laws if law.formulation == formulation and law.variable == variable)
+
+    def surface(self, formulation: str) -> SurfaceLaw:
+        return next(law for law in self.surfaces if law.formulation == formulation)
+
+    def held_out(self, formulation: str) -> tuple[HeldOut | None, str]:
+        """The largest size as predicted by the surface where there is one, else by L(N); or why by neither."""
+        surface, law = self.surface(formulation), self.law(formulation, "N")
+        if surface.held_out is not None and surface.held_out.inside is not None:
+            return surface.held_out, ""
+        return law.held_out, law.held_out_reason
+
+    def predict(self, formulation: str, variable: Variable, x: Array) -> Prediction:
+        """The loss at the end of training at sizes x (N or C): by the surface, else by the law of the ends.
+
+        On the surface, a compute between two sizes of the ladder belongs to the size that log-log interpolation gives.
+        Raises FitError where the formulation has no law at all.
+        """
+        surface, law = self.surface(formulation), self.law(formulation, variable)
+        if surface.fit is not None:
+            order = np.argsort(law.x)
+            sizes = self.law(formulation, "N").x[order]
+            n = np.exp(_interpolate(np.log(x), np.log(law.x[order]), np.log(sizes)))
+            return surface.fit.predict({"N": n, "D": np.full_like(n, self.samples)})
+        if law.fit is None:
+            raise FitError(f"{formulation} has no law over {variable}: {law.reason}.")
+        return law.fit.predict({variable: x})
 
     def frame(self) -> pd.DataFrame:
         """One row per law."""
@@ -107,7 +111,7 @@ class Ladder:
 
 
 def ladder_laws(table: SweepTable) -> Ladder:
-    """Fit L(N) and L(C) for every formulation, and predict the largest size from the smaller ones.
+    """Fit L(N), L(C) and L(N, D) for every formulation, and predict the largest size from the smaller ones.
 
     Where a sweep holds several ladders (budgets, data sets), the one with the most sizes is used, of those the longest.
     """
@@ -117,7 +121,18 @@ def ladder_laws(table: SweepTable) -> Ladder:
         for formulation, rows in trials.groupby("formulation", sort=True)
         for variable in COLUMN
     ]
-    return Ladder(tuple(laws), description, frozenset(trials["trial_id"]))
+    ids = frozenset(trials["trial_id"])
+    surfaces = [surface_law(table, str(formulation), ids) for formulation in sorted(set(trials["formulation"]))]
+    return Ladder(tuple(laws), tuple(surfaces), float(trials["samples"].iloc[0]), description, ids)
+
+
+def _interpolate(at: Array, x: Array, y: Array) -> Array:
+    """Piecewise linear, and straight on beyond the ends; x rises (repeats allowed)."""
+    x, first = np.unique(x, return_index=True)
+    y = y[first]
+    inside = np.interp(at, x, y)
+    below, above = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
+    return np.where(at < x[0], y[0] + below * (at - x[0]), np.where(at > x[-1], y[-1] + above * (at - x[-1]), inside))
 
 
 def _record(law: LadderLaw) -> dict[str, object]:

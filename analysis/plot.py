@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from analysis.compare import Comparison, Estimate
 from analysis.grid import size_labels
-from analysis.ladder import Ladder, LadderLaw
+from analysis.ladder import Ladder, Variable
 from analysis.style import GREY, INK, Look, legend_beside, log_axis, looks, new_axes, pad, si
 from analysis.table import SweepTable
 from rfscale import names
@@ -50,8 +50,8 @@ def plot_loss_against_compute(
     # The first steps from zero are steep and the same for all: the axis shows what tells the trials apart.
     shown = points.loc[points["value"] < 2.2 * ends.max(), ["flops", "value"]]
     ax.set_xlim(*pad(shown["flops"].to_numpy(float), 0.03))
-    _laws(ax, ladder.of("C"), look)
-    ax.set_ylim(*pad(np.concatenate([shown["value"].to_numpy(float), _limits(ladder.of("C"))]), 0.05))
+    _laws(ax, ladder, "C", look)
+    ax.set_ylim(*pad(np.concatenate([shown["value"].to_numpy(float), _limits(ladder)]), 0.05))
     _size_labels(ax, trials, "train_flops")
     ax.set(xlabel="training compute (FLOPs, forward and backward)", ylabel=LOSS_LABEL)
     log_axis(ax, "x", "power")
@@ -74,8 +74,8 @@ def plot_loss_against_parameters(
             label=law.formulation if style.shown else "others",
         )  # fmt: skip
     ax.set_xlim(*pad(np.concatenate([law.x for law in laws]), 0.06))
-    _laws(ax, laws, look)
-    ax.set_ylim(*pad(np.concatenate([*(law.loss for law in laws), _limits(laws)])))
+    _laws(ax, ladder, "N", look)
+    ax.set_ylim(*pad(np.concatenate([*(law.loss for law in laws), _limits(ladder)])))
     ax.set(xlabel="parameters (all trainable)", ylabel=LOSS_LABEL)
     log_axis(ax, "x", "count")
     log_axis(ax, "y")
@@ -83,12 +83,13 @@ def plot_loss_against_parameters(
     return ax
 
 
-def _laws(ax: Axes, laws: Sequence[LadderLaw], look: Mapping[str, Look]) -> None:
+def _laws(ax: Axes, ladder: Ladder, variable: Variable, look: Mapping[str, Look]) -> None:
     """Fitted laws with their bands, and the prediction of the largest size beside its measured value.
 
-    With many formulations only the law of the best is drawn: overlapping bands hide each other.
+    The law is the surface L(N, D) at the end of training where there is one, else that of the ends alone. With many
+    formulations only the law of the best is drawn: overlapping bands hide each other.
     """
-    fitted = [law for law in laws if law.fit is not None and look[law.formulation].shown]
+    fitted = [law for law in ladder.of(variable) if law.fit is not None and look[law.formulation].shown]
     whose = ""
     if len(fitted) > LAWS_UP_TO:
         fitted = [law for law in fitted if law.formulation == next(iter(look))]
@@ -98,28 +99,27 @@ def _laws(ax: Axes, laws: Sequence[LadderLaw], look: Mapping[str, Look]) -> None
     for i, law in enumerate(fitted):
         style = look[law.formulation]
         x = np.geomspace(law.x.min() / 1.05, law.x.max() * 1.05, 80)
-        assert law.fit is not None
-        prediction = law.fit.predict({law.variable: x})
+        prediction = ladder.predict(law.formulation, variable, x)
         ax.plot(x, prediction.value, ls="--", lw=1.2, color=style.colour, zorder=style.zorder)
         ax.fill_between(x, prediction.low, prediction.high, color=style.colour, alpha=0.12, lw=0, zorder=1)
-        if law.held_out and law.held_out.inside is not None:
-            held, shift = law.held_out, gap ** (i + 1)
+        held, _ = ladder.held_out(law.formulation)
+        if held is not None and held.inside is not None:
+            place = law.x.max() * gap ** (i + 1)
             errors = [[held.predicted - held.interval[0]], [held.interval[1] - held.predicted]]
-            ax.errorbar(
-                held.x * shift, held.predicted, yerr=errors, fmt="_", ms=7, color=style.colour, capsize=2.5, lw=1
-            )
-            ax.set_xlim(left, max(right, held.x * shift * gap))
+            ax.errorbar(place, held.predicted, yerr=errors, fmt="_", ms=7, color=style.colour, capsize=2.5, lw=1)
+            ax.set_xlim(left, max(right, place * gap))
     if fitted:
         ax.plot([], [], ls="--", color=INK, lw=1.2, label=f"fitted law{whose},\n95 % band")
-    if any(law.held_out and law.held_out.inside is not None for law in fitted):
+    if len(_limits(ladder)):
         label = "largest size predicted\nfrom the smaller ones, 95 %"
         ax.errorbar([], [], yerr=[], fmt="_", color=INK, ms=7, capsize=2.5, lw=1, label=label)
 
 
-def _limits(laws: Sequence[LadderLaw]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _limits(ladder: Ladder) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """What the axis must hold of the predictions; an interval wider than a factor of 1.3 each way may leave it."""
-    held = [law.held_out for law in laws if law.held_out and law.held_out.inside is not None]
-    return np.array([min(max(side, h.predicted / 1.3), h.predicted * 1.3) for h in held for side in h.interval])
+    held = [ladder.held_out(law.formulation)[0] for law in ladder.of("N")]
+    known = [h for h in held if h is not None and h.inside is not None]
+    return np.array([min(max(side, h.predicted / 1.3), h.predicted * 1.3) for h in known for side in h.interval])
 
 
 def _size_labels(ax: Axes, trials: pd.DataFrame, column: str) -> None:
@@ -187,7 +187,7 @@ def plot_denoising_profile(
 ) -> Axes:
     """MSE of the denoised image over log-SNR relative to the reference, at the largest size.
 
-    The axis is that of the levels every formulation trains on: beyond, an error can be a thousand times the reference's,
+    The axis is that of the levels every formulation trains on: beyond, an error can be a thousand times larger,
     and its line leaves the axis.
     """
     ax = ax or new_axes(6.4, 3.6)

@@ -125,7 +125,7 @@ def _figures(
     yield (
         "loss_against_compute",
         f"Validation loss along every training against its compute ({ladder.description}). Markers: the end of "
-        f"training. Dashed: the law fitted to the ends. All sizes train for the same steps, so this is the loss along "
+        f"training. Dashed: the fitted law at the ends. All sizes train for the same steps, so this is the loss along "
         f"the ladder, not the lowest loss that a budget can buy.",
         lambda: plot.plot_loss_against_compute(table, ladder, look=look),
     )
@@ -218,11 +218,14 @@ def _page(table: SweepTable, comparison: Comparison, ladder: Ladder, pictures: S
     )  # fmt: skip
     order = [s.formulation for s in comparison.standings]
     laws = [ladder.law(name, variable) for name in order for variable in COLUMN]
+    surfaces = [ladder.surface(name) for name in order]
     return environment.get_template(TEMPLATE).render(
         table=table,
         comparison=comparison,
         ladder=ladder,
         laws=laws,
+        surfaces=surfaces,
+        surface_notes=list(dict.fromkeys(map(wording.surface_status, surfaces))),
         law_notes=list(dict.fromkeys(map(wording.fit_status, laws))),
         pictures={picture.name: picture for picture in pictures},
         answer=wording.answer(comparison, ladder),

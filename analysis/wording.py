@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from analysis.compare import Comparison, Estimate, Standing
 from analysis.ladder import EXPONENT, Ladder, LadderLaw
 from analysis.laws import Code
+from analysis.surface import FORM, SurfaceLaw
 
 NOT_KNOWN = "–"
 LAWS_SHOWN = 8  # lines of laws in the terminal; the report has all of them
@@ -117,7 +118,7 @@ def answer(comparison: Comparison, ladder: Ladder) -> str:
         first = f"{best.formulation} reaches the lowest validation loss, {number(best.mean)}{_by_how_much(comparison)}."
     order = comparison.order if len(comparison.standings) > 1 else ""
     law = ladder.law(best.formulation, "N")
-    return " ".join(filter(None, (first, order, law_sentence(law), held_out_sentence(law))))
+    return " ".join(filter(None, (first, order, law_sentence(law), held_out_sentence(ladder, best.formulation))))
 
 
 def _by_how_much(comparison: Comparison) -> str:
@@ -173,26 +174,28 @@ def law_sentence(law: LadderLaw) -> str:
     )
 
 
-def held_out_sentence(law: LadderLaw) -> str:
+def held_out_sentence(ladder: Ladder, formulation: str) -> str:
     """The largest size: predicted from the smaller ones beside measured."""
-    if law.held_out is None:
-        return "" if law.fit is None else f"The largest size is not predicted: {law.held_out_reason}."
-    return f"For the largest size, {held_out_words(law)}."
-
-
-def held_out_words(law: LadderLaw) -> str:
-    """'d = 4: predicted 0.212 [0.200, 0.224] from the smaller ones, measured 0.211 (inside)'"""
-    held = law.held_out
+    held, reason = ladder.held_out(formulation)
     if held is None:
-        return law.held_out_reason
+        known = ladder.law(formulation, "N").fit is not None
+        return f"The largest size is not predicted: {reason}." if known else ""
+    return f"For the largest size, {held_out_words(ladder, formulation)}."
+
+
+def held_out_words(ladder: Ladder, formulation: str) -> str:
+    """'d = 4: predicted 0.212 [0.200, 0.224] from the smaller ones, measured 0.211 (inside)'"""
+    held, reason = ladder.held_out(formulation)
+    if held is None:
+        return reason
     predicted = f"predicted {with_interval(held.predicted, held.interval)} from the smaller ones"
-    verdict = {True: "inside", False: "outside", None: law.held_out_reason}[held.inside]
+    verdict = {True: "inside", False: "outside", None: reason}[held.inside]
     return f"{held.label}: {predicted}, measured {number(held.measured)} ({verdict})"
 
 
 STATUS_WORDS: dict[Code, str] = {
     Code.WEAK: "Few points for its parameters: the interval is wide and leans on the form of the law.",
-    Code.NOT_IDENTIFIED: "The points hardly determine the exponent.",
+    Code.NOT_IDENTIFIED: "The points hardly determine a parameter by itself; predictions hold up better.",
     Code.BOUND: "A parameter is at its bound.",
     Code.TWO_MINIMA: "The law fits in more than one way.",
     Code.NOT_CONVERGED: "The fit did not converge: do not use it.",
@@ -212,7 +215,7 @@ def fit_status(law: LadderLaw) -> str:
 
 def laws_text(ladder: Ladder, formulations: Sequence[str]) -> str:
     """Exponents and held-out checks for a terminal."""
-    lines = [f"Laws over parameters, {ladder.description}"]
+    lines = [f"Scaling laws, {ladder.description}: the exponent of L(N), and the largest size held out"]
     shown = formulations if len(formulations) <= LAWS_SHOWN else formulations[: LAWS_SHOWN - 1]
     width = max(map(len, shown))
     for name in shown:
@@ -220,7 +223,23 @@ def laws_text(ladder: Ladder, formulations: Sequence[str]) -> str:
         if law.fit is None:
             lines.append(f"{name.ljust(width)}  no law: {law.reason}")
             continue
-        lines.append(f"{name.ljust(width)}  exponent {with_interval(*law.exponent, 3)}; {held_out_words(law)}")
+        told = held_out_words(ladder, name)
+        lines.append(f"{name.ljust(width)}  exponent {with_interval(*law.exponent, 3)}; {told}")
     if len(shown) < len(formulations):
         lines.append(f"{len(formulations) - len(shown)} more in the report")
+    if any(held is not None and held.form == FORM for held, _ in map(ladder.held_out, shown)):
+        lines.append(f"Predicted by {SURFACE}, fitted to the curves of the smaller sizes.")
     return "\n".join(lines)
+
+
+SURFACE = "L(N, D) = E + A / N^alpha + B / D^beta"
+
+
+def surface_status(law: SurfaceLaw) -> str:
+    """How a surface ended, in words without numbers."""
+    if law.fit is None:
+        return sentence(f"no surface: {law.reason}")
+    parts = list(dict.fromkeys(STATUS_WORDS[r.code] for r in law.fit.status.reasons if r.code in STATUS_WORDS))
+    if law.held_out_reason:
+        parts.append(sentence(law.held_out_reason))
+    return " ".join(parts) or "Converged, and every parameter is determined."

@@ -106,8 +106,8 @@ class Evaluation(Strict):
     points: Positive = 6
 
     def steps(self, total: int) -> tuple[int, ...]:
-        """Log-spaced steps from total / 30 to total; the last is always among them, and the only one of one point."""
-        first = max(1.0, total / 30)
+        """Log-spaced steps from total / 16 to total; the last is always among them, and the only one of one point."""
+        first = max(1.0, total / 16)
         ratio = math.log(total / first) / max(1, self.points - 1)
         return tuple(sorted({round(total * math.exp(-ratio * i)) for i in range(self.points)}))
 

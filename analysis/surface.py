@@ -1,0 +1,108 @@
+"""L(N, D) = E + A / N^alpha + B / D^beta of each formulation, fitted to the whole curves of a ladder.
+
+The learning rate is constant after its warm-up, so every point of a curve is the end of a shorter training, and a
+ladder of a few sizes is a grid over sizes and samples. That tells how much of the loss is for want of parameters and
+how much for want of samples, which the ends of training alone do not; so it predicts the largest size better than L(N).
+The points of one curve share their noise: intervals are clustered by trial.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.laws import FitError, FitResult, fit
+from analysis.table import SweepTable
+from rfscale import names
+
+FORM = "chinchilla"
+FIRST_FRACTION = 0.1
+"""Of the steps: what comes before is shaped by the warm-up of the learning rate and the start of the EMA."""
+MIN_SIZES = 3
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The largest size, predicted by the law fitted to the smaller ones.
+
+    `interval`: 95 %, for one more measured loss; NaN where the smaller sizes leave none. `measured`: mean over
+    the `n_measured` seeds.
+    """
+
+    label: str
+    x: float
+    predicted: float
+    interval: tuple[float, float]
+    measured: float
+    n_measured: int
+    n_fitted: int
+    form: str
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the measured loss is in the interval; None where there is none."""
+        if not all(map(math.isfinite, self.interval)):
+            return None
+        return self.interval[0] <= self.measured <= self.interval[1]
+
+
+@dataclass(frozen=True)
+class SurfaceLaw:
+    """The surface of one formulation, or the `reason` why there is none; the same for the held-out largest size."""
+
+    formulation: str
+    fit: FitResult | None
+    reason: str
+    held_out: HeldOut | None
+    held_out_reason: str
+
+
+def curve_points(table: SweepTable, formulation: str) -> pd.DataFrame:
+    """The points of val/loss that a surface is fitted to: after the first tenth of each training."""
+    curve = table.curve(names.VAL_LOSS)
+    return curve[(curve["formulation"] == formulation) & (curve["step"] >= FIRST_FRACTION * curve["steps"])]
+
+
+def fit_surface(points: pd.DataFrame) -> FitResult:
+    """Fit the surface to rows of `curve_points`. Raises FitError, also for fewer than three sizes."""
+    sizes = points["parameters"].nunique()
+    if sizes < MIN_SIZES:
+        raise FitError(f"a surface L(N, D) needs {MIN_SIZES} sizes, there are {sizes}.")
+    columns = {"N": "parameters", "D": "samples", "C": "flops", "loss": "value"}
+    data = {variable: points[column].to_numpy(float) for variable, column in columns.items()}
+    return fit(FORM, data, groups=points["trial_id"].to_numpy(str), bootstrap=0, checks=False)
+
+
+def surface_law(table: SweepTable, formulation: str, trial_ids: frozenset[str]) -> SurfaceLaw:
+    """The surface of a formulation over the trials of a ladder, and its prediction of the largest size."""
+    points = curve_points(table, formulation)
+    points = points[points["trial_id"].isin(trial_ids)]
+    try:
+        whole = fit_surface(points)
+    except FitError as error:
+        reason = str(error).rstrip(".")
+        return SurfaceLaw(formulation, None, reason, None, reason)
+    largest = points["parameters"] == points["parameters"].max()
+    try:
+        smaller = fit_surface(points[~largest])
+    except FitError as error:
+        return SurfaceLaw(formulation, whole, "", None, f"the smaller sizes alone: {str(error).rstrip('.')}")
+    ends = points[largest & (points["step"] == points["steps"])]
+    size, samples = float(ends["parameters"].iloc[0]), float(ends["samples"].iloc[0])
+    prediction = smaller.predict({"N": size, "D": samples})
+    sides = float(prediction.prediction_low[0]), float(prediction.prediction_high[0])
+    known = all(map(math.isfinite, sides)) and 0 < sides[1] < 1e6 * sides[0]
+    held = HeldOut(
+        label=f"d = {ends['depth'].iloc[0]}",
+        x=size,
+        predicted=float(prediction.value[0]),
+        interval=sides if known else (math.nan, math.nan),
+        measured=float(np.exp(np.mean(np.log(ends["value"])))),
+        n_measured=len(ends),
+        n_fitted=int((~largest).sum()),
+        form=FORM,
+    )
+    return SurfaceLaw(formulation, whole, "", held, "" if known else "the smaller sizes leave no interval")

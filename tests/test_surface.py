@@ -1,0 +1,108 @@
+"""L(N, D) of a ladder's curves: a known surface is recovered, the largest size predicted from the smaller ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_sweep import ALPHA, BATCH, BETA, E, World, parameters_of, true_loss, world_trials, write_sweep
+
+from analysis.ladder import Ladder, ladder_laws
+from analysis.laws import FitError
+from analysis.surface import curve_points, fit_surface
+from analysis.table import SweepTable, read_sweep
+
+
+def sweep_of(folder: Path, world: World) -> SweepTable:
+    return read_sweep(write_sweep(folder, "world", world_trials(world)), "world")
+
+
+def ladder_of(folder: Path, world: World) -> Ladder:
+    return ladder_laws(sweep_of(folder, world))
+
+
+def test_a_known_surface_is_recovered_from_the_curves(tmp_path: Path) -> None:
+    law = ladder_of(tmp_path, World({"rf": 1.0}, depths=(1, 2, 3, 4, 6))).surface("rf")
+    assert law.fit is not None
+    assert law.fit.estimate["E"] == pytest.approx(E, rel=1e-3)
+    assert law.fit.estimate["alpha"] == pytest.approx(ALPHA, rel=1e-3)
+    assert law.fit.estimate["beta"] == pytest.approx(BETA, rel=1e-3)
+
+
+def test_the_held_out_size_is_predicted_without_having_been_seen(tmp_path: Path) -> None:
+    ladder = ladder_of(tmp_path, World({"rf": 1.0, "slow": 0.7}, depths=(1, 2, 3, 4)))
+    for name, efficiency in (("rf", 1.0), ("slow", 0.7)):
+        held, reason = ladder.held_out(name)
+        assert held is not None
+        assert not reason
+        assert held.form == "chinchilla"
+        assert held.measured == pytest.approx(true_loss(parameters_of(4), 600 * BATCH, efficiency))
+        assert held.predicted == pytest.approx(held.measured, rel=1e-3)
+        assert held.n_fitted == ladder.surface(name).fit.n * 3 // 4  # type: ignore[union-attr]
+
+
+def test_the_held_out_prediction_does_not_depend_on_the_largest_size(tmp_path: Path) -> None:
+    """Change what is measured there, and only the measured value changes."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    world = World({"rf": 1.0}, noise=0.01)
+    honest = ladder_laws(read_sweep(write_sweep(tmp_path / "a", "w", world_trials(world)), "w"))
+    trials = world_trials(world)
+    changed = [
+        t
+        if t.params["depth"] != 4
+        else type(t)(t.trial_id, t.params, t.tags, [(key, step, 2 * value) for key, step, value in t.metrics])
+        for t in trials
+    ]
+    other = ladder_laws(read_sweep(write_sweep(tmp_path / "b", "w", changed), "w"))
+    (one, _), (two, _) = honest.held_out("rf"), other.held_out("rf")
+    assert one is not None
+    assert two is not None
+    assert one.predicted == two.predicted
+    assert one.interval == two.interval
+    assert two.measured == pytest.approx(2 * one.measured)
+
+
+def test_intervals_cover_the_held_out_size(tmp_path: Path) -> None:
+    """Of 12 noisy worlds, the 95 % interval of one more loss misses at most two (P < 2 % at nominal coverage)."""
+    inside = []
+    for draw in range(12):
+        folder = tmp_path / str(draw)
+        folder.mkdir()
+        held, _ = ladder_of(folder, World({"rf": 1.0}, depths=(1, 2, 3, 4, 5), noise=0.01, draw=draw)).held_out("rf")
+        assert held is not None
+        inside.append(held.inside)
+    assert sum(map(bool, inside)) >= 10
+
+
+def test_two_sizes_hold_no_surface_and_the_reason_says_so(tmp_path: Path) -> None:
+    law = ladder_of(tmp_path, World({"rf": 1.0}, depths=(1, 2))).surface("rf")
+    assert law.fit is None
+    assert "needs 3 sizes, there are 2" in law.reason
+
+
+def test_three_sizes_hold_a_surface_but_no_held_out_check(tmp_path: Path) -> None:
+    ladder = ladder_of(tmp_path, World({"rf": 1.0}, depths=(1, 2, 3)))
+    assert ladder.surface("rf").fit is not None
+    assert ladder.surface("rf").held_out is None
+    held, _ = ladder.held_out("rf")
+    assert held is None or held.form != "chinchilla"
+
+
+def test_only_what_follows_the_first_tenth_of_a_training_is_fitted(tmp_path: Path) -> None:
+    table = sweep_of(tmp_path, World({"rf": 1.0}))
+    points = curve_points(table, "rf")
+    assert points["step"].min() >= 60
+    assert set(points["trial_id"]) == set(table.trials["trial_id"])
+    with pytest.raises(FitError, match="needs 3 sizes"):
+        fit_surface(points[points["depth"] == 1])
+
+
+def test_the_drawn_law_goes_through_the_sizes_of_the_ladder(tmp_path: Path) -> None:
+    """Along C the surface is read at the size that the ladder has at that compute."""
+    ladder = ladder_of(tmp_path, World({"rf": 1.0}, depths=(1, 2, 3, 4, 6)))
+    over_n, over_c = ladder.law("rf", "N"), ladder.law("rf", "C")
+    by_n, by_c = ladder.predict("rf", "N", over_n.x).value, ladder.predict("rf", "C", over_c.x).value
+    assert np.allclose(by_n, by_c)
+    assert np.allclose(by_n, over_n.loss, rtol=1e-3)
