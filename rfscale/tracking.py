@@ -108,7 +108,7 @@ class Mirror:
         if record is None:
             return
         state = folder.state()  # before the points: a state seen as ended has all of them in the journal
-        if copy is None or copy.started != _started(record):
+        if copy is None:
             copy = self._copies[trial.trial_id] = self._adopt(trial, record)
         if not copy.described:
             self._send_parameters(copy, trial, record)
