@@ -18,7 +18,7 @@ from test_launch import SETTINGS, free_port, marked, wait_until
 
 from rfscale import names
 from rfscale.store import Store
-from rfscale.sweep import load_sweep
+from rfscale.sweep_file import load_sweep
 
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "cluster"
@@ -133,7 +133,9 @@ def test_the_smoke_sweep_goes_through_ray_job_submit(tmp_path: Path) -> None:
     folders = [Store(store).trial(t.trial_id) for t in sweep.trials]
     assert [f.state().status for f in folders] == [names.FINISHED] * 6
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("smoke").experiment_id])
+    experiment = client.get_experiment_by_name("smoke")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
     assert {run.data.tags[names.TAG_TRIAL_ID] for run in runs} == {t.trial_id for t in sweep.trials}
     assert len(runs) == 6
     assert all(run.info.status == "FINISHED" and names.VAL_LOSS in run.data.metrics for run in runs)

@@ -21,7 +21,8 @@ from rfscale import launch as launch_module
 from rfscale import names
 from rfscale.launch import LaunchError, Outcome, _next, _stop_on_same_error, launch, to_train
 from rfscale.store import State, Store, TrialFolder, write_json
-from rfscale.sweep import Sweep, load_sweep, parse_sweep
+from rfscale.sweep import Sweep
+from rfscale.sweep_file import load_sweep, parse_sweep
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -330,6 +331,7 @@ def test_a_launcher_that_is_stopped_goes_on_where_it_was(tmp_path: Path, how: st
     wait_until(lambda: not marked(mark), 30)
     client = MlflowClient(f"sqlite:///{store.root}/mlflow.db")
     experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
     runs = {r.data.tags[names.TAG_TRIAL_ID]: r.info.run_id for r in client.search_runs([experiment.experiment_id])}
     assert len(runs) == len(client.search_runs([experiment.experiment_id])) == 4
     for folder in folders:

@@ -25,7 +25,8 @@ from mlflow.exceptions import MlflowException
 
 from rfscale import names, tracking
 from rfscale.store import Journal, Store, TrialFolder, write_json
-from rfscale.sweep import Sweep, Trial, parse_sweep
+from rfscale.sweep import Sweep, Trial
+from rfscale.sweep_file import parse_sweep
 from rfscale.tracking import Mirror, TrackingError, check_reachable, tracking_uri
 
 STARTED = "2026-01-02T03:04:05Z"
@@ -151,6 +152,7 @@ def client(store: Store) -> MlflowClient:
 
 def runs(store: Store, sweep: Sweep) -> list[Run]:
     experiment = client(store).get_experiment_by_name(sweep.name)
+    assert experiment is not None
     return list(client(store).search_runs([experiment.experiment_id]))
 
 
@@ -355,10 +357,10 @@ def test_a_run_whose_creation_was_not_confirmed_is_found(store: Store, sweep: Sw
         create(*arguments, **options)
         raise MlflowException("the connection was reset")
 
-    mirror._client.create_run = lost
+    mirror._client.create_run = lost  # type: ignore[assignment, method-assign]
     assert not mirror._try()
     assert "reset" in mirror.trouble
-    mirror._client.create_run = create
+    mirror._client.create_run = create  # type: ignore[method-assign]
     assert mirror._try()
     assert mirror.trouble == ""
     assert_mirrored(store, only_run(store, sweep), folder)
