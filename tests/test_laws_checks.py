@@ -176,6 +176,8 @@ def test_prediction_of_one_more_run_is_wider_than_of_the_law_and_grows_outside()
     for at in (inside, outside):
         assert at.prediction_low[0] < at.low[0] < at.value[0] < at.high[0] < at.prediction_high[0]
     assert (outside.high - outside.low)[0] / outside.value[0] > (inside.high - inside.low)[0] / inside.value[0]
+    spread = np.log(inside.prediction_high / inside.prediction_low)[0]
+    assert spread == pytest.approx(2 * 1.96 * 0.004, rel=0.35)  # the noise of one run; the law itself is far narrower
     together = result.predict({"N": [1e9, 1e12], "D": [1e11, 1e14]})
     assert together.prediction_low[0] == inside.prediction_low[0]
     with pytest.raises(FitError, match="needs N, D"):

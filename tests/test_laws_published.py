@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.laws import fit_power
+from analysis.laws import fit, fit_power
 from analysis.laws.command import TableFit, fit_table, read_csv
 from analysis.laws.result import FitResult
 
@@ -89,6 +89,11 @@ def test_aicc_of_the_forms() -> None:
     assert scores["tied"].aicc == pytest.approx(-1747.2, abs=0.1)
     assert scores["chinchilla"].aicc == pytest.approx(-1746.8, abs=0.1)
     assert scores["tied"].extrapolation < scores["chinchilla"].extrapolation
+    x, loss = result.problem.x, result.problem.loss
+    large = x["C"] > np.quantile(x["C"], 0.75)
+    small = {name: values[~large] for name, values in x.items()} | {"loss": loss[~large]}
+    law = fit("chinchilla", small, delta=1e-3, bootstrap=0, checks=False).law({name: x[name][large] for name in "ND"})
+    assert scores["chinchilla"].extrapolation == pytest.approx(np.mean(np.abs(np.log(loss[large] / law))), rel=1e-6)
 
 
 PORIAN = {

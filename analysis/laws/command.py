@@ -1,4 +1,4 @@
-"""`rfscale fit TABLE.csv`: read, filter, fit, say it as text or JSON. The command line itself is in rfscale/cli.py."""
+"""`rfscale fit TABLE.csv`: read, filter, fit, say it as text or JSON. The command line itself is `rfscale.cli.laws`."""
 
 from __future__ import annotations
 

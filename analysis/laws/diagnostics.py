@@ -41,6 +41,7 @@ class Diagnostics:
         }
 
 
+@np.errstate(all="ignore")
 def diagnose(result: FitResult) -> Diagnostics:
     """Diagnostics of any fit; the tests along an axis need 12 points."""
     residual = result.residuals

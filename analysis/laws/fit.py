@@ -65,6 +65,7 @@ def fit(
     return result
 
 
+@np.errstate(all="ignore")  # what overflows on the way is refused by the solver or reported in the status
 def fit_problem(
     problem: Problem, objective: str, delta: float | None, bootstrap: int, seed: int, checks: bool
 ) -> FitResult:

@@ -132,11 +132,12 @@ def _to_vertex(problem: Problem, theta: Array) -> Array:
     for _ in range(5):
         at = problem.model.forward(moved[None])
         system = problem.model.jacobian(at)[0][:, nearest].T
-        if np.linalg.cond(system) > 1e13:
+        if not np.all(np.isfinite(system)) or np.linalg.cond(system) > 1e13:
             return theta
         moved = moved + np.linalg.solve(system, (problem.log_loss - at.log_prediction[0])[nearest])
+    low, high = problem.bounds
     before, after = _absolute(problem, np.stack([theta, moved]))
-    return moved if after <= before else theta
+    return moved if after <= before and np.all((moved >= low) & (moved <= high)) else theta
 
 
 def _finish(problem: Problem, at: Minima, name: str, delta: float, n_starts: int) -> Optimum:

@@ -112,6 +112,7 @@ class FitResult:
         return {name: values[:, j] for j, name in enumerate(self.problem.form.parameters)}
 
     @cached_property
+    @np.errstate(all="ignore")
     def standard_error(self) -> dict[str, float]:
         if self.uncertainty.uses_draws:
             return {name: float(np.std(draws, ddof=1)) for name, draws in self.draws.items()}
@@ -120,12 +121,14 @@ class FitResult:
         return {name: float(np.sqrt(value)) for name, value in zip(self.problem.form.parameters, variance, strict=True)}
 
     @cached_property
+    @np.errstate(all="ignore")
     def interval(self) -> dict[str, Interval]:
         if self.uncertainty.uses_draws:
             return {name: _pair(*percentile_interval(draws, self.interval_tail)) for name, draws in self.draws.items()}
         return self.t_interval
 
     @cached_property
+    @np.errstate(all="ignore")
     def t_interval(self) -> dict[str, Interval]:
         """The cross-check: t quantile times the HC3 (few points: classical) standard error.
 
@@ -168,6 +171,7 @@ class FitResult:
         return {name: float(value[0]) for name, value in self._derived(self._report(self.optimum.theta[None])).items()}
 
     @cached_property
+    @np.errstate(all="ignore")
     def derived_interval(self) -> dict[str, Interval]:
         if self.uncertainty.uses_draws:
             draws = self._derived(self._report(self.uncertainty.draws))
@@ -182,6 +186,7 @@ class FitResult:
     def _derived_one(self, name: str, theta: Array) -> Array:
         return self._derived(self._report(theta))[name]
 
+    @np.errstate(all="ignore")
     def _derived(self, values: Array) -> dict[str, Array]:
         names = self.problem.form.parameters
         if "alpha" not in names or set(self.problem.form.variables) != {"N", "D"}:
@@ -191,6 +196,7 @@ class FitResult:
         return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta)}
 
     @cached_property
+    @np.errstate(all="ignore")
     def correlation(self) -> Array:
         """Correlation matrix of the centred internal parameters (log coefficients at the mean size, exponents)."""
         if self.uncertainty.uses_draws:
@@ -199,6 +205,7 @@ class FitResult:
         return np.asarray(self.uncertainty.covariance / np.outer(sd, sd))
 
     @cached_property
+    @np.errstate(all="ignore")
     def centred(self) -> dict[str, float]:
         """Each term's size at the geometric-mean point: well determined where A and B alone are not."""
         form = self.problem.form
@@ -236,6 +243,7 @@ class FitResult:
         model = self.problem.model_at(predict_points(self.problem, at))
         return np.asarray(np.exp(model.forward(self.optimum.theta[None]).log_prediction[0]))
 
+    @np.errstate(all="ignore")
     def _bootstrap_band(self, x: Mapping[str, Array]) -> tuple[Array, ...]:
         """Percentiles over the draws of log L, and over draws plus a residual each; standard error of L."""
         log_draws = self.problem.model_at(x).forward(self.uncertainty.draws).log_prediction
@@ -252,6 +260,7 @@ class FitResult:
             se,
         )
 
+    @np.errstate(all="ignore")
     def _t_band(self, x: Mapping[str, Array]) -> tuple[Array, ...]:
         """The same five by the delta method and the t quantile."""
         model = self.problem.model_at(x)
@@ -269,9 +278,11 @@ class FitResult:
         df = self.problem.n - self.problem.p
         return float(np.sqrt(np.sum(self.problem.weight * self.residuals**2) / df)) if df > 0 else float("inf")
 
+    @np.errstate(all="ignore")
     def _report(self, theta: Array) -> Array:
         return np.asarray(self.problem.form.report(theta, self.problem.centre, self.problem.fixed))
 
+    @np.errstate(all="ignore")
     def _report_gradient(self) -> Array:
         """d parameters / d theta, (len(parameters), p), by complex step."""
         return self._complex_step(self._report).T
