@@ -199,6 +199,12 @@ def _learning_curves(table: SweepTable, comparison: Comparison, look: Mapping[st
     return figure
 
 
+def save_figure(draw: Draw, path: Path) -> None:
+    """Draw in the house style and write a PNG."""
+    with house_style():
+        _write(path, _png(draw))
+
+
 def _png(draw: Draw) -> bytes:
     drawn = draw()
     figure = drawn if isinstance(drawn, Figure) else drawn.figure

@@ -1,31 +1,26 @@
 """Sweep definition -> trials: validated, pure, without torch or ray.
 
-A sweep file is one question and the grid that answers it. `load_sweep` turns it into `Trial`s; a trial's id is a hash
-of the declared fields that change its result and of nothing else, so the same trial has the same id on a laptop and on
-a cluster, in whichever sweep it stands.
+A sweep is one question and the grid that answers it; `rfscale.sweep_file` reads it. A trial's id is a hash of the
+declared fields that change its result and of nothing else, so the same trial has the same id on a laptop and on a
+cluster, in whichever sweep it stands.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import itertools
 import json
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from yaml.constructor import ConstructorError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from rfscale.data.base import DataError
-from rfscale.data.spec import DataSpec, DigitsData, FolderData, ShapesData
+from rfscale.data.spec import DataSpec, ShapesData
 from rfscale.data.text import TextSpec
-from rfscale.flow import FAMILIES, FormulationError, canonical, signature
+from rfscale.flow import canonical
+from rfscale.presets import expand
 from rfscale.sizes import ModelShape
 
 
@@ -148,7 +143,7 @@ class Grid(Strict):
     @field_validator("formulations", mode="before")
     @classmethod
     def _expand_formulations(cls, value: Any) -> tuple[str, ...]:
-        return tuple(_expand(value if isinstance(value, list | tuple) else [value]))
+        return tuple(expand(value if isinstance(value, list | tuple) else [value]))
 
     def trials(self) -> Iterator[Trial]:
         """Every trial of the product, in reading order."""
@@ -197,7 +192,7 @@ _NOT_IDENTITY = {"lr_rule"}
 
 
 @lru_cache(maxsize=64)
-def _data_identity(spec: DataSpec) -> dict[str, Any]:
+def data_identity(spec: DataSpec) -> dict[str, Any]:
     return spec.identity()
 
 
@@ -266,7 +261,7 @@ class Trial(Strict):
     def identity(self) -> dict[str, Any]:
         """The fields that are hashed: those without a default, and those that differ from it."""
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"data", *_NOT_IDENTITY})
-        return {**fields, "data": _data_identity(self.data)}
+        return {**fields, "data": data_identity(self.data)}
 
     @cached_property
     def trial_id(self) -> str:
@@ -329,268 +324,3 @@ class Sweep(Strict):
             else f"no trial of sweep {self.name} has the id"
         )
         raise SweepError(f"{what} {trial_id!r}; `rfscale plan` lists the ids")
-
-
-class _Header(Strict):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-    question: Annotated[str, Field(min_length=1)]
-    resources: Resources = Resources()
-    samples: Samples = Samples()
-
-
-# --- formulations in a sweep file: names, grids, presets --------------------------------------------------------------
-
-_TABLE_1 = (
-    "rf/lognorm(0.00,1.00)",
-    "rf/lognorm(1.00,0.60)",
-    "rf/lognorm(0.50,0.60)",
-    "rf/mode(1.29)",
-    "rf/lognorm(0.50,1.00)",
-    "eps/linear",
-    "rf/mode(1.75)",
-    "rf/cosmap",
-    "edm(0.00,0.60)",
-    "rf",
-    "v/linear",
-    "edm(0.60,1.20)",
-    "v/cos",
-    "edm/cos",
-    "edm/rf",
-    "edm(-1.20,1.20)",
-)
-
-PRESETS: dict[str, tuple[str, ...]] = {
-    # The 16 rows that Table 1 of the paper prints.
-    "paper-table1": _TABLE_1,
-    # All 61 (section 5.1 and appendix B.3). The seven values of s are uniform in [-1, 1.75], and s = 1 is added; the
-    # sixth, 1.2917, is printed as 1.29 and taken as printed.
-    "paper-61": (
-        *("eps/linear", "v/linear", "eps/cos", "v/cos", "rf", "rf/cosmap", "edm/rf", "edm/cos"),
-        *(f"rf/mode({s})" for s in (-1, -0.5417, -0.0833, 0.375, 0.8333, 1, 1.29, 1.75)),
-        *(f"rf/lognorm({m},{s})" for m in (-1, -0.5, 0, 0.5, 1) for s in (0.2, 0.6, 1.0, 1.4, 1.8, 2.2)),
-        *(f"edm({m},{s})" for m in (-1.2, -0.6, 0, 0.6, 1.2) for s in (0.6, 1.2, 1.8)),
-    ),
-}
-
-
-def _expand(entries: Iterable[Any]) -> Iterator[str]:
-    for entry in entries:
-        if isinstance(entry, str):
-            if entry.count("(") > entry.count(")"):
-                raise FormulationError(f"formulation {entry!r} was cut at its comma; inside [ ] put it in quotes")
-            near = difflib.get_close_matches(entry.strip(), PRESETS, n=1, cutoff=0.7)
-            if near and entry.strip() not in PRESETS:
-                raise FormulationError(f"preset {entry!r} is not known; did you mean {near[0]!r}?")
-            yield from (canonical(name) for name in PRESETS.get(entry.strip(), (entry,)))
-        elif isinstance(entry, Mapping):
-            for family, axes in entry.items():
-                yield from _expand_grid(str(family), axes)
-        else:
-            raise FormulationError(
-                f"formulation {entry!r} is not a name such as rf/lognorm(0,1), a grid such as "
-                f"rf/mode: {{s: [1, 1.29]}}, or a preset ({', '.join(PRESETS)}); write one of these"
-            )
-
-
-def _expand_grid(family: str, axes: Any) -> Iterator[str]:
-    if family not in FAMILIES:
-        canonical(family)  # raises, naming the nearest
-    names = [p.name for p in FAMILIES[family].parameters]
-    if not isinstance(axes, Mapping) or set(axes) != set(names):
-        raise FormulationError(
-            f"the grid of {signature(family)} was given as {axes!r}; it needs "
-            + (f"exactly the keys {', '.join(names)}" if names else "no keys: write the name alone")
-        )
-    for values in itertools.product(*(_listed(axes[name]) for name in names)):
-        yield canonical(f"{family}({','.join(map(str, values))})")
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """safe_load, with duplicate keys refused and `2e-3` read as a number (YAML 1.2; PyYAML alone reads a string)."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    mapping: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise ConstructorError(None, None, f"the key {key!r} is not text", key_node.start_mark)
-        if key in mapping:
-            raise ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
-        mapping[key] = loader.construct_object(value_node, deep=True)
-    return mapping
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def load_sweep(path: str | Path) -> Sweep:
-    """Read and validate a sweep file. Raises SweepError: one sentence that names the file, the key and the remedy."""
-    path = Path(path)
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise SweepError(
-            f"cannot read the sweep file {path}: {error.strerror}; give the path of a YAML file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise SweepError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-45
-        raise SweepError(f"{path} cannot be read as YAML: {_yaml_problem(error)}") from error
-    if not isinstance(raw, Mapping):
-        held = "is empty" if raw is None else f"holds {_KINDS.get(type(raw), type(raw).__name__)}, not a mapping"
-        raise SweepError(f"{path} {held}; write keys such as name:, question:, model:, formulations: and training:")
-    return parse_sweep(raw, source=str(path), folder=path.parent)
-
-
-def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | None = None) -> Sweep:
-    """Validate a sweep definition that is a mapping already. Relative image folders are relative to `folder`."""
-    body = {k: v for k, v in raw.items() if k not in _Header.model_fields and k != "grids"}
-    grids = raw.get("grids", [{}])
-    _check_keys(body, Grid, source, extra=(*_Header.model_fields, "grids"))
-    if not isinstance(grids, list) or not grids or not all(isinstance(g, Mapping) for g in grids):
-        raise SweepError(f"{source}: grids must be a non-empty list of mappings, each overriding keys of the sweep")
-    header = _validated(_Header, {k: v for k, v in raw.items() if k in _Header.model_fields}, source)
-    _data_identity.cache_clear()  # an image folder may have changed since the last sweep of this process
-    trials: dict[str, Trial] = {}
-    seen = 0
-    for i, grid in enumerate(grids):
-        where = source if len(grids) == 1 else f"{source}: grids[{i}]"
-        for trial in _grid_trials(_validated(Grid, _located(_merged(body, grid), folder), where), where):
-            seen += 1
-            trials.setdefault(trial.trial_id, trial)
-    return Sweep(
-        name=header.name,
-        question=header.question,
-        resources=header.resources,
-        samples=header.samples,
-        trials=tuple(trials.values()),
-        duplicates=seen - len(trials),
-    )
-
-
-def _grid_trials(grid: Grid, source: str) -> list[Trial]:
-    try:
-        grid.data.check()
-        trials = list(grid.trials())
-        for trial in trials:
-            _ = trial.trial_id
-    except ValidationError as error:
-        raise SweepError(f"{source}: {_sentence(error)}") from error
-    except DataError as error:
-        raise SweepError(f"{source}: {error}") from error
-    return trials
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        if (
-            isinstance(value, Mapping)
-            and isinstance(old, Mapping)
-            and value.get("name", old.get("name")) == old.get("name")
-        ):
-            value = {**old, **value}
-        merged[key] = value
-    return merged
-
-
-def _located(raw: dict[str, Any], folder: Path | None) -> dict[str, Any]:
-    """A relative image folder is relative to the sweep file, so that the pair can be moved together."""
-    data = raw.get("data")
-    if (
-        folder is not None
-        and isinstance(data, Mapping)
-        and data.get("name") == "folder"
-        and isinstance(data.get("path"), str)
-        and data["path"]
-    ):
-        return {**raw, "data": {**data, "path": str((folder / Path(data["path"]).expanduser()).resolve())}}
-    return raw
-
-
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-def _validated(model: type[_Model], raw: Mapping[str, Any], source: str) -> _Model:
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        raise SweepError(f"{source}: {_sentence(error)}") from error
-
-
-def _check_keys(raw: Mapping[str, Any], model: type[BaseModel], source: str, extra: tuple[str, ...] = ()) -> None:
-    allowed = [*model.model_fields, *extra]
-    for key in raw:
-        if key not in allowed:
-            raise SweepError(f"{source}: {_unknown_key(str(key), '', allowed)}")
-
-
-def _unknown_key(key: str, section: str, allowed: Iterable[str]) -> str:
-    allowed = list(allowed)
-    near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.0)[0]
-    where = f" in {section}" if section else ""
-    return f"unknown key {key!r}{where}; did you mean {near!r}? Allowed are {', '.join(allowed)}"
-
-
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "model": Ladder,
-    "training": Training,
-    "evaluation": Evaluation,
-    "samples": Samples,
-    "resources": Resources,
-    "text": TextSpec,
-}
-_DATA: dict[str, type[BaseModel]] = {"shapes": ShapesData, "digits": DigitsData, "folder": FolderData}
-_KINDS: dict[type, str] = {str: "text", list: "a list", int: "a number", float: "a number", bool: "a truth value"}
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first problem of a pydantic error as one sentence, with how many more there are."""
-    problem, *more = error.errors(include_url=False)
-    location = [str(part) for part in problem["loc"]]
-    if location[:1] == ["data"] and len(location) > 1 and location[1] in _DATA:
-        kind = _DATA[location.pop(1)]  # pydantic names the chosen data set between `data` and the key
-    else:
-        kind = _SECTIONS.get(location[0], Grid) if location else Grid
-    name = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        text = _unknown_key(location[-1], ".".join(location[:-1]), kind.model_fields)
-    elif problem["type"] == "value_error":
-        text = f"{name + ': ' if name else ''}{problem['ctx']['error']}"
-    elif problem["type"] == "missing":
-        text = f"the key {name!r} is missing; add it"
-    elif problem["type"].startswith("union_tag"):
-        given = f" = {problem['ctx']['tag']}" if "tag" in problem.get("ctx", {}) else ""
-        text = f"data.name{given} is {'not known' if given else 'missing'}; it must be one of {', '.join(_DATA)}"
-    elif problem["type"] in ("model_type", "model_attributes_type"):
-        text = f"{name} = {problem['input']!r} is not a mapping; write {name}: {{key: value, ...}}"
-    elif problem["type"] == "string_pattern_mismatch":
-        text = f"{name} = {problem['input']!r} is not a file name; use letters, digits, '.', '_' and '-'"
-    elif problem["type"] in ("too_short", "string_too_short"):
-        text = f"{name} is empty; give it a value"
-    else:
-        text = f"{name} = {problem['input']!r}: {problem['msg'].replace('Input should', 'it should')}"
-    return _one_line(text) + (f" (and {len(more)} more problem{'s' if len(more) > 1 else ''})" if more else "")
-
-
-def _yaml_problem(error: Exception) -> str:
-    """What is wrong and in which line, without PyYAML's names for its own parts."""
-    if not isinstance(error, yaml.MarkedYAMLError) or not error.problem:
-        return _one_line(error) if not isinstance(error, RecursionError) else "it is nested too deeply"
-    where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-    if "could not determine a constructor for the tag" in error.problem:
-        tag = error.problem.split("'")[1].replace("tag:yaml.org,2002:", "!!")
-        return f"{where}the tag {tag!r} is not allowed, only plain values are; remove it"
-    return where + _one_line(error.problem)
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())

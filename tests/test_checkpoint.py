@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from rfscale.checkpoint import Progress, load_model, restore, save, save_weights
 from rfscale.model import MMDiT
 from rfscale.store import StoreError, TrialFolder
-from rfscale.sweep import Trial, parse_sweep
+from rfscale.sweep import Trial
+from rfscale.sweep_file import parse_sweep
 from rfscale.train import _optimizer
 
 CPU = torch.device("cpu")

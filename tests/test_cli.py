@@ -19,7 +19,8 @@ from typer.testing import CliRunner, Result
 from rfscale import __version__, names
 from rfscale.cli import app
 from rfscale.store import Store, write_json
-from rfscale.sweep import Samples, Trial, load_sweep, parse_sweep
+from rfscale.sweep import Samples, Trial
+from rfscale.sweep_file import load_sweep, parse_sweep
 from rfscale.train import train
 
 Mapping = dict[str, Any]
@@ -432,7 +433,7 @@ def test_a_bug_keeps_its_traceback(tiny: Mapping, write_sweep: WriteSweep, monke
     def broken(path: Path) -> None:
         raise ValueError("a bug of ours is not the user's fault")
 
-    monkeypatch.setattr("rfscale.cli.load_sweep", broken)
+    monkeypatch.setattr("rfscale.cli.plan.load_sweep", broken)
     done = invoke("plan", write_sweep(tiny))
     assert done.exit_code == 1
     assert isinstance(done.exception, ValueError)

@@ -51,7 +51,9 @@ def test_the_sweep_of_the_readme_is_the_quickstart() -> None:
 def test_every_source_file_has_its_line_in_the_readme() -> None:
     sources = [p for package in ("rfscale", "analysis") for p in (ROOT / package).rglob("*.py")]
     missing = [
-        str(p.relative_to(ROOT)) for p in sources if p.name != "__init__.py" and f"`{p.relative_to(ROOT)}`" not in README
+        str(p.relative_to(ROOT))
+        for p in sources
+        if p.name != "__init__.py" and f"`{p.relative_to(ROOT)}`" not in README
     ]
     assert not missing
 

@@ -10,7 +10,8 @@ import yaml
 from conftest import REPOSITORY
 from PIL import Image
 
-from rfscale.sweep import Sweep, SweepError, load_sweep
+from rfscale.sweep import Sweep, SweepError
+from rfscale.sweep_file import load_sweep
 
 EXPERIMENTS = REPOSITORY / "experiments"
 SWEEPS = sorted(path.relative_to(EXPERIMENTS).as_posix() for path in EXPERIMENTS.rglob("*.y*ml"))

@@ -30,7 +30,7 @@ from rfscale.flow import (
     signature,
 )
 from rfscale.noise import Stream, uniform
-from rfscale.sweep import PRESETS
+from rfscale.presets import PRESETS
 
 ALL = tuple(canonical(name) for name in PRESETS["paper-61"])
 # Values off the paper's grids, and the ends of the ranges.

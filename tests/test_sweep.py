@@ -16,7 +16,9 @@ from PIL import Image
 
 from rfscale.data.spec import DataSpec
 from rfscale.flow import canonical
-from rfscale.sweep import PRESETS, Evaluation, Resources, Sweep, SweepError, Trial, load_sweep, parse_sweep
+from rfscale.presets import PRESETS
+from rfscale.sweep import Evaluation, Resources, Sweep, SweepError, Trial
+from rfscale.sweep_file import load_sweep, parse_sweep
 
 Mapping = dict[str, Any]
 WriteSweep = Callable[[Mapping | str], Path]

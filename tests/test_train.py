@@ -30,7 +30,8 @@ from rfscale.flow import Formulation, formulation
 from rfscale.launch import to_train
 from rfscale.noise import stratified
 from rfscale.store import Store, TrialFolder, read_json
-from rfscale.sweep import Resources, Samples, Trial, load_sweep, parse_sweep
+from rfscale.sweep import Resources, Samples, Trial
+from rfscale.sweep_file import load_sweep, parse_sweep
 from rfscale.train import _Training, train
 
 Mapping = dict[str, Any]

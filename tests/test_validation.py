@@ -30,7 +30,7 @@ from rfscale.evals.validation import (
     velocity_errors,
 )
 from rfscale.flow import Network, canonical, formulation
-from rfscale.sweep import PRESETS
+from rfscale.presets import PRESETS
 
 ALL = tuple(canonical(name) for name in PRESETS["paper-61"])
 PAIRS = ("rf", "v/cos", "eps/cos", "v/linear", "eps/linear", "edm/rf")

@@ -1,0 +1,10 @@
+"""The `rfscale` command: parse, call, print. Everything heavy is imported by the command that needs it."""
+
+# ruff: noqa: I001 -- the order of the imports is that of the commands in --help
+from rfscale.cli.common import app
+from rfscale.cli import plan
+from rfscale.cli import train
+from rfscale.cli import results
+from rfscale.cli import laws
+
+__all__ = ["app", "laws", "plan", "results", "train"]

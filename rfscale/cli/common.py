@@ -1,0 +1,153 @@
+"""What the commands share: the application, its options, errors in one sentence, and printing."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from rfscale import __version__
+from rfscale.store import Store, default_store
+from rfscale.sweep import Resources, Sweep, SweepError, Trial
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SweepFile = Annotated[
+    Path, typer.Argument(metavar="SWEEP", help="sweep file (YAML), such as experiments/quickstart.yaml")
+]
+StoreFolder = Annotated[
+    Path | None, typer.Option("--store", help="folder of all results [default: $RFSCALE_STORE or ./runs]")
+]
+Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+Cpus = Annotated[float | None, typer.Option("--cpus", help="CPUs per trial, instead of the sweep's resources")]
+Gpus = Annotated[float | None, typer.Option("--gpus", help="GPUs per trial, instead of the sweep's resources")]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
+    """Bad input is one clear sentence on standard error and exit code 2; all else is a bug and keeps its traceback.
+
+    Bad input is what our own packages raise a named error for. Asking for its module, not its class, leaves those of
+    the heavy modules unimported.
+    """
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (ValueError, RuntimeError) as error:
+            if type(error).__module__.split(".")[0] not in ("rfscale", "analysis"):
+                raise
+            typer.echo(f"rfscale: {error}", err=True)
+            raise typer.Exit(2) from error
+
+    return wrapped
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Scaling-law experiments for rectified-flow transformers: one sweep file -> trained grid -> honest comparison."""
+
+
+# --- places and trials ------------------------------------------------------------------------------------------------
+
+
+def open_store(given: Path | None) -> Store:
+    return Store(given if given is not None else default_store())
+
+
+def with_resources(sweep: Sweep, cpus: float | None, gpus: float | None) -> Sweep:
+    changes = {key: value for key, value in (("cpus", cpus), ("gpus", gpus)) if value is not None}
+    if not changes:
+        return sweep
+    if cpus is not None and not 0 < cpus < math.inf:
+        raise SweepError(f"--cpus {cpus:g} is not possible; give a positive number")
+    if gpus is not None and not 0 <= gpus < math.inf:
+        raise SweepError(f"--gpus {gpus:g} is not possible; give 0 or a positive number")
+    return sweep.model_copy(update={"resources": Resources.model_validate({**sweep.resources.model_dump(), **changes})})
+
+
+def trial_row(trial: Trial) -> dict[str, Any]:
+    return {"trial_id": trial.trial_id, **trial.parameters()}
+
+
+def write_report(sweep: str, store: Store) -> None:
+    uri = mlflow_uri(store)
+    from analysis.report import write_report
+
+    typer.echo(write_report(uri, sweep, store.report(sweep)).text)
+
+
+def mlflow_uri(store: Store) -> str:
+    """Where MLflow is; asked first, because its own client tries for minutes. Raises TrackingError."""
+    from rfscale.tracking import check_reachable, tracking_uri
+
+    uri = tracking_uri(store)
+    check_reachable(uri)
+    return uri
+
+
+# --- printing ---------------------------------------------------------------------------------------------------------
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1))
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    # Piped output is for reading and grepping: no wrapping at 80 columns.
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def print_table(title: str, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """Never cut to the width of the terminal: an id with its end cut off is of no use."""
+    shown = [column for column in columns if column != "reason" or any(row["reason"] for row in rows)]
+    cells = [
+        [column.replace("_", " ") for column in shown],
+        *([_cell(row[column]) for column in shown] for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in shown]
+    typer.echo(f"{title}\n")
+    for line in cells:
+        padded = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True))
+        typer.echo("  ".join(padded).rstrip())
+    typer.echo()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:.2e}" if value >= 10**9 else f"{value:,}"

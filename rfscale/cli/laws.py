@@ -1,0 +1,86 @@
+"""On any table: `fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rfscale.cli.common import Json, app, one_sentence
+from rfscale.store import StoreError
+
+
+@app.command()
+@one_sentence
+def fit(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV file with a header row and one row per run")],
+    form: Annotated[
+        str,
+        typer.Option("--form", help="N, D, C, chinchilla, tied, kaplan, broken ... or isoflop; a wrong one lists all"),
+    ] = "chinchilla",
+    n: Annotated[str | None, typer.Option("--N", metavar="COLUMN", help="column of N, parameters")] = None,
+    d: Annotated[str | None, typer.Option("--D", metavar="COLUMN", help="column of D, samples or tokens")] = None,
+    c: Annotated[str | None, typer.Option("--C", metavar="COLUMN", help="column of C, training FLOPs")] = None,
+    x: Annotated[str | None, typer.Option("--x", metavar="COLUMN", help="column of x (--form power)")] = None,
+    y: Annotated[str | None, typer.Option("--y", metavar="COLUMN", help="column of y (--form power)")] = None,
+    sd: Annotated[str | None, typer.Option("--sd", metavar="COLUMN", help="column of the sd of log y (power)")] = None,
+    loss: Annotated[str | None, typer.Option("--loss", metavar="COLUMN", help="column of the loss")] = None,
+    where: Annotated[str, typer.Option("--where", help='rows to use, such as "kept == 1 and N > 1e6"')] = "",
+    objective: Annotated[str, typer.Option("--objective", help="huber, lad or ls, of the log residual")] = "huber",
+    delta: Annotated[
+        str | None, typer.Option("--delta", help="width of the Huber loss [default: from the residuals]; or chinchilla")
+    ] = None,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="resamples for the intervals")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the bootstrap")] = 42,
+    group: Annotated[
+        str | None, typer.Option("--group", metavar="COLUMN", help="rows of one group are resampled together (one run)")
+    ] = None,
+    weight: Annotated[str | None, typer.Option("--weight", metavar="COLUMN", help="weights of the rows")] = None,
+    fixed: Annotated[str | None, typer.Option("--fixed", help="parameters held, such as E=1.69")] = None,
+    predict: Annotated[
+        list[str] | None, typer.Option("--predict", help="a point, such as N=1e10,D=2e11; repeatable")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="PNG file for a figure of the fit")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit a scaling law to any table of runs.
+
+    Intervals on parameters and predictions, a held-out test on the largest runs, and what the answer is sensitive to.
+    """
+    from analysis.laws.command import fit_table, parse_point
+
+    if plot is not None and not plot.resolve().parent.is_dir():
+        raise StoreError(f"there is no folder {plot.resolve().parent} for {plot.name}; create it or change --plot")
+
+    given = {"N": n, "D": d, "C": c, "x": x, "y": y, "sd": sd, "loss": loss}
+    found = fit_table(
+        table,
+        form,
+        {variable: column for variable, column in given.items() if column is not None},
+        where_=where,
+        objective=objective,
+        delta=_delta(delta),
+        bootstrap=bootstrap,
+        seed=seed,
+        group=group,
+        weight=weight,
+        fixed=parse_point(fixed) if fixed else None,
+        predict=[parse_point(point) for point in predict or []],
+    )
+    if plot is not None:
+        from analysis.plot_laws import plot_fit
+        from analysis.report import save_figure
+
+        save_figure(lambda: plot_fit(found.result), plot)
+    typer.echo(found.to_json() if as_json else found.to_text())
+    if plot is not None and not as_json:
+        typer.echo(f"\nFigure: {plot}")
+
+
+def _delta(text: str | None) -> float | str | None:
+    """A number where it is one; the engine names what else is allowed."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text

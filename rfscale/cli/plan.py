@@ -1,0 +1,166 @@
+"""Before: `plan`, `formulations`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rfscale import names
+from rfscale.cli.common import (
+    Json,
+    StoreFolder,
+    SweepFile,
+    app,
+    mlflow_uri,
+    one_sentence,
+    open_store,
+    print_json,
+    print_table,
+    trial_row,
+)
+from rfscale.flow import FAMILIES, canonical, signature
+from rfscale.store import Store
+from rfscale.sweep import Sweep, SweepError, Trial
+from rfscale.sweep_file import load_sweep, read_mapping
+
+_PLAN_COLUMNS = (
+    *("trial_id", "formulation", "depth", "width", "heads", "parameters", "train_flops"),
+    *("steps", "batch", "seed", "status", "reason"),
+)
+_PLAN_STATUSES = (names.NEW, names.PARTIAL, names.FINISHED, names.DROPPED)
+
+
+@app.command()
+@one_sentence
+def plan(
+    sweep: SweepFile,
+    store: StoreFolder = None,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", help="training FLOPs to spend next: proposes a sweep, with this one as the pilot"),
+    ] = None,
+    formulation: Annotated[
+        str | None, typer.Option("--formulation", help="with --budget: whose loss to predict [default: the best]")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", help="with --budget: predict this training, such as depth=8,steps=2400"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="with --budget: file of the sweep [default: <pilot>-next.yaml beside it]"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show every trial: its size, its cost, where it stands.
+
+    Trains nothing and writes nothing. Status is new, partial (begun; will resume), finished, or dropped. With --budget,
+    the sweep is a pilot: its curves tell which trainings would best sharpen the predicted loss of a larger one, and
+    these are written as the next sweep file.
+    """
+    definition, place = load_sweep(sweep), open_store(store)
+    if budget is not None:
+        _propose(sweep, definition, place, budget, formulation, target, out, as_json)
+        return
+    rows = [_planned(trial, place) for trial in definition.trials]
+    totals = {
+        "trials": len(rows),
+        "duplicates_merged": definition.duplicates,
+        "train_flops": sum(row["train_flops"] for row in rows),
+        "samples": sum(row["samples"] for row in rows),
+        **{status: sum(row["status"] == status for row in rows) for status in _PLAN_STATUSES},
+    }
+    if as_json:
+        print_json({"sweep": definition.name, "question": definition.question, "trials": rows, "totals": totals})
+        return
+    print_table(f"{definition.name}: {definition.question}", _PLAN_COLUMNS, rows)
+    parts = [f"{totals['trials']} trials", f"{totals['train_flops']:.3g} FLOPs of training"]
+    parts += [f"{totals[status]} {status}" for status in _PLAN_STATUSES if totals[status]]
+    if definition.duplicates:
+        parts.append(f"{definition.duplicates} duplicates merged")
+    typer.echo(", ".join(parts))
+
+
+def _propose(
+    path: Path,
+    sweep: Sweep,
+    store: Store,
+    budget: float,
+    formulation: str | None,
+    target: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    uri = mlflow_uri(store)
+    from analysis.compare import compare
+    from analysis.laws.command import parse_point
+    from analysis.table import read_sweep
+    from rfscale.propose import Target, propose_sweep
+
+    table = read_sweep(uri, sweep.name)
+    name = canonical(formulation) if formulation is not None else compare(table).best.formulation
+    goal = None
+    if target is not None:
+        point = parse_point(target)
+        if set(point) != {"depth", "steps"} or not all(v >= 1 and v == int(v) for v in point.values()):
+            raise SweepError(f"--target {target!r} is not a training; write it as depth=8,steps=2400")
+        goal = Target(int(point["depth"]), int(point["steps"]))
+    proposal = propose_sweep(sweep, read_mapping(path), table, budget, name, goal)
+    out = out if out is not None else path.with_name(f"{path.stem}-next.yaml")
+    if out.exists():
+        raise SweepError(f"{out} exists already; move it, or name another file with --out")
+    try:
+        out.write_text(proposal.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise SweepError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
+    if as_json:
+        print_json({**proposal.to_dict(), "file": str(out)})
+        return
+    typer.echo(proposal.text())
+    typer.echo(f"Sweep: {out}  (rfscale run {out})")
+
+
+def _planned(trial: Trial, store: Store) -> dict[str, Any]:
+    """A trial's row in `plan`, with one of four statuses: what will the next `run` do with it?"""
+    state = store.trial(trial.trial_id).state()
+    status, reason = _PLANNED.get(state.status, state.status), state.reason
+    if state.status == names.RUNNING:
+        reason = "a process is training it now"
+    elif state.status in (names.DIVERGED, names.FAILED):
+        reason = f"{state.status}: {state.reason}"
+    return {**trial_row(trial), "status": status, "reason": reason}
+
+
+_PLANNED = {names.RUNNING: names.PARTIAL, names.FAILED: names.PARTIAL, names.DIVERGED: names.DROPPED}
+
+
+@app.command()
+@one_sentence
+def formulations(as_json: Json = False) -> None:
+    """List the formulations that a sweep can name.
+
+    Each with its noise path, the network's target, its noise sampler, and where the paper (arXiv 2403.03206) has it.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, family in FAMILIES.items():
+        example = family.noise_sampler(*(max(0.5, p.low) for p in family.parameters))
+        rows.append(
+            {
+                "name": signature(name),
+                "path": family.path.formula,
+                "target": family.target.formula,
+                "noise_sampler": example.formula,
+                "parameters": {p.name: p.range for p in family.parameters},
+                "source": family.source,
+            }
+        )
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        ranges = ", ".join(f"{k} in {v}" for k, v in row["parameters"].items())
+        typer.echo(f"{row['name']}{f'    ({ranges})' if ranges else ''}")
+        for key in ("path", "target", "noise_sampler", "source"):
+            typer.echo(f"    {key.replace('_', ' '):<14} {row[key]}")

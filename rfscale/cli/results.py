@@ -1,0 +1,130 @@
+"""After: `report`, `compare`, `sample`, `ui`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rfscale import names
+from rfscale.cli.common import (
+    Json,
+    StoreFolder,
+    SweepFile,
+    app,
+    mlflow_uri,
+    one_sentence,
+    open_store,
+    print_json,
+    write_report,
+)
+from rfscale.store import Store, StoreError, TrialFolder, read_json
+from rfscale.sweep import Trial
+from rfscale.sweep_file import load_sweep
+
+
+@app.command()
+@one_sentence
+def report(sweep: SweepFile, store: StoreFolder = None) -> None:
+    """Write the report: figures, tables and one HTML page.
+
+    It goes to <store>/reports/<name of the sweep>/report.html.
+    """
+    write_report(load_sweep(sweep).name, open_store(store))
+
+
+@app.command()
+@one_sentence
+def compare(
+    sweep: SweepFile,
+    store: StoreFolder = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="formulation that the others are compared with")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Rank the formulations by val/loss, with intervals.
+
+    Says also what each costs in FLOPs at equal loss.
+    """
+    name, uri = load_sweep(sweep).name, mlflow_uri(open_store(store))
+    from analysis.compare import compare as compare_table
+    from analysis.table import read_sweep
+
+    comparison = compare_table(read_sweep(uri, name), reference=reference)
+    if as_json:
+        print_json(comparison.to_dict())
+    else:
+        typer.echo(comparison.text())
+
+
+@app.command()
+@one_sentence
+def sample(
+    trial_id: Annotated[
+        str, typer.Argument(metavar="TRIAL_ID", help="id of a finished trial in the store, or its first digits")
+    ],
+    prompt: Annotated[list[str], typer.Option("--prompt", help="what the images should show; may be repeated")],
+    store: StoreFolder = None,
+    out: Annotated[Path, typer.Option("--out", help="PNG file to write")] = Path("sample.png"),
+    count: Annotated[int, typer.Option("--count", min=1, help="images of each prompt")] = 4,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="steps of the ODE solver")] = 50,
+    guidance: Annotated[
+        float, typer.Option("--guidance", min=0, help="classifier-free guidance scale; 1 is none")
+    ] = 2.5,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the noise")] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="weights as trained instead of their EMA")] = False,
+) -> None:
+    """Make a PNG grid of images from a trained trial."""
+    folder = find_trial(open_store(store), trial_id)
+    if not out.resolve().parent.is_dir():
+        raise StoreError(f"there is no folder {out.resolve().parent} for {out.name}; create it or change --out")
+    trial = Trial.model_validate((read_json(folder.record) or {})["trial"])
+    import torch
+
+    from rfscale.checkpoint import load_model
+    from rfscale.data.text import load_text_encoder
+    from rfscale.evals.samples import generate_images, save_grid
+
+    model = load_model(trial, folder, ema=not raw)
+    captions = [text for text in prompt for _ in range(count)]
+    context, pooled = (torch.as_tensor(part) for part in load_text_encoder(trial.text).encode(captions))
+    save_grid(generate_images(model, trial, context, pooled, steps, guidance, seed), captions, out)
+    typer.echo(f"{len(captions)} images of {trial.formulation}, depth {trial.depth}: {out}")
+
+
+@app.command()
+@one_sentence
+def ui(
+    store: StoreFolder = None,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="port of the page")] = 5000,
+) -> None:
+    """Serve the MLflow UI on this store, on loopback only."""
+    from rfscale.tracking import tracking_uri
+
+    place = open_store(store)
+    uri = tracking_uri(place)
+    if uri.startswith(("http://", "https://")):
+        typer.echo(f"MLFLOW_TRACKING_URI is set: open {uri}")
+        return
+    if not (place.root / "mlflow.db").exists():
+        raise StoreError(f"there is no mlflow.db in {place.root}; run a sweep first, or name its store with --store")
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    typer.echo(f"http://127.0.0.1:{port}")
+    arguments = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, *arguments])
+
+
+def find_trial(store: Store, prefix: str) -> TrialFolder:
+    found = sorted((store.root / "trials").glob(f"{prefix}*")) if prefix.isalnum() else []
+    if len(found) != 1:
+        what = f"{len(found)} trials start with" if found else "there is no trial"
+        raise StoreError(f"{what} {prefix!r} in the store {store.root}; `rfscale status SWEEP` lists the ids")
+    folder = store.trial(found[0].name)
+    state = folder.state()
+    if state.status != names.FINISHED:
+        raise StoreError(f"trial {found[0].name} is not finished ({state.status}); `rfscale run` its sweep first")
+    return folder
