@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
@@ -46,18 +46,14 @@ class Prediction:
             {name: float(values[i]) for name, values in self.at.items()}
             | {
                 "loss": float(self.value[i]),
-                "low": _number(self.low[i]),
-                "high": _number(self.high[i]),
-                "prediction_low": _number(self.prediction_low[i]),
-                "prediction_high": _number(self.prediction_high[i]),
-                "standard_error": _number(self.standard_error[i]),
+                "low": float(self.low[i]),
+                "high": float(self.high[i]),
+                "prediction_low": float(self.prediction_low[i]),
+                "prediction_high": float(self.prediction_high[i]),
+                "standard_error": float(self.standard_error[i]),
             }
             for i in range(len(self.value))
         ]
-
-
-def _number(value: float | np.floating) -> float:
-    return float(value)
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,6 @@ class FitResult:
     sensitivity: tuple[SensitivityRow, ...] = ()
     asked_form: str = ""
     level: float = LEVEL
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def form(self) -> str:
