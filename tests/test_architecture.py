@@ -130,7 +130,23 @@ def test_one_adapter_per_outside_system() -> None:
 
 
 def test_modules_that_plan_import_no_torch() -> None:
-    for name in ("cli", "sweep", "store", "sizes", "names", "launch", "tracking", "progress", "environment"):
+    for name in (
+        "cli/common",
+        "cli/plan",
+        "cli/train",
+        "cli/results",
+        "cli/laws",
+        "sweep",
+        "sweep_file",
+        "presets",
+        "store",
+        "sizes",
+        "names",
+        "launch",
+        "tracking",
+        "progress",
+        "environment",
+    ):
         tree = tree_of(REPOSITORY / "rfscale" / f"{name}.py")
         top = {
             ast.unparse(node).split()[1].split(".")[0]
