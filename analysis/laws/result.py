@@ -20,6 +20,8 @@ from analysis.laws.uncertainty import LEVEL, Uncertainty, expanded_tail, percent
 Interval = tuple[float, float]
 
 POINTS_AT_ONCE = 200
+MIN_LEFT = 0.1
+"""1 - leverage is taken to be at least this."""
 MIN_NOISE_DRAWS = 4000
 """The interval of one more run adds residuals to the draws: at least so many sums, for a steady 2 % quantile."""
 
@@ -152,13 +154,22 @@ class FitResult:
             return expanded_tail(self.problem.n, self.level)
         return 0.5 * (1.0 - self.level)
 
+    def _log_size(self, x: Mapping[str, Array]) -> Array:
+        """log of the product of the form's variables: what noise is taken to change with."""
+        return np.asarray(np.sum([np.log(x[name]) for name in self.problem.form.variables], axis=0))
+
     @cached_property
-    def _fitted(self) -> Array:
-        return np.asarray(self.problem.model.forward(self.optimum.theta[None]).log_prediction[0])
+    def _freed_residuals(self) -> Array:
+        """Residuals over sqrt(1 - leverage): of the size of the noise, also at the ends, which pull the fit."""
+        jacobian = self.problem.model.jacobian(self.problem.model.forward(self.optimum.theta[None]))[0]
+        q, _ = np.linalg.qr((jacobian * np.sqrt(self.problem.weight)).T)
+        left = np.maximum(1.0 - np.sum(q**2, axis=1), MIN_LEFT)
+        return np.asarray(self.residuals * np.sqrt(self.problem.weight / left))
 
     @cached_property
     def residuals(self) -> Array:
-        return self.problem.log_loss - self._fitted
+        fitted = self.problem.model.forward(self.optimum.theta[None]).log_prediction[0]
+        return np.asarray(self.problem.log_loss - fitted)
 
     @cached_property
     def derived(self) -> dict[str, float]:
@@ -242,12 +253,11 @@ class FitResult:
     def _bootstrap_band(self, x: Mapping[str, Array]) -> tuple[Array, ...]:
         """Percentiles over the draws of log L, and over draws plus a residual each; standard error of L."""
         log_draws = self.problem.model_at(x).forward(self.uncertainty.draws).log_prediction
-        scale = noise_scale(self.residuals, self._fitted, np.log(self.law(x)))
-        inflate = np.sqrt(self.problem.n / max(self.problem.n - self.problem.p, 1))
+        scale = noise_scale(self._freed_residuals, self._log_size(self.problem.x), self._log_size(x))
         repeats = -(-MIN_NOISE_DRAWS // len(log_draws))
         # The same residuals at all points: the band is smooth, and a point has the same interval in any company.
         residual = np.random.default_rng(0).choice(scale.standardised, size=(repeats * len(log_draws), 1))
-        noisy = np.tile(log_draws, (repeats, 1)) + inflate * residual * scale.at
+        noisy = np.tile(log_draws, (repeats, 1)) + residual * scale.at
         se = np.std(np.exp(log_draws), axis=0, ddof=1)
         return (
             *percentile_interval(log_draws, self.interval_tail),
@@ -262,7 +272,7 @@ class FitResult:
         forward = model.forward(self.optimum.theta[None])
         middle, jacobian = forward.log_prediction[0], model.jacobian(forward)[0]
         log_se = np.sqrt(_quadratic_form(jacobian.T, self.uncertainty.covariance))
-        scale = noise_scale(self.residuals, self._fitted, middle)
+        scale = noise_scale(self._freed_residuals, self._log_size(self.problem.x), self._log_size(x))
         half = self.uncertainty.t_quantile * log_se
         both = self.uncertainty.t_quantile * np.sqrt(log_se**2 + (self.noise * scale.at / scale.typical) ** 2)
         return middle - half, middle + half, middle - both, middle + both, np.exp(middle) * log_se
