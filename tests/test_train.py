@@ -118,7 +118,7 @@ class Capture:
 def test_the_loss_falls_and_the_trial_is_finished(tiny: Mapping, tmp_path: Path) -> None:
     seen: list[tuple[int, float]] = []
     folder = TrialFolder(tmp_path / "t")
-    trial = trial_of(tiny, steps=150, ema_decay=0.9)
+    trial = trial_of(tiny, steps=240, ema_decay=0.9)
     assert (
         train(trial, folder, samples=Samples(images=2, steps=2), progress=lambda s, x: seen.append((s, x)))
         == names.FINISHED
