@@ -118,13 +118,14 @@ class Capture:
 def test_the_loss_falls_and_the_trial_is_finished(tiny: Mapping, tmp_path: Path) -> None:
     seen: list[tuple[int, float]] = []
     folder = TrialFolder(tmp_path / "t")
-    trial = trial_of(tiny, steps=240, ema_decay=0.9)
+    trial = trial_of(tiny, steps=150, ema_decay=0.9)
     assert (
         train(trial, folder, samples=Samples(images=2, steps=2), progress=lambda s, x: seen.append((s, x)))
         == names.FINISHED
     )
     validation = losses(folder, names.VAL_LOSS)
-    assert validation[-1] < 0.8 * validation[0]
+    assert validation == sorted(validation, reverse=True)
+    assert validation[-1] < 0.82 * validation[0]  # the first is measured after a sixteenth of the steps
     training_loss = losses(folder, names.TRAIN_LOSS)
     assert np.mean(training_loss[-10:]) < 0.8 * np.mean(training_loss[:3])
     assert [loss for _, loss in seen] == training_loss
