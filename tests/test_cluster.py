@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -113,14 +114,16 @@ def test_the_smoke_sweep_goes_through_ray_job_submit(tmp_path: Path) -> None:
         assert head.poll() is None, log.read_text()
         assert requests.get(f"{address}/api/jobs/", timeout=10).status_code == 401  # without the token
         store = tmp_path / "store"
-        job = subprocess.run(
-            [
-                *(str(BIN / "ray"), "job", "submit", "--working-dir", "."),
-                *("--runtime-env-json", '{"excludes": [".venv", ".git", "runs"]}', "--"),
-                *("rfscale", "run", "experiments/smoke.yaml", "--address", "auto", "--store", str(store)),
-            ],
-            cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        submit = [
+            *(str(BIN / "ray"), "job", "submit", "--working-dir", "."),
+            *("--runtime-env-json", '{"excludes": [".venv", ".git", "runs"]}', "--"),
+            *("rfscale", "run", "experiments/smoke.yaml", "--address", "auto", "--store", str(store)),
+        ]
+        for _ in range(30):  # Ray refuses jobs in the seconds before its agent is up, and asks to submit again
+            job = subprocess.run(submit, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+            if "No available agent to submit job" not in job.stderr:
+                break
+            time.sleep(2)
         assert job.returncode == 0, job.stdout + job.stderr
     finally:
         head.send_signal(signal.SIGTERM)
