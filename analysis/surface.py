@@ -22,6 +22,8 @@ FORM = "chinchilla"
 FIRST_FRACTION = 0.1
 """Of the steps: what comes before is shaped by the warm-up of the learning rate and the start of the EMA."""
 MIN_SIZES = 3
+MAX_SPAN = 4.0
+"""A prediction whose interval is wider than this factor says nothing: three curves cannot always hold five parameters."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def surface_law(table: SweepTable, formulation: str, trial_ids: frozenset[str]) 
     size, samples = float(ends["parameters"].iloc[0]), float(ends["samples"].iloc[0])
     prediction = smaller.predict({"N": size, "D": samples})
     sides = float(prediction.prediction_low[0]), float(prediction.prediction_high[0])
-    known = all(map(math.isfinite, sides)) and 0 < sides[1] < 1e6 * sides[0]
+    known = all(map(math.isfinite, sides)) and 0 < sides[1] < MAX_SPAN * sides[0]
     held = HeldOut(
         label=f"d = {ends['depth'].iloc[0]}",
         x=size,
@@ -105,4 +107,4 @@ def surface_law(table: SweepTable, formulation: str, trial_ids: frozenset[str]) 
         n_fitted=int((~largest).sum()),
         form=FORM,
     )
-    return SurfaceLaw(formulation, whole, "", held, "" if known else "the smaller sizes leave no interval")
+    return SurfaceLaw(formulation, whole, "", held, "" if known else "the smaller sizes leave no useful interval")

@@ -184,11 +184,12 @@ def held_out_sentence(ladder: Ladder, formulation: str) -> str:
 
 
 def held_out_words(ladder: Ladder, formulation: str) -> str:
-    """'d = 4: predicted 0.212 [0.200, 0.224] from the smaller ones, measured 0.211 (inside)'"""
+    """'d = 4: predicted 0.212 [0.200, 0.224] by L(N) of the smaller ones, measured 0.211 (inside)'"""
     held, reason = ladder.held_out(formulation)
     if held is None:
         return reason
-    predicted = f"predicted {with_interval(held.predicted, held.interval)} from the smaller ones"
+    law = "L(N, D)" if held.form == FORM else "L(N)"
+    predicted = f"predicted {with_interval(held.predicted, held.interval)} by {law} of the smaller ones"
     verdict = {True: "inside", False: "outside", None: reason}[held.inside]
     return f"{held.label}: {predicted}, measured {number(held.measured)} ({verdict})"
 
@@ -228,7 +229,7 @@ def laws_text(ladder: Ladder, formulations: Sequence[str]) -> str:
     if len(shown) < len(formulations):
         lines.append(f"{len(formulations) - len(shown)} more in the report")
     if any(held is not None and held.form == FORM for held, _ in map(ladder.held_out, shown)):
-        lines.append(f"Predicted by {SURFACE}, fitted to the curves of the smaller sizes.")
+        lines.append(f"{SURFACE}, fitted to the whole curves; L(N) to their ends alone.")
     return "\n".join(lines)
 
 
