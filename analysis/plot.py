@@ -22,6 +22,8 @@ from rfscale import names
 LOSS_LABEL = "validation loss (velocity MSE)"
 CENTRAL_LOGSNR = 5.0
 """Inside the log-SNRs that every formulation of the paper trains on; LDM-linear, the narrowest, ends at -5.36."""
+BAND_SPAN = 2.0
+"""Where a band is wider than this factor it says nothing, and would cover what does: it is not drawn there."""
 LAWS_UP_TO = 4
 """With more formulations only the law of the best is drawn."""
 
@@ -101,7 +103,10 @@ def _laws(ax: Axes, ladder: Ladder, variable: Variable, look: Mapping[str, Look]
         x = np.geomspace(law.x.min() / 1.05, law.x.max() * 1.05, 80)
         prediction = ladder.predict(law.formulation, variable, x)
         ax.plot(x, prediction.value, ls="--", lw=1.2, color=style.colour, zorder=style.zorder)
-        ax.fill_between(x, prediction.low, prediction.high, color=style.colour, alpha=0.12, lw=0, zorder=1)
+        told = np.asarray(prediction.high) < BAND_SPAN * np.asarray(prediction.low)
+        ax.fill_between(
+            x, prediction.low, prediction.high, where=told, color=style.colour, alpha=0.12, lw=0, zorder=1
+        )  # fmt: skip
         held, _ = ladder.held_out(law.formulation)
         if held is not None and held.inside is not None:
             place = law.x.max() * gap ** (i + 1)

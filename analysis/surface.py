@@ -23,7 +23,7 @@ FIRST_FRACTION = 0.1
 """Of the steps: what comes before is shaped by the warm-up of the learning rate and the start of the EMA."""
 MIN_SIZES = 3
 MAX_SPAN = 4.0
-"""A prediction whose interval is wider than this factor says nothing: three curves cannot always hold five parameters."""
+"""A prediction whose interval is wider than this says nothing: three curves cannot always hold five parameters."""
 
 
 @dataclass(frozen=True)
