@@ -26,15 +26,15 @@ format: .venv/.dev
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
 
-# `--group` needs pip 25.1. The constraints pin everything, torch above all: unpinned, pip takes gigabytes of CUDA.
+# The constraints pin everything, torch above all: unpinned, pip takes gigabytes of CUDA.
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
 .venv/.main: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"  # for --group
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e . --group dev
 	touch $@ .venv/.main

@@ -3,8 +3,8 @@
     python benchmarks/heldout.py [--datasets 150]
 
 Draws ladders from a known surface (five points on each curve; noise that a whole trial shares, noise of each point, or
-both), hides the largest size, predicts its last loss from the smaller ones, and counts how often the 95 % interval holds
-it: with intervals clustered by trial, as the report has them, and with every point taken as independent.
+both), hides the largest size, predicts its last loss from the smaller ones, and counts how often the 95 % interval
+holds it: with intervals clustered by trial, as the report has them, and with every point taken as independent.
 """
 
 from __future__ import annotations
@@ -17,13 +17,8 @@ from analysis.laws import fit
 
 SIZES = np.array([25_500, 165_348, 543_948, 1_285_716, 2_500_000.0])
 SAMPLES = np.array([65, 113, 197, 343, 600]) * 32.0
-NOISE = (
-    (0.01, 0.0),
-    (0.02, 0.0),
-    (0.0, 0.01),
-    (0.01, 0.01),
-    (0.005, 0.02),
-)  # sd of the log loss: of a trial, of a point
+NOISE = ((0.01, 0.0), (0.02, 0.0), (0.0, 0.01), (0.01, 0.01), (0.005, 0.02))
+"""Standard deviation of the log loss: shared by a trial, and of each point."""
 
 
 def true_loss(n: np.ndarray, d: np.ndarray) -> np.ndarray:
