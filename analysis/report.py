@@ -125,7 +125,7 @@ def _figures(
     yield (
         "loss_against_compute",
         f"Validation loss along every training against its compute ({ladder.description}). Markers: the end of "
-        f"training. Dashed: the fitted law at the ends, with its 95 % band where that is narrower than a factor of two. "
+        f"training. Dashed: the fitted law at the ends, and its 95 % band where that is narrower than a factor of 2. "
         f"All sizes train for the same steps, so this is the loss along the ladder, not the lowest loss that a budget "
         f"can buy.",
         lambda: plot.plot_loss_against_compute(table, ladder, look=look),
