@@ -22,8 +22,8 @@ FORM = "chinchilla"
 FIRST_FRACTION = 0.1
 """Of the steps: what comes before is shaped by the warm-up of the learning rate and the start of the EMA."""
 MIN_SIZES = 3
-MAX_SPAN = 4.0
-"""A prediction whose interval is wider than this says nothing: three curves cannot always hold five parameters."""
+MAX_SPAN = 1e6
+"""A factor between the sides of an interval beyond which there is none: the curves do not hold five parameters."""
 
 
 @dataclass(frozen=True)
@@ -107,4 +107,4 @@ def surface_law(table: SweepTable, formulation: str, trial_ids: frozenset[str]) 
         n_fitted=int((~largest).sum()),
         form=FORM,
     )
-    return SurfaceLaw(formulation, whole, "", held, "" if known else "the smaller sizes leave no useful interval")
+    return SurfaceLaw(formulation, whole, "", held, "" if known else "the smaller sizes leave no interval")

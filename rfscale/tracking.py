@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -341,9 +341,8 @@ def _create_database(path: Path) -> None:
         with closing(sqlite3.connect(f"{folder}/mlflow.db")) as private, closing(sqlite3.connect(whole)) as copy:
             private.backup(copy)
     try:
-        os.link(whole, path)  # unlike a rename, never over a database that another process made meanwhile
-    except FileExistsError:
-        pass
+        with suppress(FileExistsError):
+            os.link(whole, path)  # unlike a rename, never over a database that another process made meanwhile
     finally:
         whole.unlink()
 
