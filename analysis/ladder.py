@@ -29,6 +29,8 @@ MIN_SIZES = 3
 
 LADDER = tuple(key for key in CONDITION if key not in {"depth", "width", "heads", "learning_rate"})
 """What the trials of one ladder share; width, heads and the learning rate may follow the depth."""
+LENGTH = frozenset({"steps", "warmup_steps", "ema_every"})
+"""What follows from the length of a training."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +124,10 @@ def ladder_laws(table: SweepTable) -> Ladder:
     Where a sweep holds several ladders (budgets, data sets), the one with the most sizes is used, of those the longest.
     """
     trials, description = _longest_ladder(table.trials)
-    laws = [
-        _law(rows, str(formulation), variable)
-        for formulation, rows in trials.groupby("formulation", sort=True)
-        for variable in COLUMN
-    ]
-    ids = frozenset(trials["trial_id"])
-    surfaces = [surface_law(table, str(formulation), ids) for formulation in sorted(set(trials["formulation"]))]
+    formulations = sorted(set(table.trials["formulation"]))  # one that is not on this ladder has a law with a reason
+    laws = [_law(trials[trials["formulation"] == name], name, variable) for name in formulations for variable in COLUMN]
+    ids, on_surface = frozenset(trials["trial_id"]), _any_length(table.trials, trials)
+    surfaces = [surface_law(table, name, on_surface) for name in formulations]
     return Ladder(tuple(laws), tuple(surfaces), float(trials["samples"].iloc[0]), description, ids)
 
 
@@ -175,6 +174,16 @@ def _longest_ladder(trials: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if len(ladders) > 1:
         words += f" (the longest of {len(ladders)} ladders in the sweep)"
     return chosen, words
+
+
+def _any_length(trials: pd.DataFrame, ladder: pd.DataFrame) -> frozenset[str]:
+    """The ladder's trials and those that differ from them in length only: a surface is fitted to all of them."""
+    shared = [key for key in LADDER if key not in LENGTH]
+    first = ladder.iloc[0]
+    alike = np.logical_and.reduce(
+        [(trials[key] == first[key]) | (trials[key].isna() & pd.isna(first[key])) for key in shared]
+    )
+    return frozenset(trials.loc[alike, "trial_id"])
 
 
 def _law(rows: pd.DataFrame, formulation: str, variable: Variable) -> LadderLaw:

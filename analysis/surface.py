@@ -93,6 +93,7 @@ def surface_law(table: SweepTable, formulation: str, trial_ids: frozenset[str]) 
     except FitError as error:
         return SurfaceLaw(formulation, whole, "", None, f"the smaller sizes alone: {str(error).rstrip('.')}")
     ends = points[largest & (points["step"] == points["steps"])]
+    ends = ends[ends["samples"] == ends["samples"].max()]
     size, samples = float(ends["parameters"].iloc[0]), float(ends["samples"].iloc[0])
     prediction = smaller.predict({"N": size, "D": samples})
     sides = float(prediction.prediction_low[0]), float(prediction.prediction_high[0])

@@ -10,6 +10,7 @@ from synthetic_sweep import ALPHA, BATCH, BETA, E, World, parameters_of, true_lo
 
 from analysis.ladder import Ladder, ladder_laws
 from analysis.laws import FitError
+from analysis.report import write_report
 from analysis.surface import curve_points, fit_surface
 from analysis.table import SweepTable, read_sweep
 
@@ -106,3 +107,28 @@ def test_the_drawn_law_goes_through_the_sizes_of_the_ladder(tmp_path: Path) -> N
     by_n, by_c = ladder.predict("rf", "N", over_n.x).value, ladder.predict("rf", "C", over_c.x).value
     assert np.allclose(by_n, by_c)
     assert np.allclose(by_n, over_n.loss, rtol=1e-3)
+
+
+def test_trials_of_every_length_are_on_the_surface_and_the_longest_of_the_largest_is_held_out(tmp_path: Path) -> None:
+    ladder = ladder_of(tmp_path, World({"rf": 1.0}, depths=(1, 2, 3, 4), steps=(300, 600)))
+    law = ladder.surface("rf")
+    assert law.fit is not None
+    table = read_sweep(f"sqlite:///{tmp_path / 'mlflow.db'}", "world")
+    assert law.fit.n == len(curve_points(table, "rf"))
+    assert {300 * BATCH, 600 * BATCH} <= set(curve_points(table, "rf")["samples"])
+    assert law.held_out is not None
+    assert law.held_out.measured == pytest.approx(true_loss(parameters_of(4), 600 * BATCH))
+    assert law.held_out.predicted == pytest.approx(law.held_out.measured, rel=1e-3)
+
+
+def test_a_formulation_that_is_not_on_the_longest_ladder_has_a_reason_instead_of_a_law(tmp_path: Path) -> None:
+    trials = [
+        *world_trials(World({"rf": 1.0}, depths=(1, 2, 3, 4))),
+        *world_trials(World({"late": 1.0}, depths=(1, 2), steps=(300,))),
+    ]
+    table = read_sweep(write_sweep(tmp_path, "world", trials), "world")
+    ladder = ladder_laws(table)
+    assert ladder.law("rf", "N").fit is not None
+    assert "a law needs 3 or more" in ladder.law("late", "N").reason
+    assert ladder.surface("late").fit is None
+    write_report(f"sqlite:///{tmp_path / 'mlflow.db'}", "world", tmp_path / "report")
