@@ -226,22 +226,11 @@ def _held_out(rows: pd.DataFrame, variable: Variable, x: Array, loss: Array) -> 
         found = _fit(variable, x[~largest], loss[~largest])
     except FitError as error:
         return None, f"the smaller sizes alone give no law: {str(error).rstrip('.')}"
+    label = f"d = {rows['depth'].iloc[int(np.argmax(x))]}"
     prediction = found.predict({variable: x.max()})
-    sides = float(prediction.prediction_low[0]), float(prediction.prediction_high[0])
-    known = all(map(math.isfinite, sides)) and 0 < sides[1] < 1e6 * sides[0]
-    return (
-        HeldOut(
-            label=f"d = {rows['depth'].iloc[int(np.argmax(x))]}",
-            x=float(x.max()),
-            predicted=float(prediction.value[0]),
-            interval=sides if known else (math.nan, math.nan),
-            measured=float(np.exp(np.mean(np.log(loss[largest])))),
-            n_measured=int(largest.sum()),
-            n_fitted=int((~largest).sum()),
-            form=found.form,
-        ),
-        "" if known else f"{_sizes(len(np.unique(x)) - 1)} leave the prediction without an interval",
-    )
+    held = HeldOut.of(label, float(x.max()), prediction, loss[largest], int((~largest).sum()), found.form)
+    sizes = _sizes(len(np.unique(x)) - 1)
+    return held, f"{sizes} leave the prediction without an interval" if held.inside is None else ""
 
 
 def _sizes(n: int) -> str:

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from analysis.laws import FitError, FitResult, fit
+from analysis.laws import FitError, FitResult, Prediction, fit
 from analysis.table import SweepTable
 from rfscale import names
+
+Array = NDArray[np.float64]
 
 FORM = "chinchilla"
 FIRST_FRACTION = 0.1
@@ -42,6 +45,22 @@ class HeldOut:
     n_measured: int
     n_fitted: int
     form: str
+
+    @staticmethod
+    def of(label: str, x: float, prediction: Prediction, measured: Array, n_fitted: int, form: str) -> HeldOut:
+        """The first point of `prediction` beside the losses measured there, whose geometric mean is kept."""
+        sides = float(prediction.prediction_low[0]), float(prediction.prediction_high[0])
+        known = all(map(math.isfinite, sides)) and 0 < sides[1] < MAX_SPAN * sides[0]
+        return HeldOut(
+            label=label,
+            x=x,
+            predicted=float(prediction.value[0]),
+            interval=sides if known else (math.nan, math.nan),
+            measured=float(np.exp(np.mean(np.log(measured)))),
+            n_measured=len(measured),
+            n_fitted=n_fitted,
+            form=form,
+        )
 
     @property
     def inside(self) -> bool | None:
@@ -96,16 +115,7 @@ def surface_law(table: SweepTable, formulation: str, trial_ids: frozenset[str]) 
     ends = ends[ends["samples"] == ends["samples"].max()]
     size, samples = float(ends["parameters"].iloc[0]), float(ends["samples"].iloc[0])
     prediction = smaller.predict({"N": size, "D": samples})
-    sides = float(prediction.prediction_low[0]), float(prediction.prediction_high[0])
-    known = all(map(math.isfinite, sides)) and 0 < sides[1] < MAX_SPAN * sides[0]
-    held = HeldOut(
-        label=f"d = {ends['depth'].iloc[0]}",
-        x=size,
-        predicted=float(prediction.value[0]),
-        interval=sides if known else (math.nan, math.nan),
-        measured=float(np.exp(np.mean(np.log(ends["value"])))),
-        n_measured=len(ends),
-        n_fitted=int((~largest).sum()),
-        form=FORM,
-    )
-    return SurfaceLaw(formulation, whole, "", held, "" if known else "the smaller sizes leave no interval")
+    label, measured = f"d = {ends['depth'].iloc[0]}", ends["value"].to_numpy(float)
+    held = HeldOut.of(label, size, prediction, measured, int((~largest).sum()), FORM)
+    why_not = "the smaller sizes leave no interval" if held.inside is None else ""
+    return SurfaceLaw(formulation, whole, "", held, why_not)
