@@ -80,6 +80,56 @@ METRICS: dict[str, Key] = {
     )
 }
 
+# --- sample quality ---------------------------------------------------------------------------------------------------
+# Metrics of generated images. Keys in MLflow: quality/<metric>/<judge label>/<setting>, the standard error under
+# <metric>_se and what true images score under <metric>_ceiling (same judge label, setting `true`).
+GENEVAL_TASKS: tuple[str, ...] = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+"""GenEval's tags, in the order of its paper."""
+
+QUALITY: dict[str, Key] = {
+    key.key: key
+    for key in (
+        Key("fid", "1", "lower", "Frechet distance of features; biased by the number of images, so same n only"),
+        Key("kid", "1", "lower", "kernel distance of features (cubic polynomial), unbiased"),
+        Key("fid_infinity", "1", "lower", "FID extrapolated to infinitely many images"),
+        Key("clip_score", "1", "higher", "mean cosine of image and caption embeddings"),
+        Key("read_exactly", "share", "higher", "images in which every object of the caption, and no other, is read"),
+        Key("geneval", "share", "higher", "mean over GenEval's tasks of the share of correct images"),
+        *(Key(f"geneval_{task}", "share", "higher", f"GenEval, {task}") for task in GENEVAL_TASKS),
+        Key("spelling", "share", "higher", "images whose word is read exactly as the caption spells it"),
+        Key("letters", "share", "higher", "letters of the caption's word that are read in their place"),
+        Key("path_length", "1", "none", "sum over the solver's steps of |v dt|, per image (paper, Table 6)"),
+    )
+}
+
+_QUALITY_PREFIX = "quality"
+
+
+def setting_label(steps: int, guidance: float, weights: str) -> str:
+    """How images were drawn: Euler steps, guidance, `ema` or `raw` weights. `s50-g2.5-ema`."""
+    return f"s{steps}-g{guidance:g}-{weights}"
+
+
+def parse_setting(label: str) -> tuple[int, float, str]:
+    """(steps, guidance, weights) of a label that `setting_label` made. Raises ValueError."""
+    drawn, _, weights = label.rpartition("-")
+    steps, found, guidance = drawn.partition("-g")
+    if not (found and steps.startswith("s")):
+        raise ValueError(f"{label!r} is no setting of sample quality, such as s50-g2.5-ema")
+    return int(steps[1:]), float(guidance), weights
+
+
+def quality_key(metric: str, judge: str, setting: str) -> str:
+    """MLflow key of a score: `quality/fid/shapes-512-240/s50-g2.5-ema`."""
+    return "/".join((_QUALITY_PREFIX, metric, judge, setting))
+
+
+def parse_quality(key: str) -> tuple[str, str, str] | None:
+    """(metric, judge label, setting) of a key that `quality_key` made, or None for any other key."""
+    parts = key.split("/")
+    return (parts[1], parts[2], parts[3]) if len(parts) == 4 and parts[0] == _QUALITY_PREFIX else None
+
+
 # --- parameters of a run (written once) -------------------------------------------------------------------------------
 TRIAL_ID = "trial_id"
 PARAMS: dict[str, Key] = {

@@ -30,12 +30,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("model", "store"),  # the network; the files of a trial
     ("sweep_file",),  # YAML -> sweep, and every sentence about what is wrong with it
     ("sweep",),  # what is trained: pure, no torch
-    ("presets",),  # what may stand under `formulations:`
+    ("presets", "judges"),  # what may stand under `formulations:` and under `quality: judges:`
     ("data",),  # what it is trained on
     ("flow", "noise", "sizes"),  # mathematics
     ("environment", "names"),  # facts
 )
-_INSIDE = {"cli", "data", "evals"}  # packages, whose files may import each other
+_INSIDE = {"cli", "data", "evals", "judges"}  # packages, whose files may import each other
 
 PACKAGES = ("rfscale", "analysis")
 FILES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))

@@ -1,0 +1,50 @@
+"""What every judge of generated images gives, and the one error that all of them raise.
+
+A judge asks a network for images of prompts of its own choosing and yields scores. It knows nothing of trials,
+formulations or solvers: who draws the images is behind `Generate`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from rfscale.data.base import FloatArray
+
+# Captions -> images, float32 "n c h w" in [-1, 1]. The noise of an image depends on its place in the sequence alone, so
+# that every network draws the same prompt from the same noise.
+Generate = Callable[[Sequence[str]], FloatArray]
+
+
+class JudgeError(RuntimeError):
+    """A judge cannot score; the message says in one sentence what is wrong (with its path) and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number: `name` is a key of `rfscale.names.QUALITY`, `se` its standard error over images.
+
+    `ceiling` is what true images of the same prompts score with the same number of images. NaN where there is none.
+    """
+
+    name: str
+    value: float
+    se: float = math.nan
+    ceiling: float = math.nan
+
+
+class Judge(Protocol):
+    """`label` names the judge and all that its numbers depend on for comparison, such as the number of images (FID is
+    biased by it): scores are compared only under one label. `identity` is recorded with the scores: versions, settings
+    and the checksum of every weight file."""
+
+    @property
+    def label(self) -> str: ...
+
+    def identity(self) -> dict[str, JsonValue]: ...
+
+    def score(self, generate: Generate) -> Iterator[Score]: ...
