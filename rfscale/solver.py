@@ -61,10 +61,18 @@ def generate(
     guidance: float = 1.0,
     shift: float = 1.0,
     solver: Literal["euler", "heun"] = "euler",
+    path_length: Tensor | None = None,
 ) -> Tensor:
     """(b, c, h, w) images from the noise eps (b, c, h, w) and the text context (b, l, d), pooled (b, p).
 
     `steps` is the number of Euler steps and network evaluations; Heun evaluates twice in all but the last step.
+
+    `path_length`, (b,) and zero at first, receives the path length of each image (paper, table 6),
+
+        sum over the steps of || v dtau ||,    v = eps_hat - x0_hat, Euclidean norm over the image,
+
+    in the coordinates y, so that it can be compared between formulations: || eps - x0 || if all steps keep one
+    direction, more if they turn.
     """
     network = guided(network, guidance)
     levels = logsnr_grid(formulation, steps, shift).to(eps.device)
@@ -82,5 +90,7 @@ def generate(
         after = y + step * first
         if solver == "heun" and i < steps - 1:
             after = y + step * (first + slope(after, levels[i + 1])) / 2
+        if path_length is not None:
+            path_length += torch.linalg.vector_norm((after - y).flatten(1), dim=1)
         y = after
     return y

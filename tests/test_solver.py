@@ -290,6 +290,52 @@ def test_single_precision_follows_double(name: str, solver: Solver) -> None:
     assert torch.allclose(single.double(), double, atol=2e-3 if name == "eps/cos" else 1e-4)
 
 
+# --- path length --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("steps", [1, 2, 9])
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_path_to_a_single_image_is_straight(name: str, steps: int, solver: Solver) -> None:
+    """A data set of one image: from tau eps to it without a turn, in any number of steps; tau = 1 where the path ends
+    in pure noise."""
+    one, nothing = formulation(name), torch.zeros_like(SD)
+    eps = normal(0, Stream.GENERATION, 0, 0, 4, (5, 1, 1)).double()
+    tau, lengths = rf_time(logsnr_grid(one, steps)[0]), f64([0.0] * 4)
+    network = optimal_network(name, MEAN, nothing)
+    images = generate(network, one, eps, *text(4), steps=steps, solver=solver, path_length=lengths)
+    assert torch.allclose(images, MEAN.expand_as(images), atol=1e-9)
+    assert torch.allclose(lengths, (tau * eps - MEAN).square().sum((1, 2, 3)).sqrt(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("sd", [0.2, 1.0, 3.0])
+def test_the_path_to_gaussian_data_shrinks_before_it_grows(sd: float) -> None:
+    """y = sqrt((1 - tau)^2 S + tau^2) eps for data N(0, S): from ||eps|| down to m ||eps||, m^2 = S / (1 + S), then up
+    to sqrt(S) ||eps||. Heun's error is of the second order, so that 400 steps leave 1e-4."""
+    eps = normal(0, Stream.GENERATION, 0, 0, 4, (5, 1, 1)).double()
+    lengths, zero = f64([0.0] * 4), torch.zeros_like(MEAN)
+    network = optimal_network("rf", zero, zero + sd)
+    generate(network, formulation("rf"), eps, *text(4), steps=400, solver="heun", path_length=lengths)
+    least = sd / math.sqrt(1 + sd**2)
+    expected = eps.square().sum((1, 2, 3)).sqrt() * ((1 - least) + (sd - least))
+    assert torch.allclose(lengths, expected, rtol=2e-4, atol=0)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_path_length_adds_up_and_leaves_the_images_as_they_are(name: str, solver: Solver) -> None:
+    one, network = formulation(name), optimal_network(name, MEAN, SD)
+    eps = normal(0, Stream.GENERATION, 0, 0, 4, (5, 1, 1))
+    lengths = torch.zeros(4)
+    plain = generate(network, one, eps, *text(4), steps=7, solver=solver)
+    with_length = generate(network, one, eps, *text(4), steps=7, solver=solver, path_length=lengths)
+    assert torch.equal(with_length, plain)
+    assert torch.unique(lengths).numel() == 4, "each image has its own"
+    once = lengths.clone()
+    generate(network, one, eps, *text(4), steps=7, solver=solver, path_length=lengths)
+    assert torch.allclose(lengths, 2 * once)
+
+
 # --- evaluations and guidance -----------------------------------------------------------------------------------------
 
 
