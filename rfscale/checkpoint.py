@@ -76,9 +76,22 @@ def save_weights(folder: TrialFolder, model: nn.Module, ema: nn.Module, trial_id
     return sizes
 
 
-def load_model(trial: Trial, folder: TrialFolder, ema: bool = True, device: str = "cpu") -> MMDiT:
-    """The trained network of a finished trial. Raises StoreError where its weights are missing or do not fit."""
-    path: Path = folder.weights(ema)
+def keep_weights(folder: TrialFolder, ema: nn.Module, step: int) -> None:
+    """Write the EMA weights of a step along the way, for judges."""
+    target = folder.kept_weights(step)
+    temporary = target.with_name(f".{target.name}")
+    save_file(_tensors(ema), temporary)
+    temporary.replace(target)
+
+
+def load_model(
+    trial: Trial, folder: TrialFolder, ema: bool = True, device: str = "cpu", path: Path | None = None
+) -> MMDiT:
+    """The trained network of a finished trial; `path`: that of another step (`TrialFolder.kept_weights`).
+
+    Raises StoreError where its weights are missing or do not fit.
+    """
+    path = path or folder.weights(ema)
     model = MMDiT(trial.shape)
     try:
         model.load_state_dict(load_file(path, device=device))

@@ -1,4 +1,4 @@
-"""Trials -> Ray tasks: resources, retries, skip what is finished. The only file that imports Ray.
+"""Trials -> Ray tasks, to train and to judge: resources, retries, skip what is done. The only file that imports Ray.
 
 Ray Core tasks, not Tune: a fixed grid needs no search algorithm, and a task costs a tenth of a Tune trial. What a trial
 needs to know about its state lies in its folder, so a launcher that is killed leaves nothing behind that the next one
@@ -19,7 +19,7 @@ from typing import Any
 
 from rfscale import names
 from rfscale.store import State, Store, TrialFolder, write_json
-from rfscale.sweep import Resources, Samples, Sweep, Trial
+from rfscale.sweep import Quality, Resources, Samples, Sweep, Trial
 
 SAME_ERROR_LIMIT = 3
 POLL_SECONDS = 0.5
@@ -66,7 +66,9 @@ def launch(
     try:
         if not _slots(ray, sweep.resources):
             raise LaunchError(_too_large(ray, sweep.resources))
-        remote = _remote(ray, sweep.resources)
+        remote = _remote(ray, sweep.resources, _train_task)
+        keep = sweep.quality is not None and sweep.quality.checkpoints == "all"
+        settings = (sweep.resources.model_dump(), sweep.samples.model_dump(), keep)
         running: dict[Any, Trial] = {}
         while waiting or running:
             # Twice what runs at once keeps every slot busy, and no more than that waits inside Ray. Without a single
@@ -74,8 +76,7 @@ def launch(
             free = 2 * max(1, _slots(ray, sweep.resources)) - len(running)
             for trial in _next(waiting, store, outcome, free):
                 folder = str(store.trial(trial.trial_id).path.resolve())
-                samples, resources = sweep.samples.model_dump(), sweep.resources.model_dump()
-                running[remote.remote(trial.model_dump_json(), folder, resources, samples)] = trial
+                running[remote.remote(trial.model_dump_json(), folder, *settings)] = trial
             if running:
                 ended, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
             else:
@@ -88,6 +89,48 @@ def launch(
                     waiting.append(trial)
                 else:
                     _note_end(outcome, trial, state)
+                _stop_on_same_error(outcome)
+            tick(outcome, {t.trial_id for t in running.values()})
+    finally:
+        ray.shutdown()
+    return outcome
+
+
+def launch_evaluation(
+    sweep: Sweep,
+    quality: Quality,
+    trials: list[Trial],
+    store: Store,
+    *,
+    address: str | None = None,
+    tick: Callable[[Outcome, set[str]], None] = lambda outcome, submitted: None,
+) -> Outcome:
+    """Judge the images of finished trials, each trial a task of its own; arguments and errors as of `launch`.
+
+    Give the largest trials first. What is scored already is skipped by the task itself.
+    """
+    waiting, outcome = list(trials), Outcome()
+    if not waiting:
+        return outcome
+    ray = _start(address)
+    try:
+        if not _slots(ray, sweep.resources):
+            raise LaunchError(_too_large(ray, sweep.resources))
+        remote = _remote(ray, sweep.resources, _evaluate_task)
+        settings = (str(store.root.resolve()), quality.model_dump(), sweep.resources.model_dump())
+        running: dict[Any, Trial] = {}
+        while waiting or running:
+            while waiting and len(running) < 2 * max(1, _slots(ray, sweep.resources)):
+                trial = waiting.pop(0)
+                running[remote.remote(trial.model_dump_json(), *settings)] = trial
+            ended, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
+            for reference in ended:
+                trial = running.pop(reference)
+                problem, _ = _problem(ray, reference)
+                if problem:
+                    outcome.unfinished[trial.trial_id] = State(names.FAILED, trial.steps, problem)
+                else:
+                    outcome.finished.append(trial.trial_id)
                 _stop_on_same_error(outcome)
             tick(outcome, {t.trial_id for t in running.values()})
     finally:
@@ -213,7 +256,7 @@ def _too_large(ray: Any, resources: Resources) -> str:
     )
 
 
-def _remote(ray: Any, resources: Resources) -> Any:
+def _remote(ray: Any, resources: Resources, task: Callable[..., None]) -> Any:
     options: dict[str, Any] = {
         "num_cpus": resources.cpus,
         "max_retries": resources.retries,
@@ -223,10 +266,12 @@ def _remote(ray: Any, resources: Resources) -> Any:
         options |= {"num_gpus": resources.gpus, "max_calls": 1}  # a new process per trial gives the GPU's memory back
     if resources.memory_gb:
         options["memory"] = int(resources.memory_gb * 2**30)
-    return ray.remote(**options)(_task)
+    return ray.remote(**options)(task)
 
 
-def _task(trial_json: str, folder: str, resources: dict[str, Any], samples: dict[str, Any]) -> None:
+def _train_task(
+    trial_json: str, folder: str, resources: dict[str, Any], samples: dict[str, Any], keep_weights: bool
+) -> None:
     """In a Ray worker: train one trial. Its errors are in result.json; only a process's death is Ray's to report."""
     import torch
 
@@ -234,20 +279,42 @@ def _task(trial_json: str, folder: str, resources: dict[str, Any], samples: dict
 
     settings = Resources.model_validate(resources)
     torch.set_num_threads(max(1, int(settings.cpus)))
-    train(Trial.model_validate_json(trial_json), TrialFolder(Path(folder)), settings, Samples.model_validate(samples))
+    train(
+        Trial.model_validate_json(trial_json),
+        TrialFolder(Path(folder)),
+        settings,
+        Samples.model_validate(samples),
+        keep_weights=keep_weights,
+    )
+
+
+def _evaluate_task(trial_json: str, store: str, quality: dict[str, Any], resources: dict[str, Any]) -> None:
+    """In a Ray worker: judge one trial. Its scores are in the journal."""
+    import torch
+
+    from rfscale.evaluate import evaluate
+
+    settings = Resources.model_validate(resources)
+    torch.set_num_threads(max(1, int(settings.cpus)))
+    evaluate(Trial.model_validate_json(trial_json), Store(Path(store)), Quality.model_validate(quality), settings)
+
+
+def _problem(ray: Any, reference: Any) -> tuple[str, bool]:
+    """Why a task that has ended failed ('' if it did not), and whether its process died."""
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        return f"{type(error.cause).__name__}: {_one_line(error.cause)}", False
+    except ray.exceptions.OutOfMemoryError:
+        return "its machine ran out of memory; set resources.memory_gb so that fewer trials share it", True
+    except ray.exceptions.RayError as error:
+        return f"its process died, and so did its retries ({type(error).__name__})", True
+    return "", False
 
 
 def _ended(ray: Any, reference: Any, folder: TrialFolder) -> State:
     """How a trial whose task has ended stands: its folder decides, and where that cannot say, the error of the task."""
-    problem, died = "", False
-    try:
-        ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        problem = f"{type(error.cause).__name__}: {_one_line(error.cause)}"
-    except ray.exceptions.OutOfMemoryError:
-        problem, died = "its machine ran out of memory; set resources.memory_gb so that fewer trials share it", True
-    except ray.exceptions.RayError as error:
-        problem, died = f"its process died, and so did its retries ({type(error).__name__})", True
+    problem, died = _problem(ray, reference)
     state = folder.state()
     if state.status in (names.FINISHED, names.DIVERGED, names.RUNNING):
         return state

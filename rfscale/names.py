@@ -102,6 +102,7 @@ QUALITY: dict[str, Key] = {
     )
 }
 
+TRUE_IMAGES = "true"  # in the place of the setting: a ceiling is of true images, not of drawn ones
 _QUALITY_PREFIX = "quality"
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: trials done, running and left, the loss of each, and the time left."""
+"""What a person sees while a sweep runs or is judged: what is done, running and left, and the time left."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -129,10 +130,48 @@ class Display:
         done -= self._done_before
         if done <= 0 or now - self._moving_since < SETTLE_SECONDS:
             return ""
-        seconds = left / done * (now - self._moving_since)
-        if seconds < 90:
-            return f"about {seconds:.0f} s left"
-        return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
+        return _duration(left / done * (now - self._moving_since))
+
+
+class Bars:
+    """Counts that grow to their totals: bars on a terminal, elsewhere a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._began: dict[str, tuple[float, int]] = {}  # when a count was first seen, and what it was
+        self._line_at = time.monotonic()
+
+    @contextmanager
+    def shown(self) -> Iterator[Bars]:
+        """Show them for as long as the block lasts."""
+        if not self.console.is_terminal:
+            yield self
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as self._bars:
+            yield self
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """`done` of `total`; call it as often as you like."""
+        now = time.monotonic()
+        began, before = self._began.setdefault(what, (now, done))
+        if self._bars is not None:
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(what, total=total)
+            self._bars.update(self._tasks[what], completed=done)
+        elif now - self._line_at > LINE_SECONDS:
+            self._line_at = now
+            left = (total - done) / (done - before) * (now - began) if done > before else 0.0
+            text = f"{what}: {done} of {total}" + (f", {_duration(left)}" if left else "")
+            self.console.print(text, highlight=False, markup=False)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.0f} s left"
+    return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
 
 
 def _title(trial: Trial) -> str:

@@ -5,9 +5,12 @@
         journal.jsonl        what was measured: one line per point, appended, never rewritten; MLflow is its mirror
         checkpoint-<step>/   the newest resumable state (written under a temporary name, then renamed)
         model.safetensors    final weights as trained          ema.safetensors    final EMA weights
+        ema-<step>.safetensors   EMA weights along the way, where the sweep asks for them
         samples.png          a few images of the finished model
+        quality/             what judges saw: a grid of images for each setting, and judges.json, who they were
         result.json          how it ended: finished, diverged or failed, with the reason
         lock                 held while a process trains it
+    <store>/judges/                          what a judge trains or computes once
     <store>/mlflow.db, <store>/artifacts/    MLflow, unless MLFLOW_TRACKING_URI points elsewhere
     <store>/reports/<sweep>/                 report.html, figures, tables
 
@@ -85,6 +88,22 @@ class TrialFolder:
     @property
     def samples(self) -> Path:
         return self.path / "samples.png"
+
+    @property
+    def quality(self) -> Path:
+        return self.path / "quality"
+
+    @property
+    def judges(self) -> Path:
+        return self.quality / "judges.json"
+
+    def sample_grid(self, step: int, judge: str, setting: str) -> Path:
+        """The picture of the first images that a judge saw of one set of weights under one setting."""
+        return self.quality / f"{step:09d}-{judge}-{setting}.png"
+
+    def kept_weights(self, step: int) -> Path:
+        """EMA weights of an earlier step."""
+        return self.path / f"ema-{step:09d}.safetensors"
 
     def weights(self, ema: bool = True) -> Path:
         """The final weights."""
@@ -230,6 +249,10 @@ class Store:
 
     def report(self, sweep: str) -> Path:
         return self.root / "reports" / sweep
+
+    @property
+    def judges(self) -> Path:
+        return self.root / "judges"
 
     def check_writable(self) -> None:
         """Create the folder. Raises StoreError when it cannot be written."""

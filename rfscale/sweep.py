@@ -20,6 +20,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from rfscale.data.spec import DataSpec, ShapesData
 from rfscale.data.text import TextSpec
 from rfscale.flow import canonical
+from rfscale.judges.base import JudgeError
+from rfscale.judges.spec import GlyphsJudge, JudgeSpec, ShapesJudge
+from rfscale.names import setting_label
 from rfscale.presets import expand
 from rfscale.sizes import ModelShape
 
@@ -113,6 +116,58 @@ class Samples(Strict):
     images: Annotated[int, Field(ge=0)] = 16
     steps: Positive = 25
     guidance: Annotated[float, Field(ge=0)] = 2.5
+
+
+class Setting(Strict):
+    """How images are drawn for a judge: Euler steps and classifier-free guidance."""
+
+    steps: Positive
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+
+
+# Paper, section 5.1: 50 steps at guidance 1, 2.5, 5, and fewer steps at guidance 5.
+PAPER_SETTINGS = tuple(
+    Setting(steps=steps, guidance=guidance)
+    for steps, guidance in ((50, 1.0), (50, 2.5), (50, 5.0), (5, 5.0), (10, 5.0), (25, 5.0))
+)
+Weights = Literal["ema", "raw"]
+
+
+def _named(value: Any) -> Any:
+    """A judge by its name alone has its defaults."""
+    return [{"name": item} if isinstance(item, str) else item for item in _listed(value)]
+
+
+class Quality(Strict):
+    """How the images of finished trials are judged. Like `Samples`, it is no part of a trial's identity."""
+
+    judges: Annotated[tuple[JudgeSpec, ...], BeforeValidator(_named)] = ()  # (): the judge of the data's own world
+    settings: Annotated[tuple[Setting, ...], BeforeValidator(_listed), Field(min_length=1)] = PAPER_SETTINGS
+    weights: Annotated[tuple[Weights, ...], BeforeValidator(_listed), Field(min_length=1)] = ("ema", "raw")
+    # all: the EMA weights are kept at every validation point, and judged there too
+    checkpoints: Literal["last", "all"] = "last"
+    batch: Positive = 256  # images drawn at once
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Quality:
+        labels = [judge.label for judge in self.judges]
+        drawn = [setting_label(setting.steps, setting.guidance, "") for setting in self.settings]
+        for what, values in (("judges", labels), ("settings", drawn), ("weights", list(self.weights))):
+            if len(set(values)) < len(values):
+                raise ValueError(f"the same entry stands twice in {what}; remove one")
+        return self
+
+    def judges_of(self, data: DataSpec) -> tuple[JudgeSpec, ...]:
+        """The judges that score images of this data. Raises JudgeError where one cannot, or none is named."""
+        own: dict[str, JudgeSpec] = {"shapes": ShapesJudge(), "glyphs": GlyphsJudge()}
+        judges = self.judges or ((own[data.name],) if data.name in own else ())
+        if not judges:
+            raise JudgeError(
+                f"data `{data.name}` has no judge of its own; name one, such as `quality: {{judges: [clip]}}`"
+            )
+        for judge in judges:
+            judge.check(data)
+        return judges
 
 
 class Resources(Strict):
@@ -310,6 +365,7 @@ class Sweep(Strict):
     question: str
     resources: Resources
     samples: Samples
+    quality: Quality | None = None  # None: the sweep asks for no judge
     trials: tuple[Trial, ...]
     duplicates: int  # trials that stood in the grids more than once and were merged
 

@@ -15,12 +15,15 @@ from yaml.constructor import ConstructorError
 from rfscale.data.base import DataError
 from rfscale.data.spec import DigitsData, FolderData, ShapesData
 from rfscale.data.text import TextSpec
+from rfscale.judges.spec import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJudge, ShapesJudge
 from rfscale.sweep import (
     Evaluation,
     Grid,
     Ladder,
+    Quality,
     Resources,
     Samples,
+    Setting,
     Strict,
     Sweep,
     SweepError,
@@ -35,6 +38,7 @@ class _Header(Strict):
     question: Annotated[str, Field(min_length=1)]
     resources: Resources = Resources()
     samples: Samples = Samples()
+    quality: Quality | None = None
 
 
 class _Loader(yaml.SafeLoader):
@@ -90,7 +94,8 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
     _check_keys(body, Grid, source, extra=(*_Header.model_fields, "grids"))
     if not isinstance(grids, list) or not grids or not all(isinstance(g, Mapping) for g in grids):
         raise SweepError(f"{source}: grids must be a non-empty list of mappings, each overriding keys of the sweep")
-    header = _validated(_Header, {k: v for k, v in raw.items() if k in _Header.model_fields}, source)
+    stated = {k: v for k, v in raw.items() if k in _Header.model_fields}
+    header = _validated(_Header, _located_judges(stated, folder), source)
     data_identity.cache_clear()  # an image folder may have changed since the last sweep of this process
     trials: dict[str, Trial] = {}
     seen = 0
@@ -104,6 +109,7 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
         question=header.question,
         resources=header.resources,
         samples=header.samples,
+        quality=header.quality,
         trials=tuple(trials.values()),
         duplicates=seen - len(trials),
     )
@@ -150,6 +156,30 @@ def _located(raw: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     return raw
 
 
+# Keys of a judge that name a file or a folder. A model that is no path is a name on the hub.
+_JUDGE_FILES = ("prompts", "weights", "metadata")
+_JUDGE_MODELS = ("model", "detector", "clip")
+
+
+def _located_judges(raw: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """Relative files of a judge are relative to the sweep file, as image folders are."""
+    quality = raw.get("quality")
+    if folder is None or not isinstance(quality, Mapping) or not isinstance(quality.get("judges"), list):
+        return raw
+
+    def located(key: str, value: Any) -> Any:
+        if not isinstance(value, str) or not (
+            key in _JUDGE_FILES or (key in _JUDGE_MODELS and value.startswith((".", "/", "~")))
+        ):
+            return value
+        return str((folder / Path(value).expanduser()).resolve())
+
+    there = [
+        {k: located(k, v) for k, v in j.items() if v != ""} if isinstance(j, Mapping) else j for j in quality["judges"]
+    ]
+    return {**raw, "quality": {**quality, "judges": there}}
+
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -179,10 +209,15 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "training": Training,
     "evaluation": Evaluation,
     "samples": Samples,
+    "quality": Quality,
     "resources": Resources,
     "text": TextSpec,
 }
 _DATA: dict[str, type[BaseModel]] = {"shapes": ShapesData, "digits": DigitsData, "folder": FolderData}
+_JUDGES: dict[str, type[BaseModel]] = {
+    judge.model_fields["name"].default: judge
+    for judge in (ShapesJudge, GlyphsJudge, ClipJudge, InceptionJudge, GenEvalJudge)
+}
 _KINDS: dict[type, str] = {str: "text", list: "a list", int: "a number", float: "a number", bool: "a truth value"}
 
 
@@ -190,10 +225,17 @@ def _sentence(error: ValidationError) -> str:
     """The first problem of a pydantic error as one sentence, with how many more there are."""
     problem, *more = error.errors(include_url=False)
     location = [str(part) for part in problem["loc"]]
-    if location[:1] == ["data"] and len(location) > 1 and location[1] in _DATA:
+    kind: type[BaseModel] = Grid
+    known = _DATA
+    if location[:2] == ["quality", "judges"]:
+        known = _JUDGES
+        kind = known.get(location.pop(3), Quality) if len(location) > 3 else Quality
+    elif location[:2] == ["quality", "settings"]:
+        kind = Setting
+    elif location[:1] == ["data"] and len(location) > 1 and location[1] in _DATA:
         kind = _DATA[location.pop(1)]  # pydantic names the chosen data set between `data` and the key
-    else:
-        kind = _SECTIONS.get(location[0], Grid) if location else Grid
+    elif location:
+        kind = _SECTIONS.get(location[0], Grid)
     name = ".".join(location)
     if problem["type"] == "extra_forbidden":
         text = _unknown_key(location[-1], ".".join(location[:-1]), kind.model_fields)
@@ -203,7 +245,7 @@ def _sentence(error: ValidationError) -> str:
         text = f"the key {name!r} is missing; add it"
     elif problem["type"].startswith("union_tag"):
         given = f" = {problem['ctx']['tag']}" if "tag" in problem.get("ctx", {}) else ""
-        text = f"data.name{given} is {'not known' if given else 'missing'}; it must be one of {', '.join(_DATA)}"
+        text = f"{name}.name{given} is {'not known' if given else 'missing'}; it must be one of {', '.join(known)}"
     elif problem["type"] in ("model_type", "model_attributes_type"):
         text = f"{name} = {problem['input']!r} is not a mapping; write {name}: {{key: value, ...}}"
     elif problem["type"] == "string_pattern_mismatch":

@@ -248,6 +248,8 @@ class Mirror:
         metrics = [metric for point in points for metric in _metrics(point)]
         for first in range(0, len(metrics), METRICS_PER_CALL):
             self._client.log_batch(copy.run_id, metrics=metrics[first : first + METRICS_PER_CALL])
+        for picture in _pictures(points, folder):
+            self._client.log_artifact(copy.run_id, str(picture), "quality")
         if cursor != copy.cursor:
             self._client.log_batch(copy.run_id, tags=[RunTag(names.TAG_CURSOR, str(cursor))])
             copy.cursor = cursor
@@ -304,6 +306,15 @@ def _metrics(point: Point) -> Iterator[Any]:
 
     for key, value in point.metrics.items():
         yield Metric(key, value, point.time, point.step)
+
+
+def _pictures(points: list[Point], folder: TrialFolder) -> Iterator[Path]:
+    """What judges saw of the scores among the points, and who they were: sent before the cursor moves past them."""
+    found = {
+        (point.step, *place[1:]): None for point in points for place in map(names.parse_quality, point.metrics) if place
+    }
+    pictures = [folder.sample_grid(*place) for place in found]
+    yield from (path for path in (*pictures, folder.judges if found else None) if path is not None and path.exists())
 
 
 def _client(uri: str) -> MlflowClient:

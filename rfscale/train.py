@@ -48,9 +48,11 @@ def train(
     resources: Resources = Resources(),
     samples: Samples = Samples(),
     progress: Callable[[int, float], None] = lambda step, loss: None,
+    keep_weights: bool = False,
 ) -> str:
     """Train a trial to its end, or resume it; returns its status, `finished` or `diverged`, and writes result.json.
 
+    `keep_weights` keeps the EMA weights of every validation point, for judges; it changes no number.
     Calls progress(step, training loss) at every logged point. Any error is recorded with status `failed` and raised
     again. Raises StoreError when another process trains this trial.
     """
@@ -62,7 +64,7 @@ def train(
         result: dict[str, object] = {"status": names.FAILED, "step": 0, "reason": "", "metrics": {}, "files": {}}
         run = None
         try:
-            run = _Training(trial, folder, resources, device)
+            run = _Training(trial, folder, resources, device, keep_weights)
             result["metrics"] = run.to_the_end(progress)
             save_samples(run.ema, trial, run.validation, samples, folder.samples)
             result["files"] = checkpoint.save_weights(folder, run.model, run.ema, trial.trial_id)
@@ -89,8 +91,11 @@ def train(
 class _Training:
     """The state of one training and its loop."""
 
-    def __init__(self, trial: Trial, folder: TrialFolder, resources: Resources, device: torch.device) -> None:
+    def __init__(
+        self, trial: Trial, folder: TrialFolder, resources: Resources, device: torch.device, keep_weights: bool
+    ) -> None:
         self.trial, self.folder, self.resources, self.device = trial, folder, resources, device
+        self.keep_weights = keep_weights
         self.formulation = formulation(trial.formulation)
         self.dataset = load(trial.data)
         self.encoder = load_text_encoder(trial.text)
@@ -142,6 +147,8 @@ class _Training:
             paused = time.monotonic()
             if at.step in validate_at:
                 metrics = self._validate(wide=last)
+                if self.keep_weights and not last:
+                    checkpoint.keep_weights(self.folder, self.ema, at.step)
             if logged and not last and time.monotonic() - saved > self.resources.checkpoint_seconds:
                 self.journal.sync()
                 checkpoint.save(self.folder, self.model, self.ema, self.optimizer, at)

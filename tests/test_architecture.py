@@ -24,8 +24,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),  # parse, call, print
     ("progress", "propose"),  # shows what launch does; turns what analysis found into the next sweep file
     ("launch",),  # a task of it calls train, so a launcher can be replaced and train cannot tell
-    ("tracking", "train"),  # they share the journal and nothing else: train needs no MLflow, tracking needs no torch
-    ("evals",),  # measures a network for train
+    (
+        "tracking",
+        "train",
+        "evaluate",
+    ),  # they share the journal and nothing else: train and evaluate need no MLflow, tracking needs no torch
+    ("evals",),  # measures a network for train, draws its images for evaluate
     ("checkpoint", "solver"),  # solver knows formulations, checkpoint knows models; neither knows training
     ("model", "store"),  # the network; the files of a trial
     ("sweep_file",),  # YAML -> sweep, and every sentence about what is wrong with it

@@ -4,7 +4,8 @@
 from rfscale.cli.common import app
 from rfscale.cli import plan
 from rfscale.cli import train
+from rfscale.cli import quality
 from rfscale.cli import results
 from rfscale.cli import laws
 
-__all__ = ["app", "laws", "plan", "results", "train"]
+__all__ = ["app", "laws", "plan", "quality", "results", "train"]

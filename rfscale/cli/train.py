@@ -24,6 +24,7 @@ from rfscale.cli.common import (
     with_resources,
     write_report,
 )
+from rfscale.cli.quality import check_judges, judge_trials, stop_on_failures
 from rfscale.sweep import SweepError
 from rfscale.sweep_file import load_sweep
 
@@ -43,7 +44,7 @@ def run(
     cpus: Cpus = None,
     gpus: Gpus = None,
 ) -> None:
-    """Train what is missing, then write the report.
+    """Train what is missing, judge the images where the sweep asks for it, then write the report.
 
     Trials run in parallel on Ray and are logged to MLflow. The same command resumes a sweep that was stopped.
     """
@@ -54,6 +55,8 @@ def run(
     definition, place = with_resources(load_sweep(sweep), cpus, gpus), open_store(store)
     for data in {trial.data for trial in definition.trials}:
         data.check(decode=True)
+    if definition.quality is not None:
+        check_judges(definition, definition.quality)
     mlflow_uri(place)
     place.check_writable()
 
@@ -75,6 +78,10 @@ def run(
             )
     else:
         mirror.finish()
+    unjudged: dict[str, str] = {}
+    if definition.quality is not None:
+        finished = [t for t in definition.trials if place.trial(t.trial_id).state().status == names.FINISHED]
+        unjudged = judge_trials(definition, definition.quality, finished, place, address)
     write_report(definition.name, place)
     failed = [
         f"{trial_id} ({state.reason})"
@@ -86,6 +93,7 @@ def run(
             f"rfscale: {len(failed)} trials failed: {'; '.join(failed)}. The same command tries them again.", err=True
         )
         raise typer.Exit(1)
+    stop_on_failures(unjudged)
 
 
 @app.command()
@@ -124,7 +132,8 @@ def train(
         if step % every == 0 or step == trial.steps:
             typer.echo(f"step {step}/{trial.steps}  train loss {loss:.4f}")
 
-    train_trial(trial, folder, definition.resources, definition.samples, progress)
+    keep = definition.quality is not None and definition.quality.checkpoints == "all"
+    train_trial(trial, folder, definition.resources, definition.samples, progress, keep_weights=keep)
     state = folder.state()
     if state.status != names.FINISHED:
         typer.echo(f"rfscale: trial {trial.trial_id} {state.status}: {state.reason}", err=True)

@@ -32,11 +32,22 @@ def save_samples(network: Network, trial: Trial, data: ValidationSet, samples: S
 
 
 def generate_images(
-    network: Network, trial: Trial, context: Tensor, pooled: Tensor, steps: int, guidance: float, seed: int
+    network: Network,
+    trial: Trial,
+    context: Tensor,
+    pooled: Tensor,
+    steps: int,
+    guidance: float,
+    seed: int,
+    first: int = 0,
+    path_length: Tensor | None = None,
 ) -> Tensor:
-    """(n, c, h, w) in [-1, 1] for n text conditions; image i gets noise number i of the seed."""
+    """(n, c, h, w) in [-1, 1] for n text conditions; image i gets noise number first + i of the seed.
+
+    `path_length`, (n,) zeros, receives the path length of each image (`solver.generate`).
+    """
     shape = (trial.data.channels, trial.data.resolution, trial.data.resolution)
-    eps = normal(seed, Stream.GENERATION, 0, 0, len(context), shape, context.device)
+    eps = normal(seed, Stream.GENERATION, 0, first, len(context), shape, context.device)
     return generate(
         network,
         formulation(trial.formulation),
@@ -46,6 +57,7 @@ def generate_images(
         steps=steps,
         guidance=guidance,
         shift=trial.timestep_shift,
+        path_length=path_length,
     ).clamp(-1, 1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rfscale.data.spec import DataSpec
-from rfscale.judges.base import Generate, Judge, JudgeError, Score
+from rfscale.judges.base import Generate, Judge, JudgeError, Progress, Score
 from rfscale.judges.spec import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJudge, JudgeSpec, ShapesJudge
 
 __all__ = [
@@ -17,13 +17,20 @@ __all__ = [
     "Judge",
     "JudgeError",
     "JudgeSpec",
+    "Progress",
     "Score",
     "ShapesJudge",
     "load_judge",
 ]
 
 
-def load_judge(spec: JudgeSpec, data: DataSpec, cache: Path, device: str = "cpu") -> Judge:
+def load_judge(
+    spec: JudgeSpec,
+    data: DataSpec,
+    cache: Path,
+    device: str = "cpu",
+    progress: Progress = lambda what, done, total: None,
+) -> Judge:
     """The judge that `spec` describes, ready to score images of `data`.
 
     `cache` is a folder for what a judge must train or compute once; processes may share it. Raises JudgeError.
@@ -32,7 +39,7 @@ def load_judge(spec: JudgeSpec, data: DataSpec, cache: Path, device: str = "cpu"
     if isinstance(spec, ShapesJudge):
         from rfscale.judges.shapes import load_shapes
 
-        return load_shapes(spec, data, cache, device)
+        return load_shapes(spec, data, cache, device, progress)
     if isinstance(spec, GlyphsJudge):
         from rfscale.judges.glyphs import load_glyphs
 

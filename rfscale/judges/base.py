@@ -19,6 +19,9 @@ from rfscale.data.base import FloatArray
 # that every network draws the same prompt from the same noise.
 Generate = Callable[[Sequence[str]], FloatArray]
 
+# Called as progress(what is done, steps done, of how many) by a judge that trains or computes something first.
+Progress = Callable[[str, int, int], None]
+
 
 class JudgeError(RuntimeError):
     """A judge cannot score; the message says in one sentence what is wrong (with its path) and what to do."""

@@ -1,0 +1,190 @@
+"""The sample quality of one trained trial, top to bottom. Needs torch, and neither Ray nor MLflow.
+
+    what is not scored yet -> weights -> [ draw -> judge -> grid of samples -> journal ]
+
+A unit is one judge's view of one set of weights under one setting. Its scores reach the journal as one line, so a unit
+is there or it is not: an evaluation that was killed goes on with the next one, and nothing is scored twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rfscale import names
+from rfscale.checkpoint import load_model
+from rfscale.data.base import FloatArray
+from rfscale.data.spec import DataSpec
+from rfscale.data.text import load_text_encoder
+from rfscale.evals.samples import COLUMNS, generate_images, save_grid
+from rfscale.judges import Judge, JudgeError, JudgeSpec, Score, load_judge
+from rfscale.model import MMDiT
+from rfscale.store import Journal, Store, StoreError, TrialFolder, read_json, write_json
+from rfscale.sweep import Quality, Resources, Setting, Trial, Weights
+
+GRID_IMAGES = 4 * COLUMNS
+NOISE_SEED = 0  # of every trial: all draw the same prompt from the same noise
+GENERATION = "generation"  # in the place of the judge where a number is of the drawing itself
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One judge's view of the weights of one step under one setting."""
+
+    step: int
+    judge: JudgeSpec
+    setting: Setting
+    weights: Weights
+
+    @property
+    def label(self) -> str:
+        return names.setting_label(self.setting.steps, self.setting.guidance, self.weights)
+
+
+def units(trial: Trial, quality: Quality) -> list[Unit]:
+    """All that the sweep asks of a trial: the last step with every kind of weights, earlier ones with EMA weights."""
+    earlier = trial.evaluation.steps(trial.steps)[:-1] if quality.checkpoints == "all" else ()
+    kinds: list[tuple[int, Weights]] = [(trial.steps, kind) for kind in quality.weights]
+    kinds += [(step, "ema") for step in reversed(earlier)]
+    return [
+        Unit(step, judge, setting, kind)
+        for step, kind in kinds
+        for judge in quality.judges_of(trial.data)
+        for setting in quality.settings
+    ]
+
+
+def missing(trial: Trial, folder: TrialFolder, quality: Quality) -> list[Unit]:
+    """The units that the trial's journal has no scores of."""
+    points, _ = folder.points()
+    scored = {
+        (point.step, *found[1:]) for point in points for found in map(names.parse_quality, point.metrics) if found
+    }
+    return [unit for unit in units(trial, quality) if (unit.step, unit.judge.label, unit.label) not in scored]
+
+
+def evaluate(
+    trial: Trial,
+    store: Store,
+    quality: Quality,
+    resources: Resources = Resources(),
+    progress: Callable[[Unit], None] = lambda unit: None,
+) -> None:
+    """Score what is missing of a finished trial; calls progress(unit) after each.
+
+    Raises JudgeError where a judge cannot score, StoreError where the trial has not finished, was scored by another
+    judge of the same label, or is in the hands of another process.
+    """
+    folder = store.trial(trial.trial_id)
+    state = folder.state()
+    if state.status != names.FINISHED:
+        raise StoreError(f"trial {trial.trial_id} is not finished ({state.status}), so it has nothing to judge")
+    device = "cuda" if resources.gpus and torch.cuda.is_available() else "cpu"
+    with folder.claim():
+        todo = missing(trial, folder, quality)
+        journal = Journal(folder)
+        judges: dict[str, Judge] = {}
+        try:
+            for unit in todo:
+                if unit.judge.label not in judges:
+                    judges[unit.judge.label] = _judge(unit.judge, trial, folder, store, device)
+                drawer = Drawer(trial, _weights(trial, folder, unit, device), unit.setting, quality.batch, device)
+                scores = list(judges[unit.judge.label].score(drawer))
+                drawer.save(folder.sample_grid(unit.step, unit.judge.label, unit.label))
+                journal.log(unit.step, dict(_metrics(unit, scores, drawer)))
+                journal.sync()
+                progress(unit)
+        finally:
+            journal.close()
+
+
+class Drawer:
+    """A network as judges see it: captions in, images out. Keeps the first images for the grid, and path lengths."""
+
+    def __init__(self, trial: Trial, network: MMDiT, setting: Setting, batch: int, device: str) -> None:
+        self.trial, self.network, self.setting, self.batch, self.device = trial, network, setting, batch, device
+        self.encoder = load_text_encoder(trial.text)
+        self.lengths: list[torch.Tensor] = []
+        self._shown: tuple[torch.Tensor, tuple[str, ...]] | None = None
+
+    def __call__(self, captions: Sequence[str]) -> FloatArray:
+        """float32 "n c h w" in [-1, 1]; image i is drawn from noise number i, whatever the batch."""
+        parts = []
+        for first in range(0, len(captions), self.batch):
+            texts = captions[first : first + self.batch]
+            context, pooled = (torch.as_tensor(part).to(self.device) for part in self.encoder.encode(texts))
+            lengths = torch.zeros(len(texts), device=self.device)
+            images = generate_images(
+                self.network, self.trial, context, pooled, self.setting.steps, self.setting.guidance, NOISE_SEED,
+                first=first, path_length=lengths,
+            )  # fmt: skip
+            parts.append(images.float().cpu())
+            self.lengths.append(lengths.double().cpu())
+        drawn = torch.cat(parts)
+        if self._shown is None:
+            self._shown = drawn[:GRID_IMAGES], tuple(captions[:GRID_IMAGES])
+        result: FloatArray = drawn.numpy()
+        return result
+
+    def save(self, path: Path) -> None:
+        """The first images with their captions as a PNG."""
+        if self._shown is not None:
+            path.parent.mkdir(exist_ok=True)
+            save_grid(*self._shown, path)
+
+
+@lru_cache(maxsize=4)
+def _loaded(spec: JudgeSpec, data: DataSpec, cache: Path, device: str) -> Judge:
+    """Once per process: a worker judges one trial after the other, and a judge knows no trial."""
+    return load_judge(spec, data, cache, device)
+
+
+def _judge(spec: JudgeSpec, trial: Trial, folder: TrialFolder, store: Store, device: str) -> Judge:
+    """The judge, its identity recorded beside the scores. Another judge under the same label is an error."""
+    judge = _loaded(spec, trial.data, store.judges, device)
+    folder.quality.mkdir(exist_ok=True)
+    known = read_json(folder.judges) or {}
+    identity = judge.identity()
+    if known.setdefault(judge.label, identity) != identity:
+        differs = sorted(k for k in {*identity, *known[judge.label]} if identity.get(k) != known[judge.label].get(k))
+        raise JudgeError(
+            f"trial {trial.trial_id} has scores of another judge {judge.label} (it differs in {', '.join(differs)}); "
+            f"judge with that one, or train into a new store with --store"
+        )
+    write_json(folder.judges, known)
+    return judge
+
+
+def _weights(trial: Trial, folder: TrialFolder, unit: Unit, device: str) -> MMDiT:
+    """The network of a unit. Raises StoreError where its weights were not kept."""
+    if unit.step == trial.steps:
+        return load_model(trial, folder, ema=unit.weights == "ema", device=device)
+    path = folder.kept_weights(unit.step)
+    if not path.exists():
+        raise StoreError(
+            f"trial {trial.trial_id} kept no weights of step {unit.step}: it was trained without `checkpoints: all`; "
+            "train into a new store with --store, or set `quality: {checkpoints: last}`"
+        )
+    return load_model(trial, folder, device=device, path=path)
+
+
+def _metrics(unit: Unit, scores: Sequence[Score], drawer: Drawer) -> Iterator[tuple[str, float]]:
+    """Journal keys of a unit's scores. What was not measured has no key."""
+    judge = unit.judge.label
+    for score in scores:
+        if score.name not in names.QUALITY:
+            raise JudgeError(f"the judge {judge} gives {score.name!r}, which is no key of names.QUALITY; add it there")
+        yield names.quality_key(score.name, judge, unit.label), score.value
+        if np.isfinite(score.se):
+            yield names.quality_key(f"{score.name}_se", judge, unit.label), score.se
+        if np.isfinite(score.ceiling):
+            yield names.quality_key(f"{score.name}_ceiling", judge, names.TRUE_IMAGES), score.ceiling
+    lengths = torch.cat(drawer.lengths)
+    yield names.quality_key("path_length", GENERATION, unit.label), float(lengths.mean())
+    if len(lengths) > 1:
+        yield names.quality_key("path_length_se", GENERATION, unit.label), float(lengths.std() / len(lengths) ** 0.5)
