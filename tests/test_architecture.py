@@ -22,6 +22,7 @@ from rfscale.train import train
 # but for those in _INSIDE.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),  # parse, call, print
+    ("rating",),  # asks people about the images of finished trials; nothing else knows of it
     ("progress", "propose"),  # shows what launch does; turns what analysis found into the next sweep file
     ("launch",),  # a task of it calls train, so a launcher can be replaced and train cannot tell
     (
@@ -39,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("flow", "noise", "sizes"),  # mathematics
     ("environment", "names"),  # facts
 )
-_INSIDE = {"cli", "data", "evals", "judges"}  # packages, whose files may import each other
+_INSIDE = {"cli", "data", "evals", "judges", "rating"}  # packages, whose files may import each other
 
 PACKAGES = ("rfscale", "analysis")
 FILES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
@@ -113,6 +114,7 @@ def test_only_the_command_line_and_propose_import_analysis() -> None:
         "rfscale.cli.common",
         "rfscale.cli.laws",
         "rfscale.cli.plan",
+        "rfscale.cli.rate",
         "rfscale.cli.results",
         "rfscale.propose",
     }
@@ -139,6 +141,7 @@ def test_modules_that_plan_import_no_torch() -> None:
         "cli/plan",
         "cli/train",
         "cli/results",
+        "cli/rate",
         "cli/laws",
         "sweep",
         "sweep_file",

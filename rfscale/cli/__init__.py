@@ -6,6 +6,7 @@ from rfscale.cli import plan
 from rfscale.cli import train
 from rfscale.cli import quality
 from rfscale.cli import results
+from rfscale.cli import rate
 from rfscale.cli import laws
 
-__all__ = ["app", "laws", "plan", "quality", "results", "train"]
+__all__ = ["app", "laws", "plan", "quality", "rate", "results", "train"]

@@ -1,0 +1,432 @@
+"""What people prefer: Bradley-Terry strengths with ties, Elo and win rates from votes between two images.
+
+Davidson (1970), "On extending the Bradley-Terry model to accommodate ties": with strengths pi and a tie parameter nu,
+
+    P(i is preferred to j) = pi_i / S,   P(no preference) = nu sqrt(pi_i pi_j) / S,
+    S = pi_i + pi_j + nu sqrt(pi_i pi_j)
+
+so pi_i / pi_j are the odds that i is preferred to j among the votes that prefer one. Counting a tie as half a win
+would pull all strengths together wherever people are undecided, and would fit no model of what they answer.
+
+Elo = 1000 + 400 log10(pi), strengths with geometric mean 1: the mean of the models is 1000, and 400 points are odds of
+ten to one. The paper (Esser et al. 2024, sec. 5.4) plots such a score against validation loss and gives no formula.
+
+Regularisation: 1/K of a vote for either side of every pair of the K models, K - 1 votes in all. It is what Firth's
+(1993) bias reduction adds for K - 1 strengths, spread evenly; a model that won every vote has a finite strength.
+
+Intervals: the Bayesian bootstrap (Rubin 1981). Every vote, and every added part of a vote with its own size, gets a
+gamma-distributed weight; 95 % of the refitted strengths lie in the interval. For two models it is Jeffreys' interval of
+a share, so it does not collapse where one model won every vote, as resampling the votes would.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+
+OVERALL = "all questions"
+MEAN_ELO = 1000.0
+ELO_PER_LOG = 400.0 / math.log(10.0)
+CHOICES = ("left", "right", "none")
+MIN_RATERS = 5
+"""With fewer raters the spread between raters cannot be estimated: the interval is then about these raters only."""
+_COLUMNS = ("rater", "question", "left", "right", "choice")
+_ITERATIONS = 200
+_TOLERANCE = 1e-10  # of the gradient, per vote
+
+
+class PreferenceError(ValueError):
+    """The votes cannot be read or fitted; the message is one sentence that says what to do."""
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """Strengths of K models by one question. Vectors follow `models`, matrices are row against column.
+
+    log_strength: log pi, mean 0, with low and high. win_rate: wins and half the ties, per vote; NaN where the two never
+    met. p_better: probability that the row is the stronger, p_best that the model is the strongest of all. tie: nu.
+    left_share: how often the left image was chosen by those who chose one; 0.5 where sides do not matter.
+    """
+
+    question: str
+    models: tuple[str, ...]
+    n_votes: int
+    n_ties: int
+    log_strength: Array
+    low: Array
+    high: Array
+    tie: float
+    win_rate: Array
+    votes: Array
+    p_better: Array
+    p_best: Array
+    left_share: float
+    doubts: tuple[str, ...]
+
+    @property
+    def elo(self) -> Array:
+        """Elo, mean 1000."""
+        return to_elo(self.log_strength)
+
+    @property
+    def elo_interval(self) -> tuple[Array, Array]:
+        """95 % interval of each model's Elo, against the mean of the models."""
+        return to_elo(self.low), to_elo(self.high)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Positions in `models`, strongest first."""
+        return tuple(int(i) for i in np.argsort(-self.log_strength, kind="stable"))
+
+
+@dataclass(frozen=True)
+class Preference:
+    """The fit of every question, and of all of them together where there are several (`overall`)."""
+
+    by_question: Mapping[str, Strengths]
+    overall: Strengths
+    raters: tuple[str, ...]
+    clusters: str  # what got one weight: "raters" or "image pairs"
+    draws: int
+
+    def fits(self) -> tuple[Strengths, ...]:
+        """What is worth printing: each question, then all together if that is not the same."""
+        each = tuple(self.by_question.values())
+        return each if len(each) == 1 else (*each, self.overall)
+
+    def text(self) -> str:
+        """The report a person reads."""
+        raters = "1 rater" if len(self.raters) == 1 else f"{len(self.raters)} raters"
+        head = f"{self.overall.n_votes} votes by {raters}"
+        return "\n\n".join([head, *(_text(fit) for fit in self.fits()), self._method()])
+
+    def _method(self) -> str:
+        whom = (
+            "over raters: what people in general prefer"
+            if self.clusters == "raters"
+            else f"over image pairs: what these raters prefer ({MIN_RATERS} raters and more speak for others)"
+        )
+        return (
+            f"Bradley-Terry with ties (Davidson 1970). Elo: mean 1000; 400 points are odds of 10 to 1 among votes that "
+            f"prefer one.\nIntervals: 95 %, Bayesian bootstrap {whom}. best: probability of being the strongest.\n"
+            f"Every pair of models has {1 / len(self.overall.models):.2g} of a vote added to either side, so that no "
+            f"strength is infinite."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: null where there is no number."""
+        return {
+            "votes": self.overall.n_votes,
+            "raters": list(self.raters),
+            "clusters": self.clusters,
+            "draws": self.draws,
+            "fits": [_to_dict(fit) for fit in self.fits()],
+        }
+
+
+def to_elo(log_strength: Array) -> Array:
+    """Elo = 1000 + 400 log10(strength)."""
+    return MEAN_ELO + ELO_PER_LOG * log_strength
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_votes(path: Path) -> pd.DataFrame:
+    """One row per vote, oldest first, from the database that `rfscale rate` writes.
+
+    Columns: time (UTC), rater, prompt, question, left, right (trial ids), choice, setting, showing. Raises
+    PreferenceError where there is no such database or no vote in it.
+    """
+    if not path.is_file():
+        raise PreferenceError(f"there are no votes yet ({path} does not exist); collect some with `rfscale rate SWEEP`")
+    query = (
+        "SELECT time, rater, prompt, question, left_trial AS left, right_trial AS right, choice, setting, showing "
+        "FROM votes ORDER BY id"
+    )
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA query_only = 1")
+            rows = connection.execute(query)
+            votes = pd.DataFrame(rows.fetchall(), columns=[column[0] for column in rows.description])
+    except sqlite3.Error as error:
+        raise PreferenceError(f"{path} is not a database of votes ({error}); move it away and rate again") from error
+    if votes.empty:
+        raise PreferenceError(f"there are no votes in {path}; collect some with `rfscale rate SWEEP`")
+    votes["time"] = pd.to_datetime(votes["time"], utc=True)
+    return votes
+
+
+# --- fitting ----------------------------------------------------------------------------------------------------------
+
+
+def fit_preference(votes: pd.DataFrame, *, draws: int = 1000, seed: int = 42) -> Preference:
+    """Strengths from votes: columns rater, question, left, right, choice (left, right or none), perhaps showing.
+
+    Votes with one value of `showing` are answers about one pair of images and are weighted together; without that
+    column every vote stands alone. From five raters on, all votes of a rater are weighted together instead. Raises
+    PreferenceError for a table that has no votes between two models, or values that cannot be.
+    """
+    _check(votes)
+    models = tuple(sorted({*votes["left"], *votes["right"]}))
+    raters = tuple(sorted(set(votes["rater"])))
+    by_rater = len(raters) >= MIN_RATERS
+    showings = votes["showing"] if "showing" in votes else pd.Series(np.arange(len(votes)), index=votes.index)
+    clusters = pd.factorize(votes["rater"] if by_rater else showings)[0]
+    asked = tuple(dict.fromkeys(votes["question"]))
+
+    def fit(question: str, rows: NDArray[np.bool_]) -> Strengths:
+        return _fit(question, models, votes[rows], pd.factorize(clusters[rows])[0], by_rater, draws, seed)
+
+    by_question = {question: fit(question, (votes["question"] == question).to_numpy()) for question in asked}
+    overall = fit(OVERALL, np.ones(len(votes), dtype=bool))
+    return Preference(by_question, overall, raters, "raters" if by_rater else "image pairs", draws)
+
+
+def _check(votes: pd.DataFrame) -> None:
+    missing = [column for column in _COLUMNS if column not in votes]
+    if missing:
+        raise PreferenceError(f"the votes have no column {', '.join(missing)}; they need {', '.join(_COLUMNS)}.")
+    if votes.empty:
+        raise PreferenceError("there are no votes; collect some with `rfscale rate SWEEP`")
+    unknown = sorted({str(choice) for choice in votes["choice"]} - set(CHOICES))
+    if unknown:
+        raise PreferenceError(f"choice {unknown[0]!r} is not possible; it is one of {', '.join(CHOICES)}.")
+    same = votes["left"] == votes["right"]
+    if same.any():
+        raise PreferenceError(f"{votes.loc[same, 'left'].iloc[0]} was compared with itself; remove such votes.")
+
+
+def _fit(
+    question: str,
+    models: tuple[str, ...],
+    votes: pd.DataFrame,
+    clusters: NDArray[np.intp],
+    by_rater: bool,
+    draws: int,
+    seed: int,
+) -> Strengths:
+    size = len(models)
+    wins, ties = _counts(models, votes, clusters)  # (G, K, K)
+    added = (1.0 - np.eye(size)) / size
+    total_wins, total_ties = wins.sum(axis=0), ties.sum(axis=0)
+    theta, tie = solve((total_wins + added)[None], total_ties[None])
+
+    rng = np.random.default_rng(seed)
+    weights = _weights(rng, draws, len(wins), by_rater)
+    drawn_wins = np.tensordot(weights, wins, axes=1) + rng.gamma(added, size=(draws, size, size))
+    drawn, _ = solve(drawn_wins, np.tensordot(weights, ties, axes=1))
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0) - theta[0]
+    if by_rater:  # the spread between few raters is itself uncertain
+        wider = stats.t.ppf(0.975, len(wins) - 1) / stats.norm.ppf(0.975)
+        low, high = low * wider, high * wider
+
+    decided = int((votes["choice"] != "none").sum())
+    met = total_wins + total_wins.T + total_ties
+    with np.errstate(invalid="ignore"):
+        win_rate = (total_wins + total_ties / 2) / met
+    left = int((votes["choice"] == "left").sum())
+    return Strengths(
+        question=question,
+        models=models,
+        n_votes=len(votes),
+        n_ties=len(votes) - decided,
+        log_strength=theta[0],
+        low=theta[0] + np.minimum(low, 0.0),
+        high=theta[0] + np.maximum(high, 0.0),
+        tie=float(tie[0]),
+        win_rate=win_rate,
+        votes=met,
+        p_better=np.asarray((drawn[:, :, None] > drawn[:, None, :]).mean(axis=0)),
+        p_best=np.bincount(drawn.argmax(axis=1), minlength=size) / draws,
+        left_share=left / decided if decided else math.nan,
+        doubts=_doubts(models, met, left, decided),
+    )
+
+
+def _counts(models: tuple[str, ...], votes: pd.DataFrame, clusters: NDArray[np.intp]) -> tuple[Array, Array]:
+    """(G, K, K) wins of row over column and (G, K, K) ties, symmetric, of each cluster."""
+    place = {model: i for i, model in enumerate(models)}
+    left = votes["left"].map(place).to_numpy(dtype=np.intp)
+    right = votes["right"].map(place).to_numpy(dtype=np.intp)
+    choice = votes["choice"].to_numpy(dtype=object)
+    wins, ties = np.zeros((2, int(clusters.max()) + 1, len(models), len(models)))
+    for table, rows, row, column in (
+        (wins, choice == "left", left, right),
+        (wins, choice == "right", right, left),
+        (ties, choice == "none", left, right),
+        (ties, choice == "none", right, left),
+    ):
+        np.add.at(table, (clusters[rows], row[rows], column[rows]), 1.0)
+    return wins, ties
+
+
+def _weights(rng: np.random.Generator, draws: int, clusters: int, by_rater: bool) -> Array:
+    """(draws, clusters) with mean 1. With few clusters the plain exponential weights vary too little.
+
+    A mean weighted by G gamma(a) weights has the variance of the plain mean, with its divisor G - 1, for
+    a = (G - 2) / G. Votes have a = 1: together with the added votes that is Jeffreys' posterior.
+    """
+    shape = (clusters - 2) / clusters if by_rater else 1.0
+    return rng.gamma(shape, 1.0 / shape, size=(draws, clusters))
+
+
+def _doubts(models: tuple[str, ...], met: Array, left: int, decided: int) -> tuple[str, ...]:
+    found = []
+    apart = _unconnected(met > 0)
+    if apart:
+        found.append(
+            f"{', '.join(models[i] for i in apart)} met the others in no vote, directly or through a third: their "
+            f"order against the others is not known."
+        )
+    if decided and stats.binomtest(left, decided).pvalue < 0.01:
+        found.append(
+            f"The left image was chosen {left} times of {decided}: somebody answers by side. Sides are balanced, so "
+            f"this favours no model, but it blurs all of them."
+        )
+    return tuple(found)
+
+
+def _unconnected(met: NDArray[np.bool_]) -> list[int]:
+    """Models that no chain of votes joins to the model with the most partners."""
+    reached = {int(met.sum(axis=1).argmax())}
+    while True:
+        more = {int(j) for i in reached for j in np.flatnonzero(met[i])} | reached
+        if more == reached:
+            return [i for i in range(len(met)) if i not in reached]
+        reached = more
+
+
+def solve(wins: Array, ties: Array) -> tuple[Array, Array]:
+    """Maximum likelihood of Davidson's model for B tables at once: (B, K) log strengths with mean 0, and (B,) nu.
+
+    wins (B, K, K): weight of row over column, positive for every pair; ties (B, K, K): symmetric. The log-likelihood is
+    concave in (log pi, log nu), so Newton with step halving finds its only maximum; nu = 0 where there are no ties.
+    Raises PreferenceError where it does not converge.
+    """
+    batch, size, _ = wins.shape
+    has_ties = ties.sum(axis=(1, 2)) > 0
+    x = np.zeros((batch, size + 1))  # log pi, log nu
+    value, gradient, information = _likelihood(x, wins, ties, has_ties)
+    scale = _TOLERANCE * (wins.sum(axis=(1, 2)) + ties.sum(axis=(1, 2)))
+    for _ in range(_ITERATIONS):
+        open_ = np.flatnonzero(np.abs(gradient).max(axis=1) > scale)
+        if not open_.size:
+            strengths = x[:, :size] - x[:, :size].mean(axis=1, keepdims=True)
+            return strengths, np.where(has_ties, np.exp(x[:, size]), 0.0)
+        step = np.linalg.solve(information[open_], gradient[open_, :, None])[..., 0]
+        step /= np.maximum(1.0, np.abs(step).max(axis=1, keepdims=True) / 4.0)  # far from the optimum: no leaps
+        factor = np.ones(len(open_))
+        for _ in range(40):
+            trial = x[open_] + factor[:, None] * step
+            reached = _likelihood(trial, wins[open_], ties[open_], has_ties[open_])[0]
+            worse = reached < value[open_] - 1e-9 * (1 + np.abs(value[open_]))
+            if not worse.any():
+                break
+            factor[worse] /= 2
+        x[open_] = trial
+        value[open_], gradient[open_], information[open_] = _likelihood(
+            trial, wins[open_], ties[open_], has_ties[open_]
+        )
+    raise PreferenceError("the strengths did not converge; is a pair of models without any weight?")
+
+
+def _likelihood(x: Array, wins: Array, ties: Array, has_ties: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
+    """Log-likelihood (B,), its gradient (B, K + 1) and the information (B, K + 1, K + 1), invertible.
+
+    With h = (log pi_i - log pi_j) / 2 the three answers have logits h, -h and log nu. Every pair stands twice in the
+    (K, K) arrays, hence the halves.
+    """
+    size = wins.shape[1]
+    h = (x[:, :size, None] - x[:, None, :size]) / 2
+    log_nu = np.where(has_ties, x[:, size], -np.inf)[:, None, None]
+    log_sum = np.logaddexp(np.logaddexp(h, -h), log_nu)
+    first, tie = np.exp(h - log_sum), np.exp(log_nu - log_sum)
+    second = np.swapaxes(first, 1, 2)
+    n = wins + np.swapaxes(wins, 1, 2) + ties
+    tied = ties.sum(axis=(1, 2)) / 2
+
+    value = (
+        (wins * h).sum(axis=(1, 2)) + tied * np.where(has_ties, x[:, size], 0.0) - (n * log_sum).sum(axis=(1, 2)) / 2
+    )
+    gradient = np.empty_like(x)
+    gradient[:, :size] = (wins - np.swapaxes(wins, 1, 2) - n * (first - second)).sum(axis=2) / 2
+    gradient[:, size] = np.where(has_ties, tied - (n * tie).sum(axis=(1, 2)) / 2, 0.0)
+
+    a = n * (first + second - (first - second) ** 2) / 4
+    information = np.empty((len(x), size + 1, size + 1))
+    information[:, :size, :size] = -a
+    diagonal = np.arange(size)
+    information[:, diagonal, diagonal] += a.sum(axis=2)
+    # The mean of log pi is free. Fixing it adds this to the information and nothing to any difference.
+    information[:, :size, :size] += a.mean(axis=(1, 2))[:, None, None]
+    information[:, :size, size] = information[:, size, :size] = -(n * (first - second) * tie).sum(axis=2) / 2
+    information[:, size, size] = np.where(has_ties, (n * tie * (1 - tie)).sum(axis=(1, 2)) / 2, 1.0)
+    return value, gradient, information
+
+
+# --- saying it --------------------------------------------------------------------------------------------------------
+
+
+def _text(fit: Strengths) -> str:
+    low, high = fit.elo_interval
+    width = max(map(len, fit.models))
+    lines = [
+        f"{fit.question}: {fit.n_votes} votes, {fit.n_ties} without preference",
+        f"  {'':{width}}   Elo  95 % interval   best   wins over: "
+        + "  ".join(f"{r + 1:>3}" for r in range(len(fit.models))),
+    ]
+    for rank, i in enumerate(fit.order):
+        rates = "  ".join(
+            "  –" if math.isnan(fit.win_rate[i, j]) else f"{100 * fit.win_rate[i, j]:>3.0f}" for j in fit.order
+        )
+        lines.append(
+            f"  {fit.models[i]:{width}}  {fit.elo[i]:>4.0f}  [{low[i]:>5.0f}, {high[i]:>5.0f}]  {fit.p_best[i]:>5.2f}"
+            f"   {rank + 1:>3}         {rates}"
+        )
+    return "\n".join([*lines, *(f"  ! {doubt}" for doubt in fit.doubts)])
+
+
+def _to_dict(fit: Strengths) -> dict[str, Any]:
+    low, high = fit.elo_interval
+    return {
+        "question": fit.question,
+        "votes": fit.n_votes,
+        "ties": fit.n_ties,
+        "tie_parameter": fit.tie,
+        "left_share": _number(fit.left_share),
+        "doubts": list(fit.doubts),
+        "models": [
+            {
+                "model": fit.models[i],
+                "log_strength": float(fit.log_strength[i]),
+                "elo": float(fit.elo[i]),
+                "elo_low": float(low[i]),
+                "elo_high": float(high[i]),
+                "p_best": float(fit.p_best[i]),
+                "win_rate": {fit.models[j]: _number(fit.win_rate[i, j]) for j in fit.order if j != i},
+                "votes": {fit.models[j]: int(fit.votes[i, j]) for j in fit.order if j != i},
+                "p_better": {fit.models[j]: float(fit.p_better[i, j]) for j in fit.order if j != i},
+            }
+            for i in fit.order
+        ],
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,183 @@
+"""By people: `rate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rfscale import names
+from rfscale.cli.common import Json, StoreFolder, SweepFile, app, console, one_sentence, open_store, print_json
+from rfscale.flow import canonical
+from rfscale.rating.votes import RatingError, Votes, questions_of
+from rfscale.store import Store
+from rfscale.sweep import Sweep, Trial
+from rfscale.sweep_file import load_sweep
+
+if TYPE_CHECKING:
+    from rfscale.rating.images import Drawing
+    from rfscale.rating.sitting import Design
+
+
+@app.command()
+@one_sentence
+def rate(
+    sweep: SweepFile,
+    store: StoreFolder = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="port of the page; 0 is any free one")] = 8077,
+    depth: Annotated[list[int] | None, typer.Option("--depth", help="only this depth; may be repeated")] = None,
+    formulations: Annotated[
+        list[str] | None, typer.Option("--formulations", help="only this formulation; may be repeated")
+    ] = None,
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="held-out captions to draw")] = 20,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="pairs of images that one person compares")] = 30,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="steps of the ODE solver")] = 50,
+    guidance: Annotated[
+        float, typer.Option("--guidance", min=0, help="classifier-free guidance scale; 1 is none")
+    ] = 2.5,
+    results: Annotated[
+        bool, typer.Option("--results", help="say what the votes so far mean, and serve nothing")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask people which of two images is better, blind, on a local page.
+
+    The images are drawn by the finished trials from the same prompts and noise. --results gives Elo with intervals.
+    """
+    definition, place = load_sweep(sweep), open_store(store)
+    trials = _selected(definition, depth or [], formulations or [])
+    folder = place.root / "ratings" / definition.name
+    setting = names.setting_label(steps, guidance, "ema")
+    if results:
+        _results(definition.name, trials, folder / "votes.sqlite", setting, as_json)
+        return
+    finished = [trial for trial in trials if place.trial(trial.trial_id).state().status == names.FINISHED]
+    _check(definition.name, trials, finished)
+
+    from rfscale.data import load
+    from rfscale.rating.images import Drawing
+    from rfscale.rating.sitting import Design
+
+    captions = load(finished[0].data).validation(prompts).captions
+    questions = questions_of(finished[0].data.name)
+    design = Design(tuple(trial.trial_id for trial in finished), captions, questions, setting, pairs)
+    _serve(definition.name, design, finished, place, folder, Drawing(steps, guidance), port)
+
+
+def _selected(sweep: Sweep, depths: Sequence[int], formulations: Sequence[str]) -> tuple[Trial, ...]:
+    """The trials of the sweep with these depths and formulations. Raises RatingError for one that it does not have."""
+    wanted = [canonical(name) for name in formulations]
+    for what, given in (("depth", depths), ("formulation", wanted)):
+        there = list(dict.fromkeys(getattr(trial, what) for trial in sweep.trials))
+        for value in given:
+            if value not in there:
+                raise RatingError(
+                    f"sweep {sweep.name} has no trial of {what} {value}; it has {', '.join(map(str, there))}"
+                )
+    return tuple(
+        trial
+        for trial in sweep.trials
+        if (not depths or trial.depth in depths) and (not wanted or trial.formulation in wanted)
+    )
+
+
+def _check(sweep: str, trials: Sequence[Trial], finished: Sequence[Trial]) -> None:
+    """Raises RatingError where the finished trials cannot be compared."""
+    if len(finished) < 2:
+        raise RatingError(
+            f"{len(finished)} of the {len(trials)} trials chosen of sweep {sweep} are finished and a comparison needs "
+            f"two; train more with `rfscale run`, or choose more"
+        )
+    if len({trial.data for trial in finished}) > 1:
+        raise RatingError(
+            f"the trials of sweep {sweep} were trained on different data, so that their images tell them apart; "
+            f"choose some of one data set with --depth and --formulations"
+        )
+
+
+def _serve(
+    sweep: str,
+    design: Design,
+    trials: Sequence[Trial],
+    store: Store,
+    folder: Path,
+    drawing: Drawing,
+    port: int,
+) -> None:
+    """Draw what is missing, then answer the page until Ctrl-C."""
+    from rfscale.rating.images import draw_images
+    from rfscale.rating.server import RatingServer
+    from rfscale.rating.sitting import Sitting
+
+    store.check_writable()
+    with RatingServer(port) as server:  # a busy port is found before the drawing, not after
+        votes = Votes(folder / "votes.sqlite")
+        typer.echo(f"{sweep}: {len(trials)} trials, {len(design.prompts)} prompts")
+        try:
+            from rich.progress import Progress
+
+            screen = console()
+            with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bar:
+                task = bar.add_task("drawing", total=None)
+
+                def progress(drawn: int, missing: int) -> None:
+                    bar.update(task, completed=drawn, total=missing)
+                    if missing and not screen.is_terminal and drawn % -(-missing // 10) == 0:
+                        typer.echo(f"drawing {drawn}/{missing}")
+
+                images = draw_images(trials, design.prompts, store, folder / "images", drawing, progress)
+        except KeyboardInterrupt:
+            typer.echo("stopped while drawing; the same command goes on from there")
+            raise typer.Exit(130) from None
+        server.open(Sitting(design, votes), images)
+        typer.echo(f"open {server.address} in a browser; Ctrl-C ends, and every vote is kept")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            there = votes.of(design.setting)
+            raters = len({vote.showing.rater for vote in there})
+            typer.echo(
+                f"\n{_count(len(there), 'vote')} by {_count(raters, 'rater')} in {votes.path}; "
+                f"add --results to the same command to see what they say"
+            )
+
+
+def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, as_json: bool) -> None:
+    from analysis.preference import fit_preference, read_votes
+
+    votes, ids = read_votes(path), {trial.trial_id for trial in trials}
+    drawn = votes[votes["setting"] == setting]
+    if drawn.empty:
+        steps, guidance, _ = names.parse_setting(votes["setting"].iloc[-1])
+        raise RatingError(
+            f"there are no votes on images of {setting} in {path}; the last were with --steps {steps} "
+            f"--guidance {guidance:g}"
+        )
+    chosen = drawn[drawn["left"].isin(ids) & drawn["right"].isin(ids)]
+    if chosen.empty:
+        raise RatingError(f"there are no votes between the trials chosen in {path}; choose others, or rate more")
+    named = _labels(trials)
+    preference = fit_preference(chosen.assign(left=chosen["left"].map(named), right=chosen["right"].map(named)))
+    if as_json:
+        print_json({"sweep": sweep, "setting": setting, **preference.to_dict()})
+    else:
+        typer.echo(f"{sweep}, {setting}: {preference.text()}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def _labels(trials: Sequence[Trial]) -> dict[str, str]:
+    """Trial id -> formulation, and of depth, steps and seed what differs; the id too where that is not all."""
+    fields = ("depth", "steps", "seed")
+    differing = [field for field in fields if len({getattr(trial, field) for trial in trials}) > 1]
+    labels = {
+        trial.trial_id: ", ".join([trial.formulation, *(f"{field} {getattr(trial, field)}" for field in differing)])
+        for trial in trials
+    }
+    if len(set(labels.values())) < len(labels):
+        return {trial_id: f"{label}, {trial_id}" for trial_id, label in labels.items()}
+    return labels
