@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sweep",),  # what is trained: pure, no torch
     ("presets", "judges"),  # what may stand under `formulations:` and under `quality: judges:`
     ("data",),  # what it is trained on
+    ("importance",),  # the mathematics of two formulations at once
     ("flow", "noise", "sizes"),  # mathematics
     ("environment", "names"),  # facts
 )

@@ -26,10 +26,12 @@ from rfscale.evals.validation import (
     bits_per_dim,
     evaluate,
     objective,
+    objective_under,
     profile,
     velocity_errors,
 )
 from rfscale.flow import Network, canonical, formulation
+from rfscale.importance import importance_weight, mass, support, target_ratio
 from rfscale.presets import PRESETS
 
 ALL = tuple(canonical(name) for name in PRESETS["paper-61"])
@@ -325,6 +327,114 @@ def test_objective_is_measured_at_the_shifted_levels_of_training(name: str) -> N
     assert torch.allclose(recorder.joined()[1], 3 * t / (1 + 2 * t), rtol=1e-9)
     assert dict(evaluate(crooked, zero, one, data, wide=False, shift=3.0))["val/objective"] == found
     assert found != objective(crooked, one, data)
+
+
+# --- the objective under another noise sampler ------------------------------------------------------------------------
+
+
+def expected_objective(name: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """E of the best network's loss over the levels that `name` draws between low and high, by the midpoint rule in u.
+
+    With r = x0_hat - x0 of variance S sigma^2 / (S + sigma^2) the error of the target is (alpha - beta a / b) r.
+    """
+    u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    logsnr = formulation(name).draw(u)
+    tau = (1 / (1 + (logsnr / 2).exp())).reshape(-1, 1, 1, 1)
+    a, b, alpha, beta, _ = paper_coefficients(name, tau)
+    sigma = tau / (1 - tau)
+    loss = ((alpha - beta * a / b) ** 2 * SD**2 * sigma**2 / (SD**2 + sigma**2)).mean((1, 2, 3))
+    return float((loss * ((logsnr >= low) & (logsnr <= high))).mean())
+
+
+# Where the tails of the first hold those of the second, so that the weights have a variance.
+READINGS = [
+    ("rf", "rf/lognorm(0.00,1.00)"),
+    ("rf", "eps/cos"),
+    ("rf", "edm(0.00,0.60)"),
+    ("rf", "rf/mode(1.00)"),
+    ("v/cos", "eps/cos"),
+    ("v/cos", "rf/lognorm(0.50,0.60)"),
+    ("edm/rf", "rf"),
+    ("edm(0.00,1.80)", "v/cos"),
+    ("rf/lognorm(0.00,2.20)", "rf/cosmap"),
+    ("rf/mode(-0.0833)", "rf"),
+    ("eps/linear", "v/linear"),
+    ("v/linear", "eps/linear"),
+    ("v/linear", "rf/lognorm(0.00,0.60)"),
+]
+
+
+@pytest.mark.parametrize(("name", "other"), READINGS)
+def test_the_objective_of_another_is_its_closed_form(name: str, other: str) -> None:
+    found = objective_under(optimal(name), formulation(name), images(3000), formulation(other))
+    assert abs(found.value - expected_objective(other)) < 4 * found.standard_error
+    assert found.standard_error < 0.03 * found.value
+    assert found.covered > 0.998
+    assert 300 < found.effective_samples <= 3000
+
+
+@pytest.mark.parametrize("other", ["rf", "edm(-1.20,1.20)", "eps/cos"])
+def test_what_the_linear_path_never_shows_is_left_out_and_said(other: str) -> None:
+    one = formulation("eps/linear")
+    low, high = support(one)
+    found = objective_under(optimal("eps/linear"), one, images(3000), formulation(other))
+    covered = mass(formulation(other), low, high)
+    assert covered < 0.98
+    assert found.covered == pytest.approx(covered, abs=5e-3)
+    assert abs(found.value - expected_objective(other, low, high)) < 4 * found.standard_error
+    assert expected_objective(other) - found.value > 2.5 * found.standard_error
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_under_itself_the_objective_is_its_own(name: str) -> None:
+    data, one = images(50), formulation(name)
+    found = objective_under(crooked, one, data, one, shift=3.0)
+    assert found.value == pytest.approx(objective(crooked, one, data, shift=3.0), rel=1e-12)
+    assert found.effective_samples == 50
+    assert found.covered == pytest.approx(1 - 1 / 50, abs=1e-6)
+
+
+def test_the_weights_of_a_reading_are_those_of_the_levels_that_training_draws() -> None:
+    """Image by image, for a network that is wrong, with a timestep shift."""
+    data, one, other = images(40), formulation("v/cos"), formulation("edm(-1.20,1.20)")
+    recorder = Recorder(crooked)
+    found = objective_under(recorder, one, data, other, shift=2.0)
+    z, time, _, _, output = recorder.joined()
+    logsnr = one.draw((torch.arange(40, dtype=torch.float64) + 0.5) / 40, 2.0)
+    assert torch.allclose(-2 * (time / (1 - time)).log(), logsnr, rtol=1e-9)
+    a, b, alpha, beta, _ = (k.reshape(-1, 1, 1, 1) for k in paper_coefficients("v/cos", time))
+    losses = (output - (alpha * data.x0 + beta * (z - a * data.x0) / b)).square().mean((1, 2, 3))
+    weights = importance_weight(one, other, logsnr, 2.0) * target_ratio(one, other, logsnr)
+    weighted = (weights * losses).numpy()
+    assert found.value == pytest.approx(weighted.mean(), rel=1e-7)
+    assert found.effective_samples == pytest.approx(float(weights.sum() ** 2 / (weights**2).sum()))
+    assert found.standard_error == pytest.approx(math.sqrt(np.square(np.diff(weighted)).mean() / 80), rel=1e-6)
+
+
+def test_the_standard_error_of_a_reading_is_its_spread_over_images_and_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 validation sets of 100 images, each with noise of its own. The levels are the same for all, so that the error
+    of levels drawn at random, std / sqrt(n), is 1.6 times too large here."""
+    one, other, found = formulation("rf"), formulation("eps/cos"), []
+    for seed in range(1, 101):
+        monkeypatch.setattr(validation, "NOISE_SEED", seed)
+        found.append(objective_under(optimal("rf"), one, images(100, seed=seed), other))
+    spread = np.std([reading.value for reading in found], ddof=1)
+    claimed = math.sqrt(np.mean([reading.standard_error**2 for reading in found]))
+    assert claimed == pytest.approx(spread, rel=0.25)
+
+
+def test_a_narrow_noise_sampler_says_how_little_it_knows_of_a_wide_one() -> None:
+    data = images(200)
+    narrow, wide = (formulation(f"rf/lognorm(0,{s})") for s in (0.2, 2.2))
+    found = objective_under(optimal("rf"), narrow, data, wide)
+    assert found.covered < 0.25
+    back = objective_under(optimal("rf"), wide, data, narrow)
+    assert back.covered > 0.99
+    assert back.effective_samples < 40
+
+
+def test_one_image_has_no_standard_error_of_a_reading() -> None:
+    assert math.isnan(objective_under(zero, formulation("rf"), images(1), formulation("v/cos")).standard_error)
 
 
 # --- what is reported -------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rfscale import names
 from rfscale.flow import Formulation, Network
+from rfscale.importance import importance_weight, mass, target_ratio
 from rfscale.noise import Stream, normal
 
 BATCH = 128
@@ -73,11 +74,59 @@ def profile(network: Network, formulation: Formulation, data: ValidationSet, log
 def objective(network: Network, formulation: Formulation, data: ValidationSet, shift: float = 1.0) -> float:
     """The formulation's own loss on the validation images; levels are its noise sampler's quantiles (i + 1/2) / n."""
     total = 0.0
+    for _, losses in _own_losses(network, formulation, data, shift):
+        total += float(losses.double().sum())
+    return total / len(data)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveUnder:
+    """The objective of one formulation, read from the losses of another."""
+
+    value: float
+    standard_error: float  # over images and noise; the levels are even quantiles and not drawn
+    effective_samples: float  # (sum w)^2 / sum w^2 of the weights: equally weighted losses that would say as much
+    covered: float  # share of the other's noise levels between the least and the most noisy one that was measured
+
+
+@torch.no_grad()
+def objective_under(
+    network: Network, formulation: Formulation, data: ValidationSet, other: Formulation, shift: float = 1.0
+) -> ObjectiveUnder:
+    """The loss that `other` measures of this network, from noise levels of the formulation's own noise sampler:
+
+        mean over images i of w r loss_i,    w = p_other / p, r = g_other / g   (`rfscale.importance`)
+
+    `formulation` is the network's own; for other = formulation all weights are 1 and the value is `objective`. The part
+    of the other's loss beyond the measured levels is left out; `covered` is what is in. The standard error is that of
+    neighbouring levels' differences, sqrt(sum (x_i+1 - x_i)^2 / (2 (n - 1) n)), because only image and noise vary
+    between them; a narrow noise sampler read under a wide one has few effective samples or little covered.
+    """
+    parts, weights, levels = [], [], []
+    for logsnr, losses in _own_losses(network, formulation, data, shift):
+        weight = importance_weight(formulation, other, logsnr, shift) * target_ratio(formulation, other, logsnr)
+        parts.append(weight * losses.double())
+        weights.append(weight)
+        levels.append(logsnr)
+    weighted, weight, level = torch.cat(parts), torch.cat(weights), torch.cat(levels)
+    count = len(weighted)
+    return ObjectiveUnder(
+        value=float(weighted.mean()),
+        standard_error=math.sqrt(float(weighted.diff().square().mean()) / (2 * count)) if count > 1 else math.nan,
+        effective_samples=float(weight.sum().square() / weight.square().sum()),
+        covered=mass(other, float(level.min()), float(level.max()), shift),
+    )
+
+
+def _own_losses(
+    network: Network, formulation: Formulation, data: ValidationSet, shift: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(log-SNR, loss) of the images of each batch, one even quantile of the noise sampler per image."""
     for first, x0, context, pooled in data.batches():
         u = (torch.arange(first, first + len(x0), dtype=torch.float64, device=x0.device) + 0.5) / len(data)
         eps = normal(NOISE_SEED, Stream.VALIDATION, OBJECTIVE_KEY, first, len(x0), tuple(x0.shape[1:]), x0.device)
-        total += float(formulation.loss(network, x0, eps, formulation.draw(u, shift), context, pooled).double().sum())
-    return total / len(data)
+        logsnr = formulation.draw(u, shift)
+        yield logsnr, formulation.loss(network, x0, eps, logsnr, context, pooled)
 
 
 def velocity_errors(denoising: Tensor) -> Tensor:
