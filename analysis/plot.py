@@ -15,7 +15,20 @@ from matplotlib.axes import Axes
 from analysis.compare import Comparison, Estimate
 from analysis.grid import size_labels
 from analysis.ladder import Ladder, Variable
-from analysis.style import GREY, INK, Look, legend_beside, log_axis, looks, new_axes, pad, si
+from analysis.style import (
+    GREY,
+    INK,
+    OTHERS,
+    REFERENCE,
+    Look,
+    legend_beside,
+    legend_name,
+    log_axis,
+    looks,
+    new_axes,
+    pad,
+    si,
+)
 from analysis.table import SweepTable
 from rfscale import names
 
@@ -25,7 +38,7 @@ CENTRAL_LOGSNR = 5.0
 BAND_SPAN = 2.0
 """Where a band is wider than this factor it says nothing, and would cover what does: it is not drawn there."""
 LAWS_UP_TO = 4
-"""With more formulations only the law of the best is drawn."""
+"""With more formulations only the law of the best is drawn, and only its band: overlapping ones hide each other."""
 
 
 def plot_loss_against_compute(
@@ -40,13 +53,14 @@ def plot_loss_against_compute(
     curves = points.groupby(["formulation", "parameters", "flops"])["value"].agg(_geometric_mean).reset_index()
     for (name, _), curve in curves.groupby(["formulation", "parameters"]):
         style = look[str(name)]
-        ax.plot(curve["flops"], curve["value"], color=style.colour, lw=0.9, alpha=0.5, zorder=style.zorder - 0.5)
+        lw, alpha = (0.9, 0.5) if style.shown else (0.6, 0.3)
+        ax.plot(curve["flops"], curve["value"], color=style.colour, lw=lw, alpha=alpha, zorder=style.zorder - 0.5)
     size = 5.0 if trials["seed"].nunique() == 1 else 3.2
     for name, rows in trials.groupby("formulation"):
         style = look[str(name)]
         ax.plot(
             rows["train_flops"], rows[names.VAL_LOSS], style.marker, color=style.colour, ms=size,
-            zorder=style.zorder + 1, label=str(name) if style.shown else "others",
+            zorder=style.zorder + 1, label=legend_name(str(name), style),
         )  # fmt: skip
     ends = trials[names.VAL_LOSS].to_numpy(float)
     # The first steps from zero are steep and the same for all: the axis shows what tells the trials apart.
@@ -73,7 +87,7 @@ def plot_loss_against_parameters(
         style = look[law.formulation]
         ax.plot(
             law.x, law.loss, style.marker, color=style.colour, zorder=style.zorder + 1,
-            label=law.formulation if style.shown else "others",
+            label=legend_name(law.formulation, style),
         )  # fmt: skip
     ax.set_xlim(*pad(np.concatenate([law.x for law in laws]), 0.06))
     _laws(ax, ladder, "N", look)
@@ -88,8 +102,7 @@ def plot_loss_against_parameters(
 def _laws(ax: Axes, ladder: Ladder, variable: Variable, look: Mapping[str, Look]) -> None:
     """Fitted laws with their bands, and the prediction of the largest size beside its measured value.
 
-    The law is the surface L(N, D) at the end of training where there is one, else that of the ends alone. With many
-    formulations only the law of the best is drawn: overlapping bands hide each other.
+    The law is the surface L(N, D) at the end of training where there is one, else that of the ends alone.
     """
     fitted = [law for law in ladder.of(variable) if law.fit is not None and look[law.formulation].shown]
     whose = ""
@@ -160,7 +173,7 @@ def plot_learning_curves(
                 ax.plot(curve["step"], curve["value"], color=style.colour, lw=0.6, alpha=0.4, zorder=style.zorder - 0.5)
         ax.plot(
             mean.index, mean, color=style.colour, marker=style.marker, ms=3, lw=1.3, zorder=style.zorder,
-            label=str(name) if style.shown else "others",
+            label=legend_name(str(name), style),
         )  # fmt: skip
     parameters = si(float(chosen["parameters"].iloc[0]))
     ax.set(xlabel="training steps", ylabel=LOSS_LABEL, title=f"{label}  ({parameters} parameters)")
@@ -181,7 +194,10 @@ def plot_loss_levels(
     tidy = pd.concat(
         trials[["formulation", "seed"]].assign(x=t, value=trials[key]) for t, key in keys.items() if key in trials
     )
-    _relative(ax, tidy, reference, look or looks(sorted(set(trials["formulation"]))))
+    shown = look or looks(sorted(set(trials["formulation"])))
+    _relative(ax, tidy, reference, shown)
+    if not all(style.shown for style in shown.values()):
+        ax.set_ylim(*_limits_of_named(ax))
     ax.set(xlabel="noise level t  (0 data, 1 noise)", ylabel=f"velocity MSE, % above {reference}", xlim=(0.08, 0.92))
     ax.set_xticks(list(keys), [f"{t:g}" for t in keys])
     return ax
@@ -202,13 +218,8 @@ def plot_denoising_profile(
     )
     shown = look or looks(sorted(set(trials["formulation"])))
     _relative(ax, tidy, reference, shown, markers=False)
-    centre = [0.0]
-    for line in ax.get_lines():
-        x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
-        centre.extend(y[np.abs(x) <= CENTRAL_LOGSNR] if len(x) > 2 else [])
-    margin = 0.08 * (max(centre) - min(centre)) or 1.0
     ax.set(
-        ylim=(min(centre) - margin, max(centre) + margin),
+        ylim=_limits_of_named(ax, CENTRAL_LOGSNR),
         xlabel=r"log-SNR  $\lambda = \log(a^2/b^2)$  (left noise, right data)",
         ylabel=f"denoising MSE, % above {reference}",
     )
@@ -226,23 +237,41 @@ def _largest(table: SweepTable) -> pd.DataFrame:
 def _relative(ax: Axes, tidy: pd.DataFrame, reference: str, look: Mapping[str, Look], markers: bool = True) -> None:
     """Paired ratios to the reference in per cent: geometric mean over seeds, bars or band two standard errors."""
     wide = np.log(tidy.pivot_table(index=["seed", "x"], columns="formulation", values="value"))
-    ax.axhline(0, color=look[reference].colour if reference in look else INK, lw=1.4, label=f"{reference} (reference)")
+    ax.axhline(0, color=look[reference].colour if reference in look else INK, lw=1.4, label=reference + REFERENCE)
     if reference not in wide:
         return
-    for name in [n for n in look if n in wide and n != reference]:
+    compared = [n for n in look if n in wide and n != reference]
+    banded = compared if len(compared) < LAWS_UP_TO else compared[:1]
+    for name in compared:
         style = look[name]
         ratio = (wide[name] - wide[reference]).groupby("x").agg(["mean", "sem", "count"])
         x, mean = ratio.index.to_numpy(float), ratio["mean"].to_numpy(float)
         centre = 100 * np.expm1(mean)
         ax.plot(
             x, centre, color=style.colour, marker=style.marker if markers else None, ms=4, zorder=style.zorder,
-            label=name if style.shown else "others",
+            lw=1.4 if style.shown else 0.8, label=legend_name(name, style),
         )  # fmt: skip
-        if style.shown and ratio["count"].min() > 1:
+        if name in banded and ratio["count"].min() > 1:
             half = 2 * ratio["sem"].to_numpy(float)
             low, high = 100 * np.expm1(mean - half), 100 * np.expm1(mean + half)
             ax.fill_between(x, low, high, color=style.colour, alpha=0.13, lw=0)
     legend_beside(ax, look)
+
+
+def _limits_of_named(ax: Axes, within: float = math.inf) -> tuple[float, float]:
+    """Limits that hold the lines of the named formulations at |x| <= within, and those of the others near them.
+
+    One bad formulation can be ten times further off than all differences that matter.
+    """
+    named, others = [0.0], [0.0]
+    for line in ax.get_lines():
+        x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+        if len(x) > 2:
+            (others if line.get_label() == OTHERS else named).extend(y[np.abs(x) <= within])
+    span = (max(named) - min(named)) or 1.0
+    low, high = max(min(named + others), min(named) - span), min(max(named + others), max(named) + 2 * span)
+    margin = 0.08 * (high - low)
+    return low - margin, high + margin
 
 
 def plot_ranking(comparison: Comparison, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None) -> Axes:

@@ -97,9 +97,12 @@ def rank(
 ) -> RankResult:
     """Rank formulations by (CLIP score up, FID down).
 
-    clip, fid: (F, S), or (F, S, R) with R repeats (training or sampling seeds), whose mean is ranked and which are
-    resampled together for both metrics. Without repeats, standard errors (F, S) give normal draws. A formulation with
-    a value missing in any setting is left out and listed. Raises FitError for shapes that do not fit.
+    clip, fid: (F, S), or (F, S, R) with R repeats (training or sampling seeds), whose mean is ranked; a repeat is the
+    same for all settings and both metrics, and one that lacks a value is not used. The draws then are a multivariate t
+    around the means, its covariance over all settings and both metrics pooled over the formulations, since a handful
+    of repeats of one formulation says too little about its own. Without repeats, standard errors (F, S) give normal
+    draws. A formulation with a value missing in any setting, or of several repeats fewer than two complete, is left
+    out and listed. Raises FitError for shapes that do not fit.
     """
     c, f = np.asarray(clip, dtype=np.float64), np.asarray(fid, dtype=np.float64)
     if c.shape != f.shape or c.ndim not in (2, 3) or len(c) != len(names):
@@ -115,12 +118,14 @@ def rank(
     repeated = c.ndim == 3
     keep, excluded = _complete(names, labels, c, f)
     stacked = np.stack([-c, f], axis=-1)[keep]  # (F, S[, R], 2), all to be minimised
-    mean = stacked.mean(axis=2) if repeated else stacked
+    layers = stacked if repeated else stacked[:, :, None]
+    whole: NDArray[np.bool_] = np.asarray(np.isfinite(layers).all(axis=(1, 3)))  # (F, R)
+    mean: Array = np.asarray(np.mean(layers, axis=2, where=whole[:, None, :, None]))
     by_setting = np.stack([fronts(dominance(mean[:, s])) for s in range(mean.shape[1])], axis=1).astype(np.float64)
     sampled = None
     rng = np.random.default_rng(seed)
-    if repeated and stacked.shape[2] > 1:
-        sampled = _resample(stacked, draws, rng)
+    if whole.shape[1] > 1:
+        sampled = mean + _deviations(layers, mean, whole, draws, rng)
     elif clip_se is not None and fid_se is not None:
         se = np.stack([np.asarray(clip_se, dtype=np.float64), np.asarray(fid_se, dtype=np.float64)], axis=-1)[keep]
         if se.shape != mean.shape or not np.all(np.isfinite(se) & (se >= 0.0)):
@@ -135,25 +140,40 @@ def _complete(
     names: Sequence[str], settings: Sequence[str], clip: Array, fid: Array
 ) -> tuple[NDArray[np.bool_], dict[str, str]]:
     """Which formulations have every value, and why the others are out."""
-    missing = ~(np.isfinite(clip) & np.isfinite(fid))
-    bad = np.atleast_2d(missing.any(axis=2) if missing.ndim == 3 else missing)
-    excluded = {
-        name: f"no CLIP score or FID in {int(row.sum())} of {len(settings)} settings, "
-        f"first {settings[int(row.argmax())]}"
-        for name, row in zip(names, bad, strict=True)
-        if row.any()
-    }
-    keep = np.asarray(~bad.any(axis=1))
+    there = np.isfinite(clip) & np.isfinite(fid)
+    excluded = {}
+    for name, row in zip(names, there, strict=True):
+        scored = row.any(axis=1) if row.ndim == 2 else row
+        complete = int(row.all(axis=0).sum()) if row.ndim == 2 else int(row.all())
+        least = 2 if row.ndim == 2 and row.shape[1] > 1 else 1
+        if not scored.all():
+            excluded[name] = (
+                f"no CLIP score or FID in {int((~scored).sum())} of {len(settings)} settings, "
+                f"first {settings[int(np.argmin(scored))]}"
+            )
+        elif complete < least:
+            excluded[name] = f"{complete} of {row.shape[-1]} seeds {'has' if complete == 1 else 'have'} every score"
+    keep = np.array([name not in excluded for name in names])
     if keep.sum() < 2:
         raise FitError(f"{int(keep.sum())} formulations have every value, and ranking needs two: {excluded}.")
     return keep, excluded
 
 
-def _resample(stacked: Array, draws: int, rng: np.random.Generator) -> Array:
-    """Means over resampled repeats, (draws, F, S, 2): a repeat is one training seed, the same for all settings."""
-    n_names, _, repeats, _ = stacked.shape
-    counts = rng.multinomial(repeats, np.full(repeats, 1.0 / repeats), size=(draws, n_names)) / repeats
-    return np.asarray(np.einsum("bfr,fsrk->bfsk", counts, stacked))
+def _deviations(stacked: Array, mean: Array, whole: NDArray[np.bool_], draws: int, rng: np.random.Generator) -> Array:
+    """Draws of the error of the means, (draws, F, S, 2): multivariate t with the covariance pooled over formulations.
+
+    What all formulations share in a repeat (data, noise) moves no rank, so it is taken out where repeats are complete.
+    """
+    n_names, n_repeats = whole.shape
+    residuals = np.where(whole[:, None, :, None], stacked - mean[:, :, None], 0.0)
+    dof = int(whole.sum()) - n_names
+    if whole.all():
+        residuals = residuals - residuals.mean(axis=0)
+        dof = (n_names - 1) * (n_repeats - 1)
+    vectors = np.moveaxis(residuals, 2, 1).reshape(n_names * n_repeats, *mean.shape[1:])  # (F R, S, 2)
+    normal = rng.standard_normal((draws, n_names, len(vectors)))
+    scale = np.sqrt(rng.chisquare(dof, size=(draws, 1, 1, 1)) * whole.sum(axis=1)[:, None, None])
+    return np.asarray(np.einsum("dfv,vsk->dfsk", normal, vectors, optimize=True) / scale)
 
 
 def _chances(sampled: Array | None, n_names: int) -> tuple[Array, Array, Array, Array]:

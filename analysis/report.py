@@ -2,7 +2,7 @@
 
 `write_report` reads a sweep, compares its formulations, fits its laws, draws the figures and writes a folder:
 `report.html` (self-contained), the figures as PNG, and `trials.csv`, `curves.csv`, `rejected.csv`, `ranking.csv`,
-`laws.csv`.
+`laws.csv`, and `quality.csv` where generated images were scored.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis import plot, wording
+from analysis import plot, plot_quality, wording, wording_quality
 from analysis.compare import Comparison, compare
 from analysis.grid import size_labels
 from analysis.ladder import COLUMN, Ladder, ladder_laws
-from analysis.style import Look, house_style, legend_beside, log_axis, looks, si
+from analysis.quality import Quality, assess
+from analysis.style import PALETTE, Look, house_style, legend_beside, log_axis, looks, si
 from analysis.table import SweepTable, read_sweep
 from rfscale import names
 
 DPI = 180
+PIXELS_PER_INCH = 128
+PAGE_WIDTH = 1150
 TEMPLATE = "report.html"
 
 
@@ -41,6 +44,7 @@ class Report:
     table: SweepTable
     comparison: Comparison
     laws: Ladder
+    quality: Quality | None
     text: str
 
 
@@ -56,27 +60,40 @@ class Picture:
     def data_uri(self) -> str:
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
+    @property
+    def width(self) -> int:
+        """Pixels on the page: letters are of one size in all figures, unless a figure is wider than the page."""
+        inches = int.from_bytes(self.png[16:20], "big") / DPI  # the width in a PNG's first chunk
+        return min(PAGE_WIDTH, round(PIXELS_PER_INCH * inches))
+
 
 def write_report(
-    tracking_uri: str, sweep: str, folder: str | Path, *, reference: str | None = None, command: str | None = None
+    tracking_uri: str,
+    sweep: str,
+    folder: str | Path,
+    *,
+    reference: str | None = None,
+    command: str | None = None,
+    quality_setting: str | None = None,
 ) -> Report:
     """Write the report of a sweep into `folder` (made if missing; older files of a report are replaced).
 
     `reference`: as in `analysis.compare.compare`. `command`: what made the sweep, shown as the way to run it again.
-    Raises TableError where the sweep cannot be read or has no finished trial, CompareError for an unknown reference.
+    `quality_setting`: as in `analysis.quality.assess`. Raises TableError where the sweep cannot be read or has no
+    finished trial, CompareError for an unknown reference, QualityError for a setting at which nothing was scored.
     Where no law or no interval is possible the report says so in a sentence.
     """
     folder = Path(folder)
     table = read_sweep(tracking_uri, sweep)
     comparison = compare(table, reference=reference)
     ladder = ladder_laws(table)
+    quality = assess(table, setting=quality_setting)
     look = looks([s.formulation for s in comparison.standings], comparison.reference)
     with house_style():
-        pictures = [
-            Picture(name, caption, _png(draw)) for name, caption, draw in _figures(table, comparison, ladder, look)
-        ]
+        figures = [*_figures(table, comparison, ladder, look), *_quality_figures(quality, look)]
+        pictures = [Picture(name, caption, _png(draw)) for name, caption, draw in figures]
     command = command or f"rfscale run experiments/{sweep}.yaml"
-    page = _page(table, comparison, ladder, pictures, command)
+    page = _page(table, comparison, ladder, quality, pictures, command)
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         _write(folder / f"{picture.name}.png", picture.png)
@@ -87,11 +104,13 @@ def write_report(
         "ranking": comparison.frame(),
         "laws": ladder.frame(),
     }
+    if quality is not None:
+        frames["quality"] = quality.scores
     for name, frame in frames.items():
         _write(folder / f"{name}.csv", frame.to_csv(index=False).encode())
     path = folder / "report.html"
     _write(path, page.encode())
-    return Report(path, table, comparison, ladder, _text(table, comparison, ladder, path))
+    return Report(path, table, comparison, ladder, quality, _text(table, comparison, ladder, quality, path))
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -104,8 +123,10 @@ def _write(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _text(table: SweepTable, comparison: Comparison, ladder: Ladder, path: Path) -> str:
+def _text(table: SweepTable, comparison: Comparison, ladder: Ladder, quality: Quality | None, path: Path) -> str:
     parts = [comparison.text(), wording.laws_text(ladder, [s.formulation for s in comparison.standings])]
+    if quality is not None:
+        parts.append(wording_quality.quality_text(quality))
     if len(table.rejected):
         n = len(table.rejected)
         parts.append(f"{n} run{'s are' if n > 1 else ' is'} in no number above; the report says why.")
@@ -122,6 +143,10 @@ def _figures(
 ) -> Iterator[tuple[str, str, Draw]]:
     """Name, caption and drawing of every figure that the data allow, in reading order."""
     reference, several = comparison.reference, len(comparison.standings) > 1
+    many = len(comparison.standings) > plot.LAWS_UP_TO
+    bands = f", {'band of the best:' if many else 'bands of'} two standard errors over seeds"
+    bands = f"{bands if comparison.n_seeds > 1 else ''}."
+    leaving = " Lines of formulations far behind leave the axis." if len(comparison.standings) > len(PALETTE) else ""
     yield (
         "loss_against_compute",
         f"Validation loss along every training against its compute ({ladder.description}). Markers: the end of "
@@ -165,21 +190,47 @@ def _figures(
         yield (
             "loss_per_level",
             f"Where the difference lies: velocity MSE at each noise level relative to {reference}, largest size"
-            f"{', bands of two standard errors over seeds' if comparison.n_seeds > 1 else ''}.",
+            f"{bands}{leaving}",
             lambda: plot.plot_loss_levels(table, reference, look=look),
         )
     if several and len(table.profile):
         yield (
             "denoising_profile",
             f"Error of the denoised image over log-SNR relative to {reference}, largest size, last step. "
-            f"Every formulation sees the same problem at a given log-SNR.",
+            f"Every formulation sees the same problem at a given log-SNR.{leaving}",
             lambda: plot.plot_denoising_profile(table, reference, look=look),
         )
 
 
+def _quality_figures(quality: Quality | None, look: Mapping[str, Look]) -> Iterator[tuple[str, str, Draw]]:
+    """The figures of sample quality that the scores allow."""
+    if quality is None or not plot_quality.shown(quality):
+        return
+    yield (
+        "quality_against_loss",
+        "Validation loss against each metric at the end of training, one point per trial. Bars: one standard error of "
+        "the score. Dashed: the link, chosen by its error on the trials of the most compute, hidden from its fit. "
+        "Dotted: what true images score.",
+        lambda: plot_quality.panels_loss_against_quality(quality, look),
+    )
+    if plot_quality.with_steps(quality):
+        yield (
+            "quality_against_steps",
+            "What the number of solver steps costs at the largest size (the paper's Fig. 3). Points: means over "
+            "seeds; bars: one standard error.",
+            lambda: plot_quality.panels_quality_against_steps(quality, look),
+        )
+    yield (
+        "quality_against_compute",
+        "Sample quality at the end of training against training compute, along the sizes. Points: means over seeds; "
+        "bars: one standard error.",
+        lambda: plot_quality.panels_quality_against_compute(quality, look),
+    )
+
+
 def _learning_curves(table: SweepTable, comparison: Comparison, look: Mapping[str, Look]) -> Figure:
     labels = [size.label for size in comparison.sizes]
-    columns = min(2, len(labels))
+    columns = len(labels) if len(labels) <= 3 else 2
     rows = -(-len(labels) // columns)
     figure = Figure(figsize=(3.3 * columns + 1.9, 2.5 * rows + 0.3), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -218,7 +269,14 @@ def _png(draw: Draw) -> bytes:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def _page(table: SweepTable, comparison: Comparison, ladder: Ladder, pictures: Sequence[Picture], command: str) -> str:
+def _page(
+    table: SweepTable,
+    comparison: Comparison,
+    ladder: Ladder,
+    quality: Quality | None,
+    pictures: Sequence[Picture],
+    command: str,
+) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -237,6 +295,8 @@ def _page(table: SweepTable, comparison: Comparison, ladder: Ladder, pictures: S
         pictures={picture.name: picture for picture in pictures},
         answer=wording.answer(comparison, ladder),
         words=wording,
+        quality=quality,
+        told=wording_quality,
         trials=_trial_rows(table),
         trial_columns=list(TRIAL_COLUMNS),
         rejected=table.rejected.astype(object).where(table.rejected.notna(), wording.NOT_KNOWN).to_dict("records"),

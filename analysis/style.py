@@ -18,6 +18,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 """Okabe and Ito's colours, told apart with any kind of colour vision; their yellow is left out, too pale for lines."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#A8A8A8"
+OTHERS, REFERENCE = "others", " (reference)"
+"""What a legend calls the formulations without a colour of their own, and adds to the one compared with."""
 INK = "#222222"
 
 RC: dict[str, object] = {
@@ -84,13 +86,20 @@ def looks(formulations: Sequence[str], reference: str | None = None) -> dict[str
     return {name: out.get(name, Look(GREY, ".", shown=False)) for name in formulations}
 
 
+def legend_name(name: str, style: Look) -> str:
+    """A formulation's entry in a legend."""
+    return name if style.shown else OTHERS
+
+
 def legend_beside(ax: Axes, look: Mapping[str, Look] | None = None) -> None:
     """A legend to the right of the axes, where it covers no data."""
     handles, labels = ax.get_legend_handles_labels()
     by_label = dict(zip(labels, handles, strict=True))
     if look:
-        order = {name: i for i, name in enumerate(look)}
-        by_label = dict(sorted(by_label.items(), key=lambda item: order.get(item[0], len(order))))
+        order = {name: i for i, name in enumerate((*look, OTHERS))}
+        by_label = dict(
+            sorted(by_label.items(), key=lambda item: order.get(item[0].removesuffix(REFERENCE), len(order)))
+        )
     if by_label:
         ax.legend(by_label.values(), by_label.keys(), loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
 

@@ -25,6 +25,8 @@ from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 
+from analysis import scores
+from analysis.scores import Scores
 from rfscale import names
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ CURVES = (names.VAL_LOSS, names.VAL_LOSS_SE, names.VAL_LOSS_RAW, names.TRAIN_LOS
 """The metrics whose history is read; the others are read at the last step only."""
 
 CURVE_COLUMNS = ("trial_id", "step", "samples", "flops", "key", "value")
+QUALITY_COLUMNS = ("trial_id", *scores.COLUMNS)
+CEILING_COLUMNS = ("judge", "metric", "value")
 REJECTED_COLUMNS = ("trial_id", "formulation", "depth", "seed", "status", "reason")
 
 TEXT_PARAMS = frozenset({"formulation", "data", "lr_rule", "precision"})
@@ -63,6 +67,8 @@ class SweepTable:
     at the last step under its key. `curves`: `trial_id, step, samples, flops, key, value`, by step; FLOPs are
     step x `train_flops_per_step` as recorded. `profile`: `trial_id, logsnr, value`, MSE of the denoised image at the
     last step. `rejected`: `trial_id, formulation, depth, seed, status, reason` of every run that is in none of these.
+    `quality`: `trial_id, step, metric, judge, solver_steps, guidance, weights, value, se` of every score of generated
+    images, `step` that of the training; `ceilings`: `judge, metric, value`, what true images score.
     """
 
     name: str
@@ -72,6 +78,8 @@ class SweepTable:
     curves: pd.DataFrame
     profile: pd.DataFrame
     rejected: pd.DataFrame
+    quality: pd.DataFrame
+    ceilings: pd.DataFrame
     commits: tuple[str, ...]
     versions: dict[str, tuple[str, ...]]
     devices: tuple[str, ...]
@@ -93,7 +101,8 @@ def read_sweep(tracking_uri: str, sweep: str, curves: Sequence[str] = CURVES) ->
         client, runs = _runs(tracking_uri, sweep)
         usable, rejected = _validated(runs)
         history = _histories(client, [run for run, _ in usable], curves)
-    rows, points, profile = [], [], []
+        scored = _scores(client, [run for run, _ in usable])
+    rows, points, profile, quality, used = [], [], [], [], []
     for run, row in usable:
         curve = history[run.info.run_id]
         reason = _curve_problem(row, curve[names.VAL_LOSS]) if names.VAL_LOSS in curve else ""
@@ -107,6 +116,9 @@ def read_sweep(tracking_uri: str, sweep: str, curves: Sequence[str] = CURVES) ->
             for step, value in sorted(values.items())
         ]
         profile += _profile(run, row["trial_id"])
+        if run.info.run_id in scored:
+            used.append(scored[run.info.run_id])
+            quality += [(row["trial_id"], *score) for score in used[-1].rows]
     if not rows:
         raise TableError(_none_finished(sweep, rejected))
     order = ["parameters", "formulation", "steps", "seed", "trial_id"]
@@ -121,6 +133,8 @@ def read_sweep(tracking_uri: str, sweep: str, curves: Sequence[str] = CURVES) ->
         rejected=pd.DataFrame(rejected, columns=list(REJECTED_COLUMNS))
         .astype({"depth": "Int64", "seed": "Int64"})
         .sort_values(["status", "formulation", "depth", "seed"], ignore_index=True),
+        quality=pd.DataFrame(quality, columns=list(QUALITY_COLUMNS)),
+        ceilings=_ceilings(used),
         commits=_tag_values(runs, names.TAG_COMMIT),
         versions=_versions(runs),
         devices=_tag_values(runs, names.TAG_DEVICE),
@@ -313,7 +327,11 @@ def _value(logged: float) -> float:
 
 
 def _final_metrics(run: Run) -> dict[str, float]:
-    measured = {key: _value(value) for key, value in run.data.metrics.items() if not key.startswith(_PROFILE_PREFIX)}
+    measured = {
+        key: _value(value)
+        for key, value in run.data.metrics.items()
+        if not key.startswith(_PROFILE_PREFIX) and not scores.is_score(key)
+    }
     return {key: float(measured.get(key, math.nan)) for key in (*names.METRICS, *measured)}
 
 
@@ -332,15 +350,37 @@ def _histories(
     """run id -> key -> {step: value}. A point that was logged twice counts once, the later writing wins."""
 
     def one(run: Run) -> tuple[str, dict[str, dict[int, float]]]:
-        curves = {}
-        for key in keys:
-            if key in run.data.metrics:
-                history = client.get_metric_history(run.info.run_id, key)
-                curves[key] = {m.step: _value(m.value) for m in sorted(history, key=lambda m: (m.step, m.timestamp))}
-        return run.info.run_id, curves
+        return run.info.run_id, {key: _history(client, run, key) for key in keys if key in run.data.metrics}
 
     with ThreadPoolExecutor(4) as pool:  # a server answers several at once; sqlite gains nothing and loses little
         return dict(pool.map(one, runs))
+
+
+def _history(client: MlflowClient, run: Run, key: str) -> dict[int, float]:
+    history = client.get_metric_history(run.info.run_id, key)
+    return {m.step: _value(m.value) for m in sorted(history, key=lambda m: (m.step, m.timestamp))}
+
+
+def _scores(client: MlflowClient, runs: Sequence[Run]) -> dict[str, Scores]:
+    """run id -> scores of its images, of the runs that have any."""
+
+    def one(run: Run) -> tuple[str, Scores]:
+        # The entity shows the last values by key; their steps stand in its message alone.
+        latest = {m.key: (int(m.step), _value(m.value)) for m in run.data.to_proto().metrics}
+        try:
+            return run.info.run_id, scores.read_scores(latest, lambda key: _history(client, run, key))
+        except ValueError as error:
+            raise TableError(f"run {run.info.run_id} has a metric that rfscale does not write: {error}") from error
+
+    with ThreadPoolExecutor(4) as pool:
+        return dict(pool.map(one, [run for run in runs if any(map(scores.is_score, run.data.metrics))]))
+
+
+def _ceilings(scored: Iterable[Scores]) -> pd.DataFrame:
+    """What true images score, by judge and metric: one number, as every trial of a label has the same true images."""
+    rows = [(judge, metric, value) for each in scored for (judge, metric), value in each.ceilings.items()]
+    frame = pd.DataFrame(rows, columns=list(CEILING_COLUMNS)).dropna()
+    return frame.groupby(["judge", "metric"])["value"].median().reset_index()
 
 
 def _curve_problem(row: dict[str, Any], values: dict[int, float]) -> str:

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,9 +27,45 @@ def true_loss(parameters: float, samples: float, efficiency: float = 1.0) -> flo
     return E + A / parameters**ALPHA + B / (samples * efficiency) ** BETA
 
 
+JUDGE = "shapes-64-60"
+GUIDANCE_50, STEPS_5 = (1.0, 2.5, 5.0), (5, 10, 25)
+"""The paper's settings: 50 steps at these guidances, these steps at the last of them."""
+CEILINGS = {"clip_score": 0.42, "fid": 3.0, "geneval": 0.97}
+
+
+def true_clip(loss: float, parameters: float, steps: int = 50, guidance: float = 2.5, weights: str = "ema") -> float:
+    """Straight in the loss; best at guidance 2.5; fewer steps cost a share that falls with the size."""
+    share = {1.0: 0.9, 2.5: 1.0, 5.0: 0.97}[guidance] * (0.98 if weights == "raw" else 1.0)
+    return (0.40 - 0.3 * loss) * share * (1 - true_drop(parameters, steps))
+
+
+def true_drop(parameters: float, steps: int) -> float:
+    """Share of the CLIP score that fewer than 50 steps cost."""
+    return 0.0 if steps == 50 else 0.3 / steps * (1e5 / parameters) ** 0.3
+
+
+def true_fid(loss: float, parameters: float, steps: int = 50, guidance: float = 2.5, weights: str = "ema") -> float:
+    """Exponential in the loss; best at guidance 2.5."""
+    share = {1.0: 1.3, 2.5: 1.0, 5.0: 1.1}[guidance] * (1.1 if weights == "raw" else 1.0)
+    return math.exp(2 + 6 * loss) * share * (1 + 2 * true_drop(parameters, steps))
+
+
+def true_geneval(loss: float, task: int, parameters: float, steps: int) -> float:
+    """Straight in the loss, the later tasks harder."""
+    return (0.95 - 0.08 * task - 1.0 * (loss - E)) * (1 - true_drop(parameters, steps))
+
+
+def true_path(loss: float) -> float:
+    return 50 + 30 * loss
+
+
 @dataclass(frozen=True)
 class World:
-    """What to synthesise. `efficiency`: formulation -> k of `true_loss`. `noise`: sd of the log loss between trials."""
+    """What to synthesise. `efficiency`: formulation -> k of `true_loss`. `noise`: sd of the log loss between trials.
+
+    `quality`: with scores of sample quality, of sd `quality_noise` (of logarithms), at all of the paper's settings after
+    the last step; with `along`, with EMA weights at three points on the way too.
+    """
 
     efficiency: Mapping[str, float]
     depths: Sequence[int] = (1, 2, 3, 4)
@@ -39,6 +75,9 @@ class World:
     shared_noise: float = 0.0
     profile: bool = False
     draw: int = 11
+    quality: bool = False
+    quality_noise: float = 0.0
+    along: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +123,15 @@ def _trial(world: World, name: str, depth: int, seed: int, steps: int, shift: fl
             (names.denoising_level(x), steps, (1 + tilt * x) * loss(steps) / (1 + math.exp(x)))
             for x in np.arange(-8, 8.25, 0.5)
         ]
+    if world.quality:
+        where = [*points[4:-1:2], steps] if world.along else [steps]
+        rng = np.random.default_rng([world.draw, int(1e6 * abs(shift)), depth, seed, len(name)])
+        metrics += [
+            (key, step, value)
+            for step in where
+            for key, value in _scores(loss(step), n, world.quality_noise, rng, raw=step == steps)
+        ]
+        metrics += [(names.quality_key(f"{m}_ceiling", JUDGE, "true"), steps, value) for m, value in CEILINGS.items()]
     known: dict[str, object] = {
         "formulation": name, "data": "shapes", "resolution": 16, "depth": depth, "width": 32 * depth, "heads": depth,
         "patch": 4, "parameters": n, "parameters_core": n // 2, "forward_flops": per_step / BATCH / 3,
@@ -101,6 +149,27 @@ def _trial(world: World, name: str, depth: int, seed: int, steps: int, shift: fl
         names.TAG_DEVICE: "cpu",
     }
     return FakeTrial(trial_id, {key: known.get(key, 1) for key in names.PARAMS}, tags, metrics)
+
+
+def _scores(
+    loss: float, parameters: float, noise: float, rng: np.random.Generator, raw: bool
+) -> Iterator[tuple[str, float]]:
+    """Key and value of every score at the paper's settings."""
+    settings = [(50, g) for g in GUIDANCE_50] + [(s, GUIDANCE_50[-1]) for s in STEPS_5]
+    for weights in ("ema", "raw") if raw else ("ema",):
+        for steps, guidance in settings:
+            tasks = [true_geneval(loss, i, parameters, steps) for i in range(len(names.GENEVAL_TASKS))]
+            true = {
+                "clip_score": (true_clip(loss, parameters, steps, guidance, weights), 0.002),
+                "fid": (true_fid(loss, parameters, steps, guidance, weights), 1.0),
+                "geneval": (float(np.mean(tasks)), 0.02),
+                **{f"geneval_{t}": (v, 0.05) for t, v in zip(names.GENEVAL_TASKS, tasks, strict=True)},
+            }
+            label = names.setting_label(steps, guidance, weights)
+            for metric, (value, se) in true.items():
+                yield names.quality_key(metric, JUDGE, label), value * math.exp(noise * rng.standard_normal())
+                yield names.quality_key(f"{metric}_se", JUDGE, label), se
+            yield names.quality_key("path_length", "generation", label), true_path(loss)
 
 
 @cache
