@@ -177,7 +177,8 @@ def _hue_turned(images: FloatArray) -> FloatArray:
 
 def _normal(shape: tuple[int, ...]) -> FloatArray:
     """Standard normal numbers, the same at every call."""
-    return special.ndtri(uniform(np.arange(np.prod(shape))).clip(1e-12, None)).reshape(shape).astype(np.float32)
+    numbers: Floats = special.ndtri(uniform(np.arange(np.prod(shape))).clip(1e-12, None))
+    return numbers.reshape(shape).astype(np.float32)
 
 
 CORRUPTIONS: Final[dict[str, Callable[[FloatArray], FloatArray]]] = {
@@ -206,7 +207,7 @@ class _Region:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """The best drawing of a region: index into SHAPES, (x, y, size) in pixels, tint; the energy it explains, and has."""
+    """The best drawing of a region: index into SHAPES, (x, y, size) in pixels, tint; its energy and the region's."""
 
     region: _Region
     shape: int
@@ -398,8 +399,8 @@ class _Crops:
         if len(doubtful):
             soft = self._search(rows[doubtful], shapes[doubtful], places[doubtful], soft=True)
             better = soft[1] > explained[doubtful]
-            for sharp, other in zip((places, explained, tints), soft, strict=True):
-                sharp[doubtful[better]] = other[better]
+            chosen = doubtful[better]
+            places[chosen], explained[chosen], tints[chosen] = (part[better] for part in soft)
         winner = explained.reshape(-1, kinds).argmax(axis=1) + kinds * np.arange(len(self.regions))
         places = places[winner] + self.corner
         return [
@@ -427,7 +428,7 @@ class _Crops:
     def _step(self, rows: IndexArray, drawn: FloatArray, tints: FloatArray) -> Floats:
         """The step "r 3" that brings the cover nearest to the one seen, u = (v . t) / |t|^2, to first order.
 
-        Variable projection (Golub and Pereyra 1973): a change of the cover that the tint can make up for does not count.
+        Variable projection (Golub and Pereyra 1973): what the tint can make up for does not count.
         """
         seen = (self.pixels[rows] @ (tints / (tints**2).sum(axis=1).clip(1e-6)[:, None])[:, :, None])[:, :, 0]
         cover = drawn[:, 0]
@@ -443,7 +444,7 @@ class _Crops:
         count = places.shape[1]
         drawn = draw(np.repeat(shapes, count), places.reshape(-1, 3) / self.window, self.window)
         if soft:
-            drawn = self.blur @ drawn @ self.blur.T
+            drawn = np.matmul(self.blur @ drawn, self.blur.T)
         within: FloatArray = drawn.reshape(len(rows), count, -1) * self.mask[rows]
         return within
 
@@ -452,5 +453,5 @@ def _blur_matrix(side: int, sd: float) -> FloatArray:
     """Gaussian blur of a row of pixels with nothing around it, as a matrix."""
     offsets = np.arange(side)[:, None] - np.arange(side)
     far = np.arange(-side, side + 1)
-    weights = np.exp(-(offsets**2) / (2 * sd**2)) / np.exp(-(far**2) / (2 * sd**2)).sum()
+    weights: Floats = np.exp(-(offsets**2) / (2 * sd**2)) / np.exp(-(far**2) / (2 * sd**2)).sum()
     return weights.astype(np.float32)
