@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 from rfscale.cli import app
-from rfscale.data.spec import DigitsData, FolderData, ShapesData
+from rfscale.data.spec import DigitsData, FolderData, GlyphsData, ShapesData
 from rfscale.data.text import TextSpec
 from rfscale.judges.spec import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJudge, ShapesJudge
 from rfscale.sweep import Evaluation, Ladder, Quality, Resources, Samples, Setting, Training
@@ -36,16 +36,15 @@ def test_every_command_of_the_readme_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [Ladder, Training, Evaluation, Samples, Resources, TextSpec, ShapesData, DigitsData, FolderData]
+    "model",
+    [Ladder, Training, Evaluation, Samples, Resources, TextSpec, ShapesData, GlyphsData, DigitsData, FolderData],
 )
 def test_every_key_of_a_sweep_is_documented(model: type[BaseModel]) -> None:
     missing = [field for field in model.model_fields if f"`{field}`" not in SWEEPS]
     assert not missing
 
 
-@pytest.mark.parametrize(
-    "model", [Quality, Setting, ShapesJudge, GlyphsJudge, ClipJudge, InceptionJudge, GenEvalJudge]
-)
+@pytest.mark.parametrize("model", [Quality, Setting, ShapesJudge, GlyphsJudge, ClipJudge, InceptionJudge, GenEvalJudge])
 def test_every_key_of_the_quality_section_is_documented(model: type[BaseModel]) -> None:
     section = SWEEPS.split("## `quality`")[1].split("## `resources`")[0]
     missing = [field for field in model.model_fields if f"`{field}`" not in section]

@@ -34,6 +34,26 @@ class ShapesData(BaseModel):
         """Nothing can be missing: the world is computed."""
 
 
+class GlyphsData(BaseModel):
+    """The endless captioned world of short rendered words (`rfscale.data.glyphs`): no files, no download."""
+
+    model_config = _STRICT
+
+    name: Literal["glyphs"]
+    resolution: int = Field(default=16, ge=16, le=256, multiple_of=16, description="side in pixels, a multiple of 16")
+    max_letters: int = Field(default=4, ge=1, le=4, description="a word has 1 to max_letters letters")
+
+    @property
+    def channels(self) -> int:
+        return 3
+
+    def identity(self) -> dict[str, JsonValue]:
+        return _changed_fields(self)
+
+    def check(self, decode: bool = False) -> None:
+        """Nothing can be missing: the world is computed."""
+
+
 class DigitsData(BaseModel):
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels (`rfscale.data.digits`), enlarged by repeating pixels."""
 
@@ -96,7 +116,7 @@ class FolderData(BaseModel):
             check_images([self.folder / entry.file_name for entry in entries], self.resolution)
 
 
-DataSpec = Annotated[ShapesData | DigitsData | FolderData, Field(discriminator="name")]
+DataSpec = Annotated[ShapesData | GlyphsData | DigitsData | FolderData, Field(discriminator="name")]
 
 
 def _changed_fields(spec: BaseModel, without: Collection[str] = ()) -> dict[str, JsonValue]:
