@@ -10,8 +10,9 @@ Everything in the study of the paper (arXiv 2403.03206, sections 2, 3 and 5.1) h
 with lambda = log(a^2 / b^2) the log-SNR, the common coordinate of all of them. What the paper writes as a weight w_t is
 the density of lambda and the scale of the target, nothing else. t = 0 is data and t = 1 (or sigma = infinity) is noise.
 
-To add a formulation, add an entry to `FAMILIES`. The functions use tensor methods only, so this file loads without
-torch and the sweep definition can check names in milliseconds; give them float64 tensors.
+To add a formulation, add an entry to `FAMILIES`; docs/formulations.md has an example. The functions use tensor methods
+only, so this file loads without torch and the sweep definition can check names in milliseconds; give them float64
+tensors.
 """
 
 from __future__ import annotations

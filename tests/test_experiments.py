@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,25 @@ def test_the_quickstart_asks_its_question_on_four_sizes_and_three_formulations(t
     trials = load("quickstart.yaml", tmp_path).trials
     assert len({trial.depth for trial in trials}) == 4
     assert {trial.formulation for trial in trials} == {"rf", "rf/lognorm(0.00,1.00)", "eps/linear"}
+
+
+def test_the_papers_study_has_its_61_formulations_and_the_setting_that_it_prints(tmp_path: Path) -> None:
+    """Section 5.1 and appendix B.3."""
+    trials = load("paper/formulations.yaml", tmp_path).trials
+    assert len({trial.formulation for trial in trials}) == len(trials) == 61
+    (setting,) = {
+        (trial.batch, trial.learning_rate, trial.warmup_steps, trial.ema_decay, trial.ema_every, trial.text_dropout)
+        for trial in trials
+    }
+    assert setting == (1024, 1e-4, 1000, 0.99, 100, pytest.approx(0.464**3, abs=2e-4))
+    for trial in trials:
+        assert trial.width == 64 * trial.depth
+        assert trial.shape.image_tokens == (256 // 8 // 2) ** 2  # of 256 x 256 images: latents of 1/8, patches of 2
+        assert (trial.precision, trial.seed) == ("bf16", 0)
+
+
+def test_the_papers_study_marks_what_the_paper_does_not_print() -> None:
+    text = (EXPERIMENTS / "paper" / "formulations.yaml").read_text(encoding="utf-8")
+    chosen = [line for line in text.splitlines() if re.match(r"  (depths|steps|beta1|weight_decay|grad_clip):", line)]
+    assert len(chosen) == 5
+    assert [line for line in chosen if "# unknown in the paper:" not in line] == []
