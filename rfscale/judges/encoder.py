@@ -261,16 +261,25 @@ def _loss(recipe: Recipe, images: ImageNetwork, texts: TextNetwork, log_scale: T
     )
     pictures, grid = images(torch.from_numpy(render(world, recipe.resolution)))
     cosine = F.normalize(pictures, dim=1) @ F.normalize(texts(torch.from_numpy(told)), dim=1).T
-    # A text equal to the image's own caption is no wrong answer.
     _, code = np.unique(told.reshape(len(told), -1), axis=0, return_inverse=True)
-    same = torch.from_numpy(code.reshape(-1)[: len(world), None] == code.reshape(-1)[None, :])
-    same.fill_diagonal_(False)
-    logits = (cosine * log_scale.exp().clamp(max=100.0)).masked_fill(same, -1e4)
-    right = torch.arange(len(world))
-    contrast = (F.cross_entropy(logits, right) + F.cross_entropy(logits[:, : len(world)].T, right)) / 2
+    contrast = clip_loss(cosine, torch.from_numpy(code.reshape(-1)), log_scale)
     shape, colour = _centres(world)
     cells = F.cross_entropy(grid[:, : _SIZES[_SHAPE]], shape) + F.cross_entropy(grid[:, _SIZES[_SHAPE] :], colour)
     return contrast + recipe.grid_weight * cells
+
+
+def clip_loss(cosine: Tensor, code: Tensor, log_scale: Tensor) -> Tensor:
+    """The CLIP loss of cosines "b m" of b images and m >= b texts, of which text i belongs to image i.
+
+    Texts after the first b are wrong for every image. Texts of equal `code` "m" are equal: one that equals the image's
+    own caption is no wrong answer and is left out.
+    """
+    images = len(cosine)
+    same = code[:images, None] == code[None, :]
+    same.fill_diagonal_(False)
+    logits = (cosine * log_scale.exp().clamp(max=100.0)).masked_fill(same, -1e4)
+    right = torch.arange(images)
+    return (F.cross_entropy(logits, right) + F.cross_entropy(logits[:, :images].T, right)) / 2
 
 
 def _centres(world: Sequence[Scene]) -> tuple[Tensor, Tensor]:
@@ -302,12 +311,21 @@ class Encoder:
         self._texts = texts.to(device).eval()
 
     def features(self, images: FloatArray) -> npt.NDArray[np.float64]:
-        """The 64 numbers of each image as the last layer gives them, not normalised: for FID and KID."""
-        return self._picture(images).double().cpu().numpy()
+        """For FID and KID: the embeddings "n 64" scaled to unit mean square, so to length 8.
+
+        Of fixed length, because the length of an embedding means nothing to the CLIP loss; not 1, because the cubic
+        kernel of KID is all but linear there.
+        """
+        return self.encode_images(images).astype(np.float64) * math.sqrt(WIDTH)
 
     def encode_images(self, images: FloatArray) -> FloatArray:
         """Embeddings "n 64" of unit length."""
-        return np.asarray(F.normalize(self._picture(images), dim=1).cpu().numpy(), dtype=np.float32)
+        with torch.inference_mode():
+            found = [
+                F.normalize(self._images(torch.from_numpy(part).to(self._device))[0], dim=1).cpu()
+                for part in _parts(np.ascontiguousarray(images, dtype=np.float32), self._BATCH)
+            ]
+        return np.asarray(torch.cat([torch.zeros(0, WIDTH), *found]).numpy(), dtype=np.float32)
 
     def encode_texts(self, captions: Sequence[str]) -> FloatArray:
         """Embeddings "n 64" of unit length; any text has one."""
@@ -321,14 +339,6 @@ class Encoder:
                 for part in _parts(phrases, self._BATCH)
             ]
         return np.asarray(torch.cat([torch.zeros(0, WIDTH), *found]).numpy(), dtype=np.float32)
-
-    def _picture(self, images: FloatArray) -> Tensor:
-        with torch.inference_mode():
-            found = [
-                self._images(torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32)).to(self._device))[0]
-                for part in _parts(images, self._BATCH)
-            ]
-        return torch.cat([torch.zeros(0, WIDTH, device=self._device), *found])
 
 
 def _parts(items: Any, size: int) -> Iterator[Any]:
