@@ -25,7 +25,7 @@ import math
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ class Strengths:
     p_better: Array
     p_best: Array
     left_share: float
+    clusters: str  # what got one weight in the bootstrap: "raters" or "image pairs"
     doubts: tuple[str, ...]
 
     @property
@@ -101,7 +102,6 @@ class Preference:
     by_question: Mapping[str, Strengths]
     overall: Strengths
     raters: tuple[str, ...]
-    clusters: str  # what got one weight: "raters" or "image pairs"
     draws: int
 
     def fits(self) -> tuple[Strengths, ...]:
@@ -112,13 +112,13 @@ class Preference:
     def text(self) -> str:
         """The report a person reads."""
         raters = "1 rater" if len(self.raters) == 1 else f"{len(self.raters)} raters"
-        head = f"{self.overall.n_votes} votes by {raters}"
+        head = f"{_votes(self.overall.n_votes)} by {raters}"
         return "\n\n".join([head, *(_text(fit) for fit in self.fits()), self._method()])
 
     def _method(self) -> str:
         whom = (
             "over raters: what people in general prefer"
-            if self.clusters == "raters"
+            if self.overall.clusters == "raters"
             else f"over image pairs: what these raters prefer ({MIN_RATERS} raters and more speak for others)"
         )
         return (
@@ -133,7 +133,6 @@ class Preference:
         return {
             "votes": self.overall.n_votes,
             "raters": list(self.raters),
-            "clusters": self.clusters,
             "draws": self.draws,
             "fits": [_to_dict(fit) for fit in self.fits()],
         }
@@ -185,17 +184,17 @@ def fit_preference(votes: pd.DataFrame, *, draws: int = 1000, seed: int = 42) ->
     _check(votes)
     models = tuple(sorted({*votes["left"], *votes["right"]}))
     raters = tuple(sorted(set(votes["rater"])))
-    by_rater = len(raters) >= MIN_RATERS
-    showings = votes["showing"] if "showing" in votes else pd.Series(np.arange(len(votes)), index=votes.index)
-    clusters = pd.factorize(votes["rater"] if by_rater else showings)[0]
-    asked = tuple(dict.fromkeys(votes["question"]))
-
-    def fit(question: str, rows: NDArray[np.bool_]) -> Strengths:
-        return _fit(question, models, votes[rows], pd.factorize(clusters[rows])[0], by_rater, draws, seed)
-
-    by_question = {question: fit(question, (votes["question"] == question).to_numpy()) for question in asked}
-    overall = fit(OVERALL, np.ones(len(votes), dtype=bool))
-    return Preference(by_question, overall, raters, "raters" if by_rater else "image pairs", draws)
+    if "showing" not in votes:
+        votes = votes.assign(showing=np.arange(len(votes)))
+    by_question = {
+        str(question): _fit(str(question), models, votes[votes["question"] == question], draws, seed)
+        for question in dict.fromkeys(votes["question"])
+    }
+    if len(by_question) == 1:
+        overall = replace(*by_question.values(), question=OVERALL)
+    else:
+        overall = _fit(OVERALL, models, votes, draws, seed)
+    return Preference(by_question, overall, raters, draws)
 
 
 def _check(votes: pd.DataFrame) -> None:
@@ -212,17 +211,10 @@ def _check(votes: pd.DataFrame) -> None:
         raise PreferenceError(f"{votes.loc[same, 'left'].iloc[0]} was compared with itself; remove such votes.")
 
 
-def _fit(
-    question: str,
-    models: tuple[str, ...],
-    votes: pd.DataFrame,
-    clusters: NDArray[np.intp],
-    by_rater: bool,
-    draws: int,
-    seed: int,
-) -> Strengths:
+def _fit(question: str, models: tuple[str, ...], votes: pd.DataFrame, draws: int, seed: int) -> Strengths:
     size = len(models)
-    wins, ties = _counts(models, votes, clusters)  # (G, K, K)
+    by_rater = votes["rater"].nunique() >= MIN_RATERS
+    wins, ties = _counts(models, votes, pd.factorize(votes["rater" if by_rater else "showing"])[0])  # (G, K, K)
     added = (1.0 - np.eye(size)) / size
     total_wins, total_ties = wins.sum(axis=0), ties.sum(axis=0)
     theta, tie = solve((total_wins + added)[None], total_ties[None])
@@ -255,6 +247,7 @@ def _fit(
         p_better=np.asarray((drawn[:, :, None] > drawn[:, None, :]).mean(axis=0)),
         p_best=np.bincount(drawn.argmax(axis=1), minlength=size) / draws,
         left_share=left / decided if decided else math.nan,
+        clusters="raters" if by_rater else "image pairs",
         doubts=_doubts(models, met, left, decided),
     )
 
@@ -387,8 +380,8 @@ def _text(fit: Strengths) -> str:
     low, high = fit.elo_interval
     width = max(map(len, fit.models))
     lines = [
-        f"{fit.question}: {fit.n_votes} votes, {fit.n_ties} without preference",
-        f"  {'':{width}}   Elo  95 % interval   best   wins over: "
+        f"{fit.question}: {_votes(fit.n_votes)}, {fit.n_ties} without preference",
+        f"  {'':{width}}   Elo  95 % interval   best   wins over, %: "
         + "  ".join(f"{r + 1:>3}" for r in range(len(fit.models))),
     ]
     for rank, i in enumerate(fit.order):
@@ -410,6 +403,7 @@ def _to_dict(fit: Strengths) -> dict[str, Any]:
         "ties": fit.n_ties,
         "tie_parameter": fit.tie,
         "left_share": _number(fit.left_share),
+        "clusters": fit.clusters,
         "doubts": list(fit.doubts),
         "models": [
             {
@@ -426,6 +420,10 @@ def _to_dict(fit: Strengths) -> dict[str, Any]:
             for i in fit.order
         ],
     }
+
+
+def _votes(number: int) -> str:
+    return "1 vote" if number == 1 else f"{number} votes"
 
 
 def _number(value: float) -> float | None:

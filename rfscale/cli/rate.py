@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,7 +107,6 @@ def _serve(
     port: int,
 ) -> None:
     """Draw what is missing, then answer the page until Ctrl-C."""
-    from rfscale.rating.images import draw_images
     from rfscale.rating.server import RatingServer
     from rfscale.rating.sitting import Sitting
 
@@ -116,24 +115,13 @@ def _serve(
         votes = Votes(folder / "votes.sqlite")
         typer.echo(f"{sweep}: {len(trials)} trials, {len(design.prompts)} prompts")
         try:
-            from rich.progress import Progress
-
-            screen = console()
-            with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bar:
-                task = bar.add_task("drawing", total=None)
-
-                def progress(drawn: int, missing: int) -> None:
-                    bar.update(task, completed=drawn, total=missing)
-                    if missing and not screen.is_terminal and drawn % -(-missing // 10) == 0:
-                        typer.echo(f"drawing {drawn}/{missing}")
-
-                images = draw_images(trials, design.prompts, store, folder / "images", drawing, progress)
+            images = _draw(design, trials, store, folder, drawing)
         except KeyboardInterrupt:
             typer.echo("stopped while drawing; the same command goes on from there")
             raise typer.Exit(130) from None
         server.open(Sitting(design, votes), images)
-        typer.echo(f"open {server.address} in a browser; Ctrl-C ends, and every vote is kept")
         try:
+            typer.echo(f"open {server.address} in a browser; Ctrl-C ends, and every vote is kept")
             server.serve_forever()
         except KeyboardInterrupt:
             there = votes.of(design.setting)
@@ -142,6 +130,26 @@ def _serve(
                 f"\n{_count(len(there), 'vote')} by {_count(raters, 'rater')} in {votes.path}; "
                 f"add --results to the same command to see what they say"
             )
+
+
+def _draw(
+    design: Design, trials: Sequence[Trial], store: Store, folder: Path, drawing: Drawing
+) -> Mapping[tuple[str, int], Path]:
+    """Draw what is missing, with a bar in a terminal and ten lines elsewhere."""
+    from rich.progress import Progress
+
+    from rfscale.rating.images import draw_images
+
+    screen = console()
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("drawing", total=None)
+
+        def progress(drawn: int, missing: int) -> None:
+            bar.update(task, completed=drawn, total=missing)
+            if drawn and not screen.is_terminal and drawn % -(-missing // 10) == 0:
+                typer.echo(f"drawing {drawn}/{missing}")
+
+        return draw_images(trials, design.prompts, store, folder / "images", drawing, progress)
 
 
 def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, as_json: bool) -> None:

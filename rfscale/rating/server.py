@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import json
 import secrets
+import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -74,6 +75,11 @@ class RatingServer(ThreadingTCPServer):
         """What to open in a browser."""
         return f"http://{HOST}:{self.port}/"
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that went away is no error of ours; all else is printed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
     def _take(self, step: Callable[[], None]) -> None:
         try:
             step()
@@ -126,13 +132,14 @@ class _Handler(BaseHTTPRequestHandler):
         return "image/png", self.server.images[shown].read_bytes()
 
     def _post(self) -> tuple[str, bytes]:
+        body = self._body()  # before any refusal: closing with unread input would cut the answer off
         if not secrets.compare_digest(self.headers.get(TOKEN_HEADER, "").encode(), self.server.token.encode()):
             raise _Refused(HTTPStatus.FORBIDDEN, "the server was started again; reload the page")
         if self.headers.get("Origin", self.server.address.rstrip("/")) not in {
             f"http://{h}" for h in self.server.hosts
         }:
             raise _Refused(HTTPStatus.FORBIDDEN, "this page may not vote")
-        given = self._json_request()
+        given = self._object(body)
         sitting, rater = self.server.sitting, _rater(given)
         if self.path == "/state":
             return _json(sitting.state(rater))
@@ -143,14 +150,17 @@ class _Handler(BaseHTTPRequestHandler):
             return _json(sitting.undo(rater))
         raise _Refused(HTTPStatus.NOT_FOUND, "there is nothing here")
 
-    def _json_request(self) -> dict[str, Any]:
-        if self.headers.get_content_type() != "application/json":
-            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON")
+    def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > LONGEST_REQUEST:
             raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send at most {LONGEST_REQUEST} bytes")
+        return self.rfile.read(int(length))
+
+    def _object(self, body: bytes) -> dict[str, Any]:
+        if self.headers.get_content_type() != "application/json":
+            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON")
         try:
-            given = json.loads(self.rfile.read(int(length)))
+            given = json.loads(body)
         except ValueError:
             raise _Refused(HTTPStatus.BAD_REQUEST, "this is no JSON") from None
         if not isinstance(given, dict):
