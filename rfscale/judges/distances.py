@@ -132,7 +132,7 @@ def _frechet(x: Array, y: Array) -> tuple[float, Array, Array]:
     value = gap @ gap + square_a.sum() + square_b.sum() - 2.0 * sigma.sum()
     u, v = _lift(base_a, u), _lift(base_b, v.T)
     of_x = 2.0 * (x - mean_x) @ gap + n * (square_a - (u * u) @ sigma)
-    of_y = -2.0 * (y - mean_y) @ gap + 0.0 * square_b
+    of_y = -2.0 * (y - mean_y) @ gap + m * (square_b - (v * v) @ sigma)
     return max(float(value), 0.0), of_x - of_x.mean(), of_y - of_y.mean()
 
 
