@@ -32,12 +32,16 @@ from rfscale.data.shapes import BACKGROUND, COLOURS, PALETTE, SceneObject, rende
 from rfscale.judges.base import JudgeError
 
 POSITION_TOLERANCE: Final = 1 / 32  # of the image side: half a pixel at 16 pixels
+ENOUGH: Final = (
+    32  # pixels: an image is averaged down, by a whole factor, to no smaller side than this before it is read
+)
 
 # Thresholds, chosen on corrupted renders, on garbage and on images of half-trained networks.
-LEAST_EXPLAINED = 0.85  # below this a blob is no object
+LEAST_EXPLAINED = 0.87  # below this a blob is no object
 SURE = 0.95  # above this no second thought is given to a blob
 HOPELESS = 0.25  # below this neither: one drawing can explain a quarter of four objects that run together
-LEAST_SIZE = 0.18  # of the image side; the world's smallest object has 0.247
+LEAST_SIZE = 0.2  # of the image side, and no drawing is tried below; the world's smallest object has 0.247
+MOST_SIZE = 0.75  # the world's largest object has 0.6
 LEAST_AREA = 0.012  # of the image, in solid pixels: 3 at 16 pixels; the world's smallest object covers 0.03
 LEAST_VALLEY = 0.25  # a blob is cut where its profile falls by this part, ...
 CUT_GAIN = 0.6  # ... and where that leaves less than this part of the unexplained energy
@@ -46,7 +50,8 @@ MOST_NOISE = 0.2  # standard deviation, in units of [-1, 1]: what deviates more 
 
 _SOLID = 0.5  # cover of a pixel inside a blob
 _MARGIN = 2  # pixels around a blob on which its drawing is compared too; no pixel beyond is touched by the blob
-_CUTS = 2  # rounds of cutting: four objects that run together are two cuts away from being apart
+_PIXELS_AT_ONCE = 1 << 16  # of windows; the drawings of one search are 20 times as many
+_CUTS = 2  # one after the other: four objects that run together are two cuts away from being apart
 _LEAST_PAIRS = 8  # neighbouring pixels of ground that tell the noise
 _MEDIAN_CHI2_3 = 2.366  # median of the sum of three squared standard normal numbers
 _ROUNDS = 6  # of the search for place and size
@@ -81,15 +86,11 @@ def read(images: FloatArray) -> list[tuple[SceneObject, ...]]:
 
 def read_with_shares(images: FloatArray) -> list[tuple[Reading, ...]]:
     """As `read`, with the share of the energy that each object explains. Raises JudgeError."""
-    _check(images)
-    view = _View(images)
-    fits = view.fit(view.regions())
-    for _ in range(_CUTS):
-        fits = view.cut_where_better(fits)
+    view = _View(_averaged(_checked(images)))
     found: list[list[Reading]] = [[] for _ in images]
-    for fit in fits:
+    for fit in (fit for fits in view.explain(view.regions(), _CUTS) for fit in fits):
         x, y, size = (value / view.side for value in fit.place)
-        if fit.share >= LEAST_EXPLAINED and size >= LEAST_SIZE:
+        if fit.share >= LEAST_EXPLAINED and LEAST_SIZE + 1e-6 < size < MOST_SIZE:
             colour = int(((_TINTS - np.array(fit.tint)) ** 2).sum(axis=1).argmin())
             found[fit.region.image].append(
                 Reading(SceneObject(SHAPES[fit.shape], COLOURS[colour], x, y, size), fit.share)
@@ -220,25 +221,38 @@ class _Fit:
     def share(self) -> float:
         return self.explained / max(self.energy, self.explained, 1e-9)
 
+    @property
+    def unexplained(self) -> float:
+        return max(self.energy - self.explained, 0.0)
 
-def _check(images: FloatArray) -> None:
+
+def _checked(images: FloatArray) -> FloatArray:
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise JudgeError(
             f"the reader takes square RGB images, n x 3 x h x h, not {images.shape}; judge the shapes world"
         )
     if not np.isfinite(images).all():
         raise JudgeError("the images hold values that are not finite, so the network has diverged; train it again")
+    return images.clip(-1.0, 1.0).astype(np.float32)
+
+
+def _averaged(images: FloatArray) -> FloatArray:
+    count, channels, side, _ = images.shape
+    factor = max(k for k in range(1, max(side // ENOUGH, 1) + 1) if side % k == 0)
+    blocks = images.reshape(count, channels, side // factor, factor, side // factor, factor)
+    averages: FloatArray = blocks.mean(axis=(3, 5))
+    return averages
 
 
 class _View:
     """A batch as the reader sees it: difference to the ground, cover, and the region that owns each pixel.
 
-    A pixel belongs to the nearest blob. Cutting a blob gives some of its pixels to a new region.
+    A pixel belongs to the nearest blob. Cutting a region gives some of its pixels to a new one.
     """
 
     def __init__(self, images: FloatArray) -> None:
         self.side = images.shape[-1]
-        self.difference: FloatArray = images.clip(-1.0, 1.0).astype(np.float32) - _GROUND
+        self.difference: FloatArray = images - _GROUND
         self.cover = _covers(self.difference)
         self.solid: Mask = self.cover > _SOLID
         labels, self.count = ndimage.label(self.solid, structure=_IN_PLANE)
@@ -254,40 +268,42 @@ class _View:
             self.noise = _noise(self.difference, distance >= _MARGIN)
 
     def regions(self) -> list[_Region]:
-        boxes = ndimage.find_objects(self.labels)
+        boxes = ndimage.find_objects(self.labels, self.count) if self.count else []
         return [
             _Region(box[0].start, number, (box[1].start, box[1].stop, box[2].start, box[2].stop))
             for number, box in enumerate(boxes, start=1)
             if box is not None
         ]
 
-    def fit(self, regions: Sequence[_Region]) -> list[_Fit]:
+    def explain(self, regions: Sequence[_Region], cuts: int) -> list[list[_Fit]]:
+        """Of each region the best drawing; of a doubtful one those of its parts, where they explain much more.
+
+        A region is cut in two, and its parts again, `cuts` times.
+        """
+        if not regions:
+            return []
+        fits = self._fit(regions)
+        doubtful = (i for i, fit in enumerate(fits) if cuts and HOPELESS < fit.share < SURE)
+        pairs = {i: pair for i in doubtful if (pair := self._cut(regions[i]))}
+        below = iter(self.explain([part for pair in pairs.values() for part in pair], cuts - 1))
+        result = []
+        for i, fit in enumerate(fits):
+            parts = [*next(below), *next(below)] if i in pairs else []
+            better = parts and sum(part.unexplained for part in parts) < CUT_GAIN * fit.unexplained
+            result.append(parts if better else [fit])
+        return result
+
+    def _fit(self, regions: Sequence[_Region]) -> list[_Fit]:
         """The best drawing of each region."""
         windows = [_window(region) for region in regions]
         found: dict[int, _Fit] = {}
         for window in sorted(set(windows)):
-            chosen = [i for i, other in enumerate(windows) if other == window]
-            found |= zip(chosen, _Crops(self, [regions[i] for i in chosen], window).fit(), strict=True)
+            same = [i for i, other in enumerate(windows) if other == window]
+            at_once = max(1, _PIXELS_AT_ONCE // window**2)
+            for first in range(0, len(same), at_once):
+                chosen = same[first : first + at_once]
+                found |= zip(chosen, _Crops(self, [regions[i] for i in chosen], window).fit(), strict=True)
         return [found[i] for i in range(len(regions))]
-
-    def cut_where_better(self, fits: Sequence[_Fit]) -> list[_Fit]:
-        """The fits again; a doubtful one is replaced by those of its two parts where they explain much more."""
-        parts = {i: self._cut(fit.region) for i, fit in enumerate(fits) if HOPELESS < fit.share < SURE}
-        cut = {i: pair for i, pair in parts.items() if pair}
-        refits = iter(self.fit([part for pair in cut.values() for part in pair]))
-        result: list[_Fit] = []
-        for i, fit in enumerate(fits):
-            if i not in cut:
-                result.append(fit)
-                continue
-            pair = (next(refits), next(refits))
-            left = sum(max(part.energy - part.explained, 0.0) for part in pair)
-            if left < CUT_GAIN * (fit.energy - fit.explained):
-                result.extend(pair)
-            else:
-                self._give(fit.region.image, pair[1].region.number, fit.region.number)
-                result.append(fit)
-        return result
 
     def _cut(self, region: _Region) -> tuple[_Region, ...]:
         """The two parts of a region on either side of its deepest valley along x or y; nothing where there is none."""
@@ -300,15 +316,8 @@ class _View:
         self.count += 1
         beyond = owner[:, x0 + x :] if depth_x >= depth_y else owner[y0 + y :]
         beyond[beyond == region.number] = self.count
-        parts = [self._part(region, number) for number in (region.number, self.count)]
-        if parts[0] is not None and parts[1] is not None:
-            return parts[0], parts[1]
-        self._give(region.image, self.count, region.number)
-        return ()
-
-    def _give(self, image: int, number: int, to: int) -> None:
-        owner = self.owner[image]
-        owner[owner == number] = to
+        first, second = self._part(region, region.number), self._part(region, self.count)
+        return (first, second) if first and second else ()
 
     def _part(self, region: _Region, number: int) -> _Region | None:
         """What of a region's box belongs to `number`; None where it is a speck."""
@@ -386,7 +395,8 @@ class _Crops:
         self.energy: FloatArray = (self.pixels**2).sum(axis=(1, 2)) - noise
         self.blur = _blur_matrix(window, SOFTNESS * view.side)
         self.corner = np.stack([left, top, np.zeros_like(top)], axis=1)
-        size = np.maximum(y1 - y0, x1 - x0)
+        self.least_size = LEAST_SIZE * view.side
+        size = np.maximum(np.maximum(y1 - y0, x1 - x0), self.least_size)
         self.start: Floats = np.stack([(x0 + x1) / 2, (y0 + y1) / 2, size], axis=1) - self.corner
 
     def fit(self) -> list[_Fit]:
@@ -422,7 +432,7 @@ class _Crops:
             better = explained > best
             best[better], best_places[better], best_tints[better] = explained[better], places[better], tints[better]
             places = places + self._step(rows, drawn, tints)
-            places[:, 2] = places[:, 2].clip(1.0, 2 * self.window)
+            places[:, 2] = places[:, 2].clip(self.least_size, 2 * self.window)
         return best_places, best, best_tints
 
     def _step(self, rows: IndexArray, drawn: FloatArray, tints: FloatArray) -> Floats:
