@@ -194,7 +194,7 @@ def _lines(ax: Axes, rows: pd.DataFrame, x: str, look: Mapping[str, Look]) -> No
 def shown(quality: Quality) -> list[Relation]:
     """The relations that have a panel: FID, CLIP score and GenEval, or what there is instead."""
     found = (quality.relation(metric) for metric in SHOWN)
-    return [relation for relation in found if relation is not None][:PANELS]
+    return [relation for relation in found if relation is not None and relation.points["last"].any()][:PANELS]
 
 
 def with_steps(quality: Quality) -> list[tuple[str, str]]:

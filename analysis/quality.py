@@ -1,10 +1,10 @@
 """What the validation loss says about the pictures: its correlation with every metric of sample quality of a sweep.
 
-One setting of the solver per metric (by default EMA weights, 50 steps and the guidance of the best mean). Over the ends
-of training each trial is a point; along the way each scored checkpoint is. Points of one model (formulation and size)
-are resampled together, whatever their seed and step: another seed of the same model is no new evidence of the relation.
-At equal compute only trials of one size, step and seed are compared, which share data and noise. The tables of the
-paper are in `quality_tables.py`.
+One setting of the solver per metric (by default EMA weights, 50 steps and the guidance with the best mean). Over the
+ends of training each trial is a point; along the way each scored checkpoint is. Points of one model (formulation and
+size) are resampled together, whatever their seed and step: another seed of the same model is no new evidence of the
+relation. At equal compute only trials of one size, step and seed are compared, which share data and noise. The tables
+of the paper are in `quality_tables.py`.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def assess(table: SweepTable, *, setting: str | None = None) -> Quality | None:
     chosen = {
         (metric, judge): wanted or choose_setting(metric, rows)
         for (metric, judge), rows in _judged(scores)
-        if not wanted or tables.at(rows, wanted)["last"].any()
+        if not wanted or _finite_ends(tables.at(rows, wanted)).any()
     }
     reasons: dict[str, str] = {}
     ranks, reasons["ranks"] = tables.or_reason(tables.ranks, scores)
@@ -168,26 +168,33 @@ def _judged(scores: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
     groups = {
         (str(metric), str(judge)): rows
         for (metric, judge), rows in scores.groupby(["metric", "judge"])
-        if metric in order and (rows["last"] & np.isfinite(rows["value"])).any()
+        if metric in order and _finite_ends(rows).any()
     }
     return sorted(groups.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))
+
+
+def _finite_ends(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which rows are finite scores of the end of training."""
+    return np.asarray(rows["last"].to_numpy(bool) & np.isfinite(rows["value"].to_numpy(float)))
 
 
 def choose_setting(metric: str, rows: pd.DataFrame) -> Setting:
     """The setting at which one metric is looked at.
 
-    EMA weights where they were scored, 50 steps or else the most, and of the guidances that were scored for the most
-    trials the one with the best mean. It is chosen by the metric alone, before any look at the loss.
+    EMA weights where they were scored, 50 steps or else the most, and the guidance with the best mean over the trials
+    that were scored at all guidances (one scored for less than half as many trials as another is none). It is chosen
+    by the metric alone, before any look at the loss.
     """
-    rows = rows[rows["last"] & np.isfinite(rows["value"])]
+    rows = rows[_finite_ends(rows)]
     weights = "ema" if (rows["weights"] == "ema").any() else "raw"
     rows = rows[rows["weights"] == weights]
     steps = set(rows["solver_steps"])
     most = USUAL_STEPS if USUAL_STEPS in steps else max(steps)
-    by_guidance = rows[rows["solver_steps"] == most].groupby("guidance")["value"].agg(["count", "mean"])
-    fullest = by_guidance[by_guidance["count"] == by_guidance["count"].max()]["mean"]
-    best = fullest.idxmax() if names.QUALITY[metric].better == "higher" else fullest.idxmin()
-    return Setting(int(most), float(best), weights)
+    wide = rows[rows["solver_steps"] == most].pivot_table(index="trial_id", columns="guidance", values="value")
+    wide = wide.loc[:, wide.count() >= wide.count().max() / 2]
+    means = (wide.dropna() if len(wide.dropna()) else wide).mean()
+    best = means.idxmax() if names.QUALITY[metric].better == "higher" else means.idxmin()
+    return Setting(int(most), float(str(best)), weights)
 
 
 # --- correlation ------------------------------------------------------------------------------------------------------

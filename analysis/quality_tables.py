@@ -226,7 +226,8 @@ def ranks(scores: pd.DataFrame) -> Ranks:
     both = both.assign(place=_place(both))
     formulations = sorted(set(both["formulation"]))
     if len(formulations) < 2:
-        raise FitError("One formulation is scored, and ranking needs two.")
+        n = len(formulations)
+        raise FitError(f"{n} formulation{' is' if n == 1 else 's are'} scored after its last step; ranking needs two.")
     cover = both.groupby(["place", "metric"])["formulation"].nunique().unstack(fill_value=0).min(axis=1)
     kept = cover[cover >= max(2.0, len(formulations) / 2)].index
     if kept.empty:

@@ -97,12 +97,11 @@ def rank(
 ) -> RankResult:
     """Rank formulations by (CLIP score up, FID down).
 
-    clip, fid: (F, S), or (F, S, R) with R repeats (training or sampling seeds), whose mean is ranked; a repeat is the
-    same for all settings and both metrics, and one that lacks a value is not used. The draws then are a multivariate t
-    around the means, its covariance over all settings and both metrics pooled over the formulations, since a handful
-    of repeats of one formulation says too little about its own. Without repeats, standard errors (F, S) give normal
-    draws. A formulation with a value missing in any setting, or of several repeats fewer than two complete, is left
-    out and listed. Raises FitError for shapes that do not fit.
+    clip, fid: (F, S), or (F, S, R) with R repeats (training or sampling seeds), whose mean is ranked; a repeat that is
+    missing (NaN) is not in it. The draws then are a multivariate t around the means, its covariance over all settings
+    and both metrics pooled over the formulations: a handful of repeats of one says too little about its own. Without
+    repeats, standard errors (F, S) give normal draws. A formulation without any value in a setting is left out and
+    listed. Raises FitError for shapes that do not fit.
     """
     c, f = np.asarray(clip, dtype=np.float64), np.asarray(fid, dtype=np.float64)
     if c.shape != f.shape or c.ndim not in (2, 3) or len(c) != len(names):
@@ -119,13 +118,13 @@ def rank(
     keep, excluded = _complete(names, labels, c, f)
     stacked = np.stack([-c, f], axis=-1)[keep]  # (F, S[, R], 2), all to be minimised
     layers = stacked if repeated else stacked[:, :, None]
-    whole: NDArray[np.bool_] = np.asarray(np.isfinite(layers).all(axis=(1, 3)))  # (F, R)
-    mean: Array = np.asarray(np.mean(layers, axis=2, where=whole[:, None, :, None]))
+    there: NDArray[np.bool_] = np.asarray(np.isfinite(layers).all(axis=-1))  # (F, S, R)
+    mean: Array = np.asarray(np.mean(layers, axis=2, where=there[..., None]))
     by_setting = np.stack([fronts(dominance(mean[:, s])) for s in range(mean.shape[1])], axis=1).astype(np.float64)
     sampled = None
     rng = np.random.default_rng(seed)
-    if whole.shape[1] > 1:
-        sampled = mean + _deviations(layers, mean, whole, draws, rng)
+    if there.shape[2] > 1 and np.all(there.sum(axis=2).max(axis=0) > 1):
+        sampled = mean + _deviations(layers, mean, there, draws, rng)
     elif clip_se is not None and fid_se is not None:
         se = np.stack([np.asarray(clip_se, dtype=np.float64), np.asarray(fid_se, dtype=np.float64)], axis=-1)[keep]
         if se.shape != mean.shape or not np.all(np.isfinite(se) & (se >= 0.0)):
@@ -141,39 +140,37 @@ def _complete(
 ) -> tuple[NDArray[np.bool_], dict[str, str]]:
     """Which formulations have every value, and why the others are out."""
     there = np.isfinite(clip) & np.isfinite(fid)
-    excluded = {}
-    for name, row in zip(names, there, strict=True):
-        scored = row.any(axis=1) if row.ndim == 2 else row
-        complete = int(row.all(axis=0).sum()) if row.ndim == 2 else int(row.all())
-        least = 2 if row.ndim == 2 and row.shape[1] > 1 else 1
-        if not scored.all():
-            excluded[name] = (
-                f"no CLIP score or FID in {int((~scored).sum())} of {len(settings)} settings, "
-                f"first {settings[int(np.argmin(scored))]}"
-            )
-        elif complete < least:
-            excluded[name] = f"{complete} of {row.shape[-1]} seeds {'has' if complete == 1 else 'have'} every score"
+    scored = np.asarray(there.any(axis=2)) if there.ndim == 3 else there
+    excluded = {
+        name: f"no CLIP score or FID in {int((~row).sum())} of {len(settings)} settings, "
+        f"first {settings[int(row.argmin())]}"
+        for name, row in zip(names, scored, strict=True)
+        if not row.all()
+    }
     keep = np.array([name not in excluded for name in names])
     if keep.sum() < 2:
         raise FitError(f"{int(keep.sum())} formulations have every value, and ranking needs two: {excluded}.")
     return keep, excluded
 
 
-def _deviations(stacked: Array, mean: Array, whole: NDArray[np.bool_], draws: int, rng: np.random.Generator) -> Array:
+def _deviations(layers: Array, mean: Array, there: NDArray[np.bool_], draws: int, rng: np.random.Generator) -> Array:
     """Draws of the error of the means, (draws, F, S, 2): multivariate t with the covariance pooled over formulations.
 
-    What all formulations share in a repeat (data, noise) moves no rank, so it is taken out where repeats are complete.
+    What all formulations share in a repeat (data, noise) moves no rank, so it is taken out where no repeat is missing.
     """
-    n_names, n_repeats = whole.shape
-    residuals = np.where(whole[:, None, :, None], stacked - mean[:, :, None], 0.0)
-    dof = int(whole.sum()) - n_names
-    if whole.all():
+    n_names, n_settings, n_repeats = there.shape
+    residuals = np.where(there[..., None], layers - mean[:, :, None], 0.0)
+    dof = there.sum(axis=(0, 2)) - n_names  # (S,)
+    if there.all():
         residuals = residuals - residuals.mean(axis=0)
-        dof = (n_names - 1) * (n_repeats - 1)
-    vectors = np.moveaxis(residuals, 2, 1).reshape(n_names * n_repeats, *mean.shape[1:])  # (F R, S, 2)
+        dof = np.full(n_settings, (n_names - 1) * (n_repeats - 1))
+    vectors = np.moveaxis(residuals, 2, 1).reshape(n_names * n_repeats, n_settings, 2)
+    vectors = vectors / np.sqrt(dof)[:, None]
     normal = rng.standard_normal((draws, n_names, len(vectors)))
-    scale = np.sqrt(rng.chisquare(dof, size=(draws, 1, 1, 1)) * whole.sum(axis=1)[:, None, None])
-    return np.asarray(np.einsum("dfv,vsk->dfsk", normal, vectors, optimize=True) / scale)
+    least = int(dof.min())
+    stretch = np.sqrt(least / rng.chisquare(least, size=(draws, 1, 1, 1)))
+    errors = np.einsum("dfv,vsk->dfsk", normal, vectors, optimize=True)
+    return np.asarray(stretch * errors / np.sqrt(there.sum(axis=2))[..., None])
 
 
 def _chances(sampled: Array | None, n_names: int) -> tuple[Array, Array, Array, Array]:

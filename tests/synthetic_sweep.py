@@ -63,8 +63,8 @@ def true_path(loss: float) -> float:
 class World:
     """What to synthesise. `efficiency`: formulation -> k of `true_loss`. `noise`: sd of the log loss between trials.
 
-    `quality`: with scores of sample quality, of sd `quality_noise` (of logarithms), at all of the paper's settings after
-    the last step; with `along`, with EMA weights at three points on the way too.
+    `quality`: with scores of sample quality, of sd `quality_noise` (of logarithms), at all of the paper's settings
+    after the last step; with `along`, with EMA weights at one point on the way too.
     """
 
     efficiency: Mapping[str, float]
@@ -124,7 +124,7 @@ def _trial(world: World, name: str, depth: int, seed: int, steps: int, shift: fl
             for x in np.arange(-8, 8.25, 0.5)
         ]
     if world.quality:
-        where = [*points[4:-1:2], steps] if world.along else [steps]
+        where = [points[6], steps] if world.along else [steps]
         rng = np.random.default_rng([world.draw, int(1e6 * abs(shift)), depth, seed, len(name)])
         metrics += [
             (key, step, value)

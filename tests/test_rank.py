@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.laws import FitError
-from analysis.rank import dominance, fronts, rank, table_1
+from analysis.rank import _deviations, dominance, fronts, rank, table_1
 
 
 def peel(points: np.ndarray) -> list[int]:
@@ -127,3 +127,41 @@ def test_table_1_prints_subsets_and_the_best_two_of_a_family() -> None:
     assert lines[2].split("|")[2:5] == ["  2.00 ", "    1.00 ", "     3.00 "]
     with pytest.raises(FitError, match="no settings 7"):
         result.average(["7"])
+
+
+def test_a_missing_repeat_is_not_in_the_mean() -> None:
+    clip = np.array([[[0.30, np.nan], [0.30, 0.32]], [[0.29, 0.31], [0.29, 0.29]]])
+    result = rank(["a", "b"], clip, -clip, settings=["5", "50"])
+    assert result.by_setting.tolist() == [
+        [1, 1],
+        [1, 2],
+    ]  # 0.30 and 0.30 in the first setting, 0.31 and 0.29 in the other
+    assert not result.excluded
+
+
+def test_draws_have_the_spread_between_repeats_pooled_over_formulations() -> None:
+    rng = np.random.default_rng(3)
+    sd, repeats = np.array([2.0, 0.5]), 3
+    values = sd * rng.normal(size=(120, 1, repeats, 2))
+    there = np.ones((120, 1, repeats), dtype=bool)
+    there[:40, :, 2] = False
+    mean = np.mean(values, axis=2, where=there[..., None])
+    drawn = _deviations(np.where(there[..., None], values, np.nan), mean, there, 200, rng)
+    assert drawn[:, 40:].std(axis=(0, 1, 2)) == pytest.approx(sd / np.sqrt(3), rel=0.15)
+    assert drawn[:, :40].std(axis=(0, 1, 2)) == pytest.approx(sd / np.sqrt(2), rel=0.15)
+
+
+def test_two_seeds_do_not_make_a_difference_of_chance_sure() -> None:
+    """With equal means "better with probability 0.95" must stay near 5 %; a bootstrap of two seeds has twice that."""
+    rng, sure, n = np.random.default_rng(0), 0, 0
+    for _ in range(60):
+        values = rng.normal(size=(1, 4, 1)) + 0.5 * rng.normal(size=(3, 4, 2))
+        better = rank(["a", "b", "c"], values, -values, draws=300).p_better[~np.eye(3, dtype=bool)]
+        sure, n = sure + int((better >= 0.95).sum()), n + better.size
+    assert sure / n < 0.08
+
+
+def test_what_all_formulations_share_in_a_seed_does_not_blur_their_order() -> None:
+    luck = np.array([0.0, 5.0, -3.0])
+    values = np.array([1.0, 0.0])[:, None, None] + luck + 0.01 * np.random.default_rng(0).normal(size=(2, 1, 3))
+    assert rank(["a", "b"], values, -values).p_better[0, 1] > 0.99
