@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
+from analysis.plot_preference import plot_preference
 from analysis.preference import (
     OVERALL,
     PreferenceError,
@@ -215,6 +216,25 @@ def test_with_few_raters_the_interval_is_about_these_raters_question_by_question
     assert fit.by_question["visual quality"].clusters == "image pairs"
     assert "over raters" in fit.text()
     assert "what these raters prefer" in fit_preference(two, draws=50).text()
+
+
+# --- the figure -------------------------------------------------------------------------------------------------------
+
+
+def test_the_figure_shows_what_was_fitted() -> None:
+    votes = simulate(np.array([-0.5, 0.0, 0.5]), 0.5, 200, seed=3)
+    fit = fit_preference(pd.concat([votes, votes.iloc[::2].assign(question="visual quality")]), draws=100)
+    ax = plot_preference(fit)
+    models = [label.get_text() for label in ax.get_yticklabels()]
+    assert models == [fit.overall.models[i] for i in fit.overall.order]
+    for marks, shown in zip(ax.containers, fit.fits(), strict=True):
+        assert marks.get_label() == shown.question
+        points, _, (bars,) = marks
+        low, high = shown.elo_interval
+        for y, (x, bar) in enumerate(zip(points.get_xdata(), bars.get_segments(), strict=True)):
+            i = shown.models.index(models[y])
+            assert x == pytest.approx(shown.elo[i])
+            assert bar[:, 0].tolist() == pytest.approx([low[i], high[i]])
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

@@ -563,7 +563,18 @@ def test_a_busy_port_is_refused_in_one_sentence(trained: tuple[Path, Sweep], tmp
 
 def test_help() -> None:
     text = invoke("rate", "--help").stdout
-    for option in ("--store", "--port", "--depth", "--formulations", "--prompts", "--pairs", "--steps", "--guidance"):
+    for option in (
+        "--store",
+        "--port",
+        "--depth",
+        "--formulations",
+        "--prompts",
+        "--pairs",
+        "--steps",
+        "--guidance",
+        "--results",
+        "--plot",
+    ):
         assert re.search(rf"^  {option}\b.*\S", text, flags=re.MULTILINE), option
 
 
@@ -622,6 +633,10 @@ def test_results_of_one_setting_and_of_the_chosen_trials(trained: tuple[Path, Sw
     (fit,) = json.loads(invoke(*command, "--json").stdout)["fits"]
     assert [row["model"] for row in fit["models"]] == ["rf", "eps/linear"]
     assert (fit["votes"], fit["ties"], fit["models"][0]["win_rate"]) == (12, 2, {"eps/linear": 11 / 12})
+    figure = tmp_path / "elo.png"
+    assert invoke(*command, "--plot", figure).exit_code == 0
+    assert Image.open(figure).size[0] > 600
+    assert "there is no folder" in refused(invoke(*command, "--plot", tmp_path / "none" / "elo.png"))
     assert "the last were with --steps 50 --guidance 2.5" in refused(invoke(*command, "--steps", "10"))
     assert refused(invoke(*command, "--formulations", "rf")).startswith("there are no votes between the trials chosen")
 

@@ -40,6 +40,7 @@ def rate(
     results: Annotated[
         bool, typer.Option("--results", help="say what the votes so far mean, and serve nothing")
     ] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="with --results: PNG file for a figure of Elo")] = None,
     as_json: Json = False,
 ) -> None:
     """Ask people which of two images is better, blind, on a local page.
@@ -51,7 +52,7 @@ def rate(
     folder = place.root / "ratings" / definition.name
     setting = names.setting_label(steps, guidance, "ema")
     if results:
-        _results(definition.name, trials, folder / "votes.sqlite", setting, as_json)
+        _results(definition.name, trials, folder / "votes.sqlite", setting, plot, as_json)
         return
     finished = [trial for trial in trials if place.trial(trial.trial_id).state().status == names.FINISHED]
     _check(definition.name, trials, finished)
@@ -152,9 +153,11 @@ def _draw(
         return draw_images(trials, design.prompts, store, folder / "images", drawing, progress)
 
 
-def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, as_json: bool) -> None:
+def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, plot: Path | None, as_json: bool) -> None:
     from analysis.preference import fit_preference, read_votes
 
+    if plot is not None and not plot.resolve().parent.is_dir():
+        raise RatingError(f"there is no folder {plot.resolve().parent} for {plot.name}; create it or change --plot")
     votes, ids = read_votes(path), {trial.trial_id for trial in trials}
     drawn = votes[votes["setting"] == setting]
     if drawn.empty:
@@ -168,6 +171,11 @@ def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, as_j
         raise RatingError(f"there are no votes between the trials chosen in {path}; choose others, or rate more")
     named = _labels(trials)
     preference = fit_preference(chosen.assign(left=chosen["left"].map(named), right=chosen["right"].map(named)))
+    if plot is not None:
+        from analysis.plot_preference import plot_preference
+        from analysis.report import save_figure
+
+        save_figure(lambda: plot_preference(preference), plot)
     if as_json:
         print_json({"sweep": sweep, "setting": setting, **preference.to_dict()})
     else:
