@@ -145,7 +145,7 @@ def test_training_is_the_same_to_the_bit_whatever_was_drawn_before() -> None:
 
 def test_progress_is_told_step_by_step() -> None:
     told: list[tuple[int, int]] = []
-    train(TINY, lambda step, total: told.append((step, total)))
+    train(TINY, lambda what, step, total: told.append((step, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -244,7 +244,7 @@ def test_a_damaged_encoder_is_trained_again_with_a_warning(damage: object, tmp_p
 
 
 def test_a_training_that_was_killed_leaves_nothing_that_counts(tmp_path: Path) -> None:
-    def kill(step: int, total: int) -> None:
+    def kill(what: str, step: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -257,7 +257,7 @@ TWO = """
 import sys
 from pathlib import Path
 from rfscale.judges.encoder import Recipe, load_encoder
-def told(step, total):
+def told(what, step, total):
     if step == total:
         print("trained")
 print(load_encoder(Path(sys.argv[1]), 16, progress=told, recipe=Recipe(16, 4, steps=3, batch=32)).checksum)

@@ -221,6 +221,9 @@ def test_the_exam_of_a_brief_training(judge: ShapesWorldJudge) -> None:
     for value in (found.retrieval, found.clip_score, found.fid, *found.robustness.values(), *found.geneval.values()):
         assert f"{value:.4f}" in text
     assert text.count(">=") == 3
+    assert "It does not pass: the judge `shapes` retrieves" in text
+    assert replace(found, retrieval_true=1.0).text().endswith("It passes: it may score.")
+    assert Exam(**found.to_dict()) == found  # type: ignore[arg-type]
 
 
 def test_a_judge_below_its_bar_refuses(judge: ShapesWorldJudge, cache: Path) -> None:
@@ -287,15 +290,17 @@ def test_the_exam_is_kept_until_what_it_depends_on_changes(
     assert taken == [512, 512]
 
 
-def test_progress_is_shown_at_first_use(
-    judge: ShapesWorldJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_progress_is_told_at_first_use_and_only_then(
+    judge: ShapesWorldJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RETRIEVAL_BAR", 0.0)
     monkeypatch.setattr(module, "examine", lambda *_: judge.exam)
-    load_shapes(SPEC, DATA, tmp_path, recipe=Recipe(16, 4, steps=20, batch=8))
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 10
-    assert lines[-1] == "judge `shapes`: training its encoder, 100 %"
+    told: list[tuple[str, int, int]] = []
+    for _ in range(2):
+        load_shapes(
+            SPEC, DATA, tmp_path, progress=lambda *step: told.append(step), recipe=Recipe(16, 4, steps=2, batch=8)
+        )
+    assert told == [("training the encoder of the shapes world", step, 2) for step in (1, 2)]
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,14 +47,12 @@ from rfscale.data.counter import UIntArray, uniform
 from rfscale.data.raster import SHAPES
 from rfscale.data.shapes import COLOURS, RELATIONS, Scene, render, scenes, train_indices
 from rfscale.data.text import words
-from rfscale.judges.base import JudgeError
+from rfscale.judges.base import JudgeError, Progress
 
 VERSION: Final = 1  # raise it when the networks, their training or the drawing of the world change
 WIDTH: Final = 64
 TRAIN_SEED: Final = 2**23 - 1  # the last seed of the shapes world
 GRID: Final = 4  # cells along a side: as fine as the smallest object, so that hardly two centres share one
-
-Progress = Callable[[int, int], None]  # (step, total)
 
 _PHRASES = 8  # phrases of a text that are read
 _NUMBERS: Final = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4}
@@ -214,7 +212,11 @@ def reversed_relation(phrases: IndexArray) -> IndexArray:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def train(recipe: Recipe, progress: Progress | None = None) -> tuple[ImageNetwork, TextNetwork]:
+def silent(what: str, done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+
+
+def train(recipe: Recipe, progress: Progress = silent) -> tuple[ImageNetwork, TextNetwork]:
     """The trained networks, in evaluation mode, on the CPU. torch's random state and thread count stay as they were."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums of several threads need not come out in the same order twice
@@ -228,7 +230,7 @@ def train(recipe: Recipe, progress: Progress | None = None) -> tuple[ImageNetwor
     return networks[0].eval(), networks[1].eval()
 
 
-def _optimise(recipe: Recipe, images: ImageNetwork, texts: TextNetwork, progress: Progress | None) -> None:
+def _optimise(recipe: Recipe, images: ImageNetwork, texts: TextNetwork, progress: Progress) -> None:
     log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
     parameters = [*images.parameters(), *texts.parameters(), log_scale]
     optimiser = torch.optim.AdamW(
@@ -248,8 +250,7 @@ def _optimise(recipe: Recipe, images: ImageNetwork, texts: TextNetwork, progress
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        if progress is not None:
-            progress(step + 1, recipe.steps)
+        progress("training the encoder of the shapes world", step + 1, recipe.steps)
 
 
 def _loss(recipe: Recipe, images: ImageNetwork, texts: TextNetwork, log_scale: Tensor, indices: UIntArray) -> Tensor:
@@ -351,7 +352,7 @@ def load_encoder(
     resolution: int,
     max_objects: int = 4,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = silent,
     recipe: Recipe | None = None,
 ) -> Encoder:
     """The encoder of a shapes world, from `cache`, or trained (on the CPU, whatever the device) and put there.

@@ -35,17 +35,17 @@ from rfscale.data.text import words
 from rfscale.judges import distances as distances_module
 from rfscale.judges import encoder as encoder_module
 from rfscale.judges import geneval, reader
-from rfscale.judges.base import Generate, JudgeError, Score
+from rfscale.judges.base import Generate, JudgeError, Progress, Score
 from rfscale.judges.distances import distances
 from rfscale.judges.encoder import (
     Encoder,
-    Progress,
     Recipe,
     foils,
     load_encoder,
     locked,
     parse,
     reversed_relation,
+    silent,
 )
 from rfscale.judges.spec import ShapesJudge
 
@@ -78,7 +78,7 @@ def load_shapes(
     data: DataSpec,
     cache: Path,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = silent,
     recipe: Recipe | None = None,
 ) -> ShapesWorldJudge:
     """The judge of the world that `data` describes, examined. `progress` hears how far a first training is.
@@ -92,17 +92,11 @@ def load_shapes(
     recipe = recipe or Recipe(data.resolution, data.max_objects)
     if not (cache / recipe.folder).exists():
         check_reader(_read_exactly(data.resolution, data.max_objects, QUICK), data.resolution)  # before any training
-    encoder = load_encoder(cache, recipe.resolution, recipe.max_objects, device, progress or _shown, recipe)
-    found = _kept(encoder, f"exam-{QUICK}", {"prompts": PROMPTS}, lambda: asdict(examine(encoder, QUICK)))
+    encoder = load_encoder(cache, recipe.resolution, recipe.max_objects, device, progress, recipe)
+    found = _kept(encoder, f"exam-{QUICK}", {"prompts": PROMPTS}, lambda: examine(encoder, QUICK).to_dict())
     passed = Exam(**found)
     passed.check()
     return ShapesWorldJudge(spec, encoder, passed)
-
-
-def _shown(step: int, total: int) -> None:
-    """Training progress on standard error, ten lines in all."""
-    if 10 * step // total > 10 * (step - 1) // total:
-        print(f"judge `shapes`: training its encoder, {100 * step // total} %", file=sys.stderr, flush=True)
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -128,7 +122,7 @@ class ShapesWorldJudge:
             "features": "image embedding of 64 numbers, scaled to unit mean square",
             "reference": REFERENCE,
             "code": _code(),
-            "exam": asdict(self.exam),
+            "exam": self.exam.to_dict(),
         }
 
     def score(self, generate: Generate) -> Iterator[Score]:
@@ -259,8 +253,11 @@ class Exam:
                 self.resolution,
             )
 
+    def to_dict(self) -> dict[str, JsonValue]:
+        return asdict(self)
+
     def text(self) -> str:
-        """A table of every figure, with the bars."""
+        """A table of every figure, with the bars, and whether the judge may score."""
         rows: list[tuple[str, float, float | None]] = [
             ("reader: clean renders read exactly", self.reader, READER_BAR),
             *((f"reader: {what}", share, None) for what, share in self.robustness.items()),
@@ -284,7 +281,12 @@ class Exam:
             f"Exam of the judge `shapes`: {self.resolution} pixels, 1 to {self.max_objects} objects, "
             f"{self.scenes} held-out scenes, {self.prompts} GenEval prompts"
         )
-        return "\n".join([head, *lines])
+        try:
+            self.check()
+            verdict = "It passes: it may score."
+        except JudgeError as refusal:
+            verdict = f"It does not pass: {refusal}."
+        return "\n".join([head, *lines, verdict])
 
 
 def check_reader(share: float, resolution: int) -> None:
@@ -307,7 +309,7 @@ def exam(
     count: int = FULL,
     prompts: int = PROMPTS,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Exam:
     """Examine the judge on `count` held-out scenes; trains the encoder where the cache has none. Not kept."""
     return examine(load_encoder(cache, resolution, max_objects, device, progress), count, prompts)
