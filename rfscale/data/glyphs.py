@@ -4,8 +4,9 @@
 
 Everything is a pure function of the index, as in the shapes world, with the same layout of streams. The picture is a
 grid of 16 x 16 cells, each enlarged to a square of pixels. A letter fills 3 x 5 cells and a blank column parts it from
-the next, so that four letters are 15 cells wide. Words stand on whole cells: half-way between pixels, strokes one pixel
-wide would be a blur that nobody can read.
+the next, so that four letters are 15 cells wide. Words stand on whole cells (half-way between pixels, strokes one pixel
+wide would be a blur) and begin at every fourth: 12 places for one letter, 3 for four. A letter then meets patches of 2
+or 4 cells in one way only, and a small network has less to learn before it can write.
 
 The caption spells the word, `the word C A T in red`: a text encoder that embeds words sees every letter as a token of
 its own, at the same places in every caption. Of `CAT` it would see one unknown token, and words could only be learnt by
@@ -34,6 +35,7 @@ from rfscale.data.spec import GlyphsData
 MAX_LETTERS: Final = 4
 GRID: Final = 16  # cells along a side of the picture
 PITCH: Final = LETTER_WIDTH + 1  # from letter to letter
+STEP: Final = 4  # between the places of a word, across and down
 
 _COMPOSED = 3  # words of so many letters are held out by their spelling, shorter ones by their picture
 _RESERVED_BITS = 3  # 2^-3 of all words is reserved
@@ -48,7 +50,7 @@ _STREAM_BITS = 40  # as in the shapes world: stream 0 is the held-out split
 
 @dataclass(frozen=True)
 class Scene:
-    """`column` and `row` are the cell of the word's upper left corner."""
+    """`column` and `row` are the cell of the word's upper left corner, in the world multiples of 4."""
 
     word: str
     colour: str
@@ -94,7 +96,7 @@ def scenes(indices: Sequence[int] | UIntArray, max_letters: int = MAX_LETTERS) -
         wrong = is_reserved(drawn[missing], length[missing]) != held_out[missing]
         missing, attempt = missing[wrong], attempt + 1
     return [
-        Scene("".join(ALPHABET[letter] for letter in d[:n]), COLOURS[d[_COLOUR]], d[_COLUMN], d[_ROW])
+        Scene("".join(ALPHABET[letter] for letter in d[:n]), COLOURS[d[_COLOUR]], STEP * d[_COLUMN], STEP * d[_ROW])
         for n, d in zip(length.tolist(), drawn.tolist(), strict=True)
     ]
 
@@ -143,6 +145,6 @@ def _sizes(length: IndexArray) -> IndexArray:
     sizes = np.ones((len(length), _DRAWS), dtype=np.int64)
     sizes[:, :MAX_LETTERS] = np.where(np.arange(MAX_LETTERS) < length[:, None], len(ALPHABET), 1)
     sizes[:, _COLOUR] = len(COLOURS)
-    sizes[:, _COLUMN] = GRID + 2 - PITCH * length
-    sizes[:, _ROW] = GRID + 1 - LETTER_HEIGHT
+    sizes[:, _COLUMN] = 1 + (GRID + 1 - PITCH * length) // STEP
+    sizes[:, _ROW] = 1 + (GRID - LETTER_HEIGHT) // STEP
     return sizes

@@ -110,7 +110,7 @@ def grade(read_words: Sequence[str], words: Sequence[str]) -> tuple[Score, Score
     right = np.array([letters_in_place(a, b) for a, b in zip(read_words, words, strict=True)])
     length = np.array([len(word) for word in words])
     share = right.sum() / length.sum()
-    clustered = math.sqrt(np.square(right - share * length).sum() * n / (n - 1)) / length.sum()
+    clustered = math.sqrt(np.square(right - share * length).sum() * n / (n - 1)) / int(length.sum())
     return (
         Score("spelling", exact / n, binomial_se(exact, n)),
         Score("letters", float(share), max(clustered, binomial_se(int(right.sum()), int(length.sum())))),
