@@ -123,7 +123,8 @@ class Preference:
         )
         return (
             f"Bradley-Terry with ties (Davidson 1970). Elo: mean 1000; 400 points are odds of 10 to 1 among votes that "
-            f"prefer one.\nIntervals: 95 %, Bayesian bootstrap {whom}. best: probability of being the strongest.\n"
+            f"prefer one.\nIntervals: 95 %, Bayesian bootstrap {whom}.\n"
+            f"best: probability of being the strongest. wins over: wins and half the ties, of the votes on that pair.\n"
             f"Every pair of models has {1 / len(self.overall.models):.2g} of a vote added to either side, so that no "
             f"strength is infinite."
         )

@@ -252,6 +252,15 @@ def test_the_images_of_a_page_are_those_of_its_vote(tmp_path: Path) -> None:
     assert vote.showing.prompt == design().prompts[vote.showing.prompt_number] == state["prompt"]
 
 
+def test_two_sittings_do_not_follow_the_same_order(tmp_path: Path) -> None:
+    def sides(number: int) -> tuple[str, ...]:
+        sitting = Sitting(design(trials=TRIALS[:2], comparisons=1), Votes(tmp_path / f"{number}.sqlite"))
+        answer(sitting)
+        return tuple(vote.showing.left for vote in sitting.votes.of("s50-g2.5-ema"))
+
+    assert {sides(number) for number in range(40)} == {(trial,) for trial in TRIALS[:2]}  # by chance: fails 1 in 2^39
+
+
 def test_a_double_submit_counts_once_and_an_old_question_is_refused(tmp_path: Path) -> None:
     sitting = Sitting(design(), Votes(tmp_path / "votes.sqlite"))
     state = sitting.state("ada")

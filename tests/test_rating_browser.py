@@ -218,7 +218,7 @@ def test_a_rating_from_the_first_page_to_the_results(serve: Serve, page: Any, tm
 
 
 def check_order(kept: list[tuple[str, ...]]) -> None:
-    """Each pair equally often, each of it half the time at the left, and not in turns that could be learnt."""
+    """Each pair equally often, each trial of it half the time at the left, and never twice with one prompt."""
     showings = kept[::2]
     trials = sorted({trial for row in kept for trial in row[4:6]})
     for a, b in combinations(trials, 2):
