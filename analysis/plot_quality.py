@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from analysis.quality import LABELS, Quality, Relation
-from analysis.quality_tables import shared_guidance
+from analysis.quality_means import shared_guidance
 from analysis.style import INK, Look, legend_beside, legend_name, log_axis, looks, new_axes, pad
 from rfscale import names
 

@@ -19,7 +19,8 @@ from analysis import quality_tables as tables
 from analysis.correlate import LINKS, Correlation, correlate
 from analysis.grid import size_labels
 from analysis.laws.status import FitError
-from analysis.quality_tables import AtSteps, FewSteps, Ranks, Setting, SizeTable
+from analysis.quality_means import Setting, at, settings_of
+from analysis.quality_tables import AtSteps, FewSteps, Ranks, SizeTable
 from analysis.table import SweepTable
 from rfscale import names
 
@@ -112,7 +113,7 @@ def assess(table: SweepTable, *, setting: str | None = None) -> Quality | None:
     chosen = {
         (metric, judge): wanted or choose_setting(metric, rows)
         for (metric, judge), rows in _judged(scores)
-        if not wanted or _finite_ends(tables.at(rows, wanted)).any()
+        if not wanted or _finite_ends(at(rows, wanted)).any()
     }
     reasons: dict[str, str] = {}
     ranks, reasons["ranks"] = tables.or_reason(tables.ranks, scores)
@@ -126,8 +127,8 @@ def assess(table: SweepTable, *, setting: str | None = None) -> Quality | None:
     return Quality(
         scores=scores.assign(ceiling=of_row),
         relations=tuple(
-            _relation(table, scores, metric, judge, at, ceilings.get((metric, judge), np.nan))
-            for (metric, judge), at in chosen.items()
+            _relation(table, scores, metric, judge, place, ceilings.get((metric, judge), np.nan))
+            for (metric, judge), place in chosen.items()
             if metric not in TASKS
         ),
         ranks=ranks,
@@ -156,7 +157,7 @@ def _with_trials(table: SweepTable) -> pd.DataFrame:
 def _wanted(scores: pd.DataFrame, label: str | None) -> Setting | None:
     if label is None:
         return None
-    there = {s.label: s for s in tables.settings_of(scores[scores["last"]])}
+    there = {s.label: s for s in settings_of(scores[scores["last"]])}
     if label not in there:
         raise QualityError(f"no images were scored at the setting {label!r}; choose one of {', '.join(sorted(there))}")
     return there[label]
@@ -203,7 +204,7 @@ def choose_setting(metric: str, rows: pd.DataFrame) -> Setting:
 def _relation(
     table: SweepTable, scores: pd.DataFrame, metric: str, judge: str, setting: Setting, ceiling: float
 ) -> Relation:
-    rows = tables.at(scores[(scores["metric"] == metric) & (scores["judge"] == judge)], setting)
+    rows = at(scores[(scores["metric"] == metric) & (scores["judge"] == judge)], setting)
     points = rows.assign(loss=_losses(table, rows))
     points = points[np.isfinite(points["value"]) & np.isfinite(points["loss"]) & (points["flops"] > 0)]
     columns = ["trial_id", "formulation", "size", "parameters", "seed", "step", "last", "flops", "loss", "value", "se"]

@@ -13,49 +13,26 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from analysis.laws.status import FitError
+from analysis.quality_means import (
+    Mean,
+    Setting,
+    at,
+    ends_of,
+    judge_of,
+    mean_over,
+    pooled_means,
+    shared_guidance,
+    sizes_of,
+)
 from analysis.rank import RankResult, rank
 from rfscale import names
 
 Array = NDArray[np.float64]
 Table = TypeVar("Table")
 
-LEVEL = 0.95
 TABLE_2_STEPS = 25
-
-
-@dataclass(frozen=True, order=True)
-class Setting:
-    """How images were drawn."""
-
-    steps: int
-    guidance: float
-    weights: str
-
-    @property
-    def label(self) -> str:
-        return names.setting_label(self.steps, self.guidance, self.weights)
-
-    @property
-    def words(self) -> str:
-        kind = "EMA weights" if self.weights == "ema" else "weights without EMA"
-        return f"{self.steps} steps at guidance {self.guidance:g}, {kind}"
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean of `n` trials with its 95 % interval, NaN where there is none."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return self.low, self.high
 
 
 @dataclass(frozen=True)
@@ -151,66 +128,6 @@ def or_reason(make: Callable[[pd.DataFrame], Table], scores: pd.DataFrame) -> tu
         return None, str(error)
 
 
-# --- settings and means -----------------------------------------------------------------------------------------------
-
-
-def at(scores: pd.DataFrame, setting: Setting) -> pd.DataFrame:
-    """The scores at one setting."""
-    return scores[
-        (scores["solver_steps"] == setting.steps)
-        & (scores["guidance"] == setting.guidance)
-        & (scores["weights"] == setting.weights)
-    ]
-
-
-def settings_of(scores: pd.DataFrame) -> list[Setting]:
-    """The settings that occur, in order."""
-    found = scores[["solver_steps", "guidance", "weights"]].drop_duplicates()
-    return sorted(Setting(int(s), float(g), str(w)) for s, g, w in found.itertuples(index=False))
-
-
-def mean_over(values: pd.Series, errors: pd.Series | None = None) -> Mean:
-    """Mean with a Student interval over the trials; of a single trial that of its own standard error, if any."""
-    x = values.to_numpy(float)
-    n = len(x)
-    if n == 0:
-        return Mean(np.nan, np.nan, np.nan, 0)
-    if n > 1:
-        half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * x.std(ddof=1) / np.sqrt(n))
-    else:
-        half = float(stats.norm.ppf((1 + LEVEL) / 2) * errors.iloc[0]) if errors is not None else np.nan
-    return Mean(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half, n)
-
-
-def judge_of(scores: pd.DataFrame, metric: str, prefer: str = "") -> str:
-    """The judge that scored a metric for the most trials; `prefer` if it did so too. Raises FitError if none did."""
-    rows = scores[(scores["metric"] == metric) & np.isfinite(scores["value"])]
-    if rows.empty:
-        raise FitError(f"No judge of this sweep gave {metric}.")
-    trials = rows.groupby("judge")["trial_id"].nunique()
-    best = sorted(trials[trials == trials.max()].index)
-    return prefer if prefer in best else str(best[0])
-
-
-def _ends(scores: pd.DataFrame, metric: str, judge: str) -> pd.DataFrame:
-    """Finite scores of one metric by one judge at the end of training."""
-    rows: pd.DataFrame = scores[
-        (scores["metric"] == metric) & (scores["judge"] == judge) & scores["last"] & np.isfinite(scores["value"])
-    ]
-    return rows
-
-
-def shared_guidance(scores: pd.DataFrame) -> float:
-    """The guidance at which the most numbers of steps were scored; of several the highest, as in the paper."""
-    steps = scores.groupby("guidance")["solver_steps"].nunique()
-    return float(max(steps[steps == steps.max()].index))
-
-
-def _by_size(rows: pd.DataFrame) -> list[str]:
-    """The labels of the sizes, smallest first."""
-    return list(dict.fromkeys(rows.sort_values(["parameters", "size"])["size"]))
-
-
 # --- Table 1 ----------------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +139,7 @@ def ranks(scores: pd.DataFrame) -> Ranks:
     """
     fid_judge = judge_of(scores, "fid")
     clip_judge = judge_of(scores, "clip_score", prefer=fid_judge)
-    both = pd.concat([_ends(scores, "clip_score", clip_judge), _ends(scores, "fid", fid_judge)])
+    both = pd.concat([ends_of(scores, "clip_score", clip_judge), ends_of(scores, "fid", fid_judge)])
     both = both.assign(place=_place(both))
     formulations = sorted(set(both["formulation"]))
     if len(formulations) < 2:
@@ -277,7 +194,7 @@ def _rank_columns(facts: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     columns = {}
     if len(steps) > 1:
         columns = {f"{s} steps": tuple(shared[shared["solver_steps"] == s]["place"]) for s in (steps[0], steps[-1])}
-    sizes = _by_size(facts)
+    sizes = sizes_of(facts)
     if len(sizes) > 1:
         columns[sizes[-1]] = tuple(facts[facts["size"] == sizes[-1]]["place"])
     return columns
@@ -295,7 +212,7 @@ def at_steps(scores: pd.DataFrame) -> AtSteps:
     if not metrics:
         raise FitError("No judge of this sweep gave clip_score or fid.")
     judges = [judge_of(scores, m, prefer=judge_of(scores, metrics[-1])) for m in metrics]
-    rows = pd.concat([_ends(scores, m, j) for m, j in zip(metrics, judges, strict=True)])
+    rows = pd.concat([ends_of(scores, m, j) for m, j in zip(metrics, judges, strict=True)])
     if rows.empty:
         raise FitError("No score of the end of training is there yet.")
     weights = "ema" if (rows["weights"] == "ema").any() else "raw"
@@ -307,29 +224,14 @@ def at_steps(scores: pd.DataFrame) -> AtSteps:
     rows = at(rows, setting)
     spread = "seeds" if rows.groupby(["metric", "formulation", "size"])["seed"].nunique().max() > 1 else "images"
     made = []
-    for size in reversed(_by_size(rows)):
+    for size in reversed(sizes_of(rows)):
         here = rows[rows["size"] == size]
-        means = [_pooled_means(here[here["metric"] == m]) for m in metrics]
+        means = [pooled_means(here[here["metric"] == m]) for m in metrics]
         for name in sorted(set(here["formulation"])):
             missing = Mean(np.nan, np.nan, np.nan, 0)
             found = tuple(m.get(name, missing) for m in means)
             made.append(AtStepsRow(name, size, float(here["parameters"].iloc[0]), found))
     return AtSteps(setting, tuple(metrics), tuple(judges), tuple(made), spread)
-
-
-def _pooled_means(rows: pd.DataFrame) -> dict[str, Mean]:
-    """Mean of each formulation over its seeds; the variance between seeds is pooled over formulations."""
-    groups = {str(name): group for name, group in rows.groupby("formulation")}
-    dof = sum(len(g) - 1 for g in groups.values())
-    if dof == 0:
-        return {name: mean_over(g["value"], g["se"]) for name, g in groups.items()}
-    spread = np.sqrt(sum(float(((g["value"] - g["value"].mean()) ** 2).sum()) for g in groups.values()) / dof)
-    out = {}
-    for name, g in groups.items():
-        half = float(stats.t.ppf((1 + LEVEL) / 2, dof) * spread / np.sqrt(len(g)))
-        mean = float(g["value"].mean())
-        out[name] = Mean(mean, mean - half, mean + half, len(g))
-    return out
 
 
 # --- Table 6 ----------------------------------------------------------------------------------------------------------
@@ -341,7 +243,7 @@ def few_steps(scores: pd.DataFrame) -> FewSteps:
     Raises FitError where CLIP score was not taken at two numbers of steps of one guidance with EMA weights.
     """
     judge = judge_of(scores, "clip_score")
-    rows = _ends(scores, "clip_score", judge)
+    rows = ends_of(scores, "clip_score", judge)
     rows = rows[rows["weights"] == "ema"]
     if rows.empty or rows.groupby("guidance")["solver_steps"].nunique().max() < 2:
         raise FitError("The CLIP score of EMA weights is not known at two numbers of steps with the same guidance.")
@@ -354,7 +256,7 @@ def few_steps(scores: pd.DataFrame) -> FewSteps:
     paths = scores[(scores["metric"] == "path_length") & scores["last"] & np.isfinite(scores["value"])]
     paths = at(paths, Setting(most, guidance, "ema"))
     made = []
-    for size in _by_size(drops):
+    for size in sizes_of(drops):
         here = drops[drops["size"] == size]
         path = paths[paths["size"] == size]["value"]
         means = tuple(mean_over(here[s].dropna()) for s in fewer)
@@ -391,7 +293,7 @@ def size_tables(
                 continue
             rows = at(scores[(scores["judge"] == judge) & scores["last"] & np.isfinite(scores["value"])], setting)
             shown = tuple(m for m in metrics if (rows["metric"] == m).any())
-            sizes = _by_size(rows[rows["metric"] == metric])
+            sizes = sizes_of(rows[rows["metric"] == metric])
             large = rows[rows["size"] == sizes[-1]]
             yield SizeTable(
                 title=title,
@@ -407,7 +309,7 @@ def size_tables(
 
 def _by_formulation(rows: pd.DataFrame, metrics: tuple[str, ...]) -> dict[str, tuple[Mean, ...]]:
     """Best first by the first metric; all metrics with a size table are better when higher."""
-    pooled = [_pooled_means(rows[rows["metric"] == m]) for m in metrics]
+    pooled = [pooled_means(rows[rows["metric"] == m]) for m in metrics]
     missing = Mean(np.nan, np.nan, np.nan, 0)
     found = {name: tuple(p.get(name, missing) for p in pooled) for name in sorted(set(rows["formulation"]))}
     return dict(sorted(found.items(), key=lambda item: -np.nan_to_num(item[1][0].value, nan=-np.inf)))

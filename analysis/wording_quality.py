@@ -8,7 +8,8 @@ import numpy as np
 
 from analysis.correlate import Correlation, Estimate
 from analysis.quality import LABELS, Quality, Relation
-from analysis.quality_tables import AtSteps, AtStepsRow, FewSteps, Mean, Ranks
+from analysis.quality_means import Mean
+from analysis.quality_tables import AtSteps, AtStepsRow, FewSteps, Ranks
 from analysis.style import si
 from analysis.wording import NOT_KNOWN, fixed, sentence
 from rfscale import names

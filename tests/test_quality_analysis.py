@@ -34,7 +34,8 @@ from analysis import plot_quality, wording_quality
 from analysis.correlate import LINKS
 from analysis.laws import FitError
 from analysis.quality import Quality, QualityError, Relation, assess, choose_setting
-from analysis.quality_tables import Setting, at_steps, ranks
+from analysis.quality_means import Setting
+from analysis.quality_tables import at_steps, ranks
 from analysis.rank import dominance, fronts
 from analysis.report import write_report
 from analysis.scores import read_scores
@@ -192,7 +193,7 @@ def _rows(entries: list[tuple[int, float, str, float]]) -> pd.DataFrame:
 
 def test_the_setting_is_ema_fifty_steps_and_the_guidance_of_the_best_mean(quality: Quality) -> None:
     assert {r.setting for r in quality.relations if r.metric in ("fid", "clip_score")} == {Setting(50, 2.5, "ema")}
-    rows = _rows([(50, 1.0, "ema", 9.0), (50, 5.0, "ema", 7.0), (50, 5.0, "raw", 1.0), (80, 1.0, "ema", 2.0)])
+    rows = _rows([(50, 1.0, "ema", 9.0), (50, 5.0, "ema", 7.0), (50, 5.0, "raw", 100.0), (80, 1.0, "ema", 2.0)])
     assert choose_setting("fid", rows) == Setting(50, 5.0, "ema")
     assert choose_setting("clip_score", rows) == Setting(50, 1.0, "ema")
     assert choose_setting("fid", rows[rows["solver_steps"] != 50]) == Setting(80, 1.0, "ema")
