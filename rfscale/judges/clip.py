@@ -87,6 +87,12 @@ def load_clip_model(judge: str, key: str, model: str, device: str) -> Clip:
     folder = model_folder(judge, key, model)
     network = load_model(judge, key, folder, transformers.CLIPModel, "clip")
     tokenizer = load_processor(judge, key, folder, transformers.CLIPTokenizer.from_pretrained)
+    words, expected = len(tokenizer), network.config.text_config.vocab_size
+    if words != expected:  # without its files transformers gives an empty tokenizer, and no error
+        raise JudgeError(
+            f"the judge `{judge}`: the tokenizer in {folder} ({key}) has {words} tokens and the model {expected}; "
+            "check that vocab.json and merges.txt, or tokenizer.json, are complete"
+        )
     # The processor of Pillow, by name: the default one is torchvision's where that is installed, and resizes otherwise.
     images = load_processor(judge, key, folder, transformers.CLIPImageProcessorPil.from_pretrained)
     return Clip(network.to(device), tokenizer, images, folder, device)

@@ -47,13 +47,26 @@ def model_folder(judge: str, key: str, model: str) -> Path:
         return local
     hub = require(judge, "huggingface_hub")
     try:
-        return Path(hub.snapshot_download(model, allow_patterns=_FILES, etag_timeout=_TIMEOUT))
+        # snapshot_download has no time limit for its first question, so the question is asked here before.
+        revision = hub.HfApi().model_info(model, timeout=_TIMEOUT).sha
+        return Path(hub.snapshot_download(model, revision=revision, allow_patterns=_FILES, etag_timeout=_TIMEOUT))
     except Exception as error:  # the hub's client raises what its HTTP library, the disk and the parser raise
+        downloaded = _downloaded_before(hub, model)
+        if downloaded is not None:
+            return downloaded
         raise JudgeError(
             f"the judge `{judge}`: {model} ({key}) is no folder here and did not come from the hub "
             f"({type(error).__name__}: {_first_line(error)}); correct the name, "
             f"or download it where there is a network and give the folder as {key}"
         ) from error
+
+
+def _downloaded_before(hub: Any, model: str) -> Path | None:
+    """The folder of a model in the hub's cache, where it is there."""
+    try:
+        return Path(hub.snapshot_download(model, local_files_only=True, allow_patterns=_FILES))
+    except (OSError, ValueError):  # not there; no name of a model at all
+        return None
 
 
 def read_config(judge: str, key: str, folder: Path) -> dict[str, Any]:
