@@ -232,13 +232,16 @@ def test_the_correlation_is_that_of_the_logged_numbers(
     assert found.n_groups == 12  # models: seeds of one are resampled together
 
 
-def test_decisions_are_between_formulations_of_one_size_and_seed(quality: Quality, trials: list[FakeTrial]) -> None:
-    loss, score = _logged(trials, names.VAL_LOSS), _logged(trials, "clip_score")
+@pytest.mark.parametrize(("metric", "sign", "n"), [("clip_score", 1, 6 * 3 + 2 * 1), ("fid", -1, 5 * 3 + 3 * 1)])
+def test_decisions_are_between_formulations_of_one_size_and_seed(
+    quality: Quality, trials: list[FakeTrial], metric: str, sign: int, n: int
+) -> None:
+    loss, score = _logged(trials, names.VAL_LOSS), _logged(trials, metric)
     pairs = [(a, b) for a, b in itertools.combinations(score, 2) if a[1:] == b[1:]]
-    right = [(loss[a] < loss[b]) == (score[a] > score[b]) for a, b in pairs]
-    found = _relation(quality, "clip_score").ends
+    right = [(loss[a] < loss[b]) == (sign * score[a] > sign * score[b]) for a, b in pairs]
+    found = _relation(quality, metric).ends
     assert found is not None
-    assert found.decision.n == len(pairs) == 6 * 3 + 2 * 1
+    assert found.decision.n == len(pairs) == n
     assert found.decision.value == pytest.approx(mean(right))
     wide = wording_quality.decision(found)
     assert wide.low <= min(found.decision.low, found.decision_bootstrap.low)
