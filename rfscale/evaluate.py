@@ -8,6 +8,7 @@ is there or it is not: an evaluation that was killed goes on with the next one, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -150,8 +151,10 @@ def _judge(spec: JudgeSpec, trial: Trial, folder: TrialFolder, store: Store, dev
     folder.quality.mkdir(exist_ok=True)
     known = read_json(folder.judges) or {}
     identity = judge.identity()
-    if known.setdefault(judge.label, identity) != identity:
-        differs = sorted(k for k in {*identity, *known[judge.label]} if identity.get(k) != known[judge.label].get(k))
+    before = known.setdefault(judge.label, identity)
+    # As JSON, where a figure that is not a number equals itself.
+    differs = sorted(k for k in {*identity, *before} if json.dumps(identity.get(k)) != json.dumps(before.get(k)))
+    if differs:
         raise JudgeError(
             f"trial {trial.trial_id} has scores of another judge {judge.label} (it differs in {', '.join(differs)}); "
             f"judge with that one, or train into a new store with --store"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 from yaml.constructor import ConstructorError
 
 from rfscale.data.base import DataError
-from rfscale.data.spec import DigitsData, FolderData, ShapesData
+from rfscale.data.spec import DigitsData, FolderData, GlyphsData, ShapesData
 from rfscale.data.text import TextSpec
 from rfscale.judges.spec import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJudge, ShapesJudge
 from rfscale.sweep import (
@@ -213,7 +213,12 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "resources": Resources,
     "text": TextSpec,
 }
-_DATA: dict[str, type[BaseModel]] = {"shapes": ShapesData, "digits": DigitsData, "folder": FolderData}
+_DATA: dict[str, type[BaseModel]] = {
+    "shapes": ShapesData,
+    "glyphs": GlyphsData,
+    "digits": DigitsData,
+    "folder": FolderData,
+}
 _JUDGES: dict[str, type[BaseModel]] = {
     judge.model_fields["name"].default: judge
     for judge in (ShapesJudge, GlyphsJudge, ClipJudge, InceptionJudge, GenEvalJudge)

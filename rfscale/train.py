@@ -92,7 +92,7 @@ class _Training:
     """The state of one training and its loop."""
 
     def __init__(
-        self, trial: Trial, folder: TrialFolder, resources: Resources, device: torch.device, keep_weights: bool
+        self, trial: Trial, folder: TrialFolder, resources: Resources, device: torch.device, keep_weights: bool = False
     ) -> None:
         self.trial, self.folder, self.resources, self.device = trial, folder, resources, device
         self.keep_weights = keep_weights

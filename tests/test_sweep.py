@@ -14,10 +14,11 @@ from typing import Any, get_args
 import pytest
 from PIL import Image
 
-from rfscale.data.spec import DataSpec
+from rfscale.data.spec import DataSpec, DigitsData, ShapesData
 from rfscale.flow import canonical
+from rfscale.judges import JudgeError
 from rfscale.presets import PRESETS
-from rfscale.sweep import Evaluation, Resources, Sweep, SweepError, Trial
+from rfscale.sweep import Evaluation, Quality, Resources, Sweep, SweepError, Trial
 from rfscale.sweep_file import load_sweep, parse_sweep
 
 Mapping = dict[str, Any]
@@ -109,8 +110,9 @@ def test_defaults_are_pinned() -> None:
         "text_dropout": 0.1,
         "timestep_shift": 1.0,
     }
-    shapes, digits, folder = get_args(get_args(DataSpec)[0])
+    shapes, glyphs, digits, folder = get_args(get_args(DataSpec)[0])
     assert shapes(name="shapes").model_dump() == {"name": "shapes", "resolution": 16, "max_objects": 4}
+    assert glyphs(name="glyphs").model_dump() == {"name": "glyphs", "resolution": 16, "max_letters": 4}
     assert digits(name="digits").model_dump() == {"name": "digits", "resolution": 8}
     assert folder(name="folder", path="x").model_dump() == {
         "name": "folder",
@@ -131,6 +133,7 @@ def test_id_ignores_key_order_and_everything_that_changes_no_result(tiny: Mappin
         with_changes(tiny, name="other", question="Another?"),
         with_changes(tiny, resources=resources),
         with_changes(tiny, samples={"images": 3}),
+        with_changes(tiny, quality={"weights": "ema", "checkpoints": "all"}),
         with_changes(tiny, training={"warmup_steps": 1}),  # 30 // 20, which is what it is without the key
         with_changes(tiny, training={"lr_rule": "inverse_width", "lr_base_width": 16}),  # the same rate at this width
     ):
@@ -456,6 +459,30 @@ BAD_VALUES: dict[str, tuple[Mapping, str]] = {
         "training.batch = 'lots': it should be a valid integer",
     ),
     "infinite rate": ({"training": {"learning_rate": math.inf}}, "training.learning_rate = inf: it should be a finite"),
+    "unknown judge": (
+        {"quality": {"judges": ["shaps"]}},
+        "quality.judges.0.name = shaps is not known; it must be one of shapes, glyphs, clip, inception, geneval",
+    ),
+    "unknown key of a judge": (
+        {"quality": {"judges": [{"name": "shapes", "imges": 3}]}},
+        "unknown key 'imges' in quality.judges.0; did you mean 'images'? Allowed are name, images, prompts",
+    ),
+    "unknown key of a setting": (
+        {"quality": {"settings": [{"steps": 5, "gidance": 1}]}},
+        "unknown key 'gidance' in quality.settings.0; did you mean 'guidance'? Allowed are steps, guidance",
+    ),
+    "judge without its file": (
+        {"quality": {"judges": ["geneval"]}},
+        "the key 'quality.judges.0.metadata' is missing; add it",
+    ),
+    "one judge twice": (
+        {"quality": {"judges": ["shapes", "shapes"]}},
+        "quality: the same entry stands twice in judges; remove one",
+    ),
+    "one setting twice": (
+        {"quality": {"settings": [{"steps": 5, "guidance": 1}, {"steps": 5}]}},
+        "quality: the same entry stands twice in settings; remove one",
+    ),
     "steps and samples": ({"training": {"samples": 3}}, "training: give either steps or samples, exactly one of them"),
     "rule without its width": ({"training": {"lr_rule": "inverse_width"}}, "lr_rule inverse_width needs lr_base_width"),
     "unknown rule": (
@@ -468,7 +495,7 @@ BAD_VALUES: dict[str, tuple[Mapping, str]] = {
     ),
     "unknown data": (
         {"data": {"name": "cifar"}},
-        "data.name = cifar is not known; it must be one of shapes, digits, fo",
+        "data.name = cifar is not known; it must be one of shapes, glyphs, digits, fo",
     ),
     "data without a name": ({"data": "shapes"}, "data = 'shapes' is not a mapping; write data: {key: value, ...}"),
     "missing folder": (
@@ -503,3 +530,28 @@ def test_resources_cannot_be_impossible() -> None:
     for wrong in ({"cpus": 0}, {"gpus": -1}, {"microbatch": 0}, {"cpus": math.nan}, {"checkpoint_seconds": 0}):
         with pytest.raises(ValueError, match="should be"):
             Resources.model_validate(wrong)
+
+
+def test_files_of_a_judge_are_relative_to_the_sweep(tiny: Mapping, tmp_path: Path) -> None:
+    judges = [
+        {"name": "clip", "model": "./vit", "prompts": "lists/prompts.txt"},
+        {"name": "clip", "images": 10},
+        {"name": "geneval", "metadata": "/data/metadata.jsonl", "detector": "owner/detector"},
+    ]
+    quality = parse_sweep(with_changes(tiny, quality={"judges": judges}), folder=tmp_path).quality
+    assert quality is not None
+    near, hub, far = (judge.model_dump() for judge in quality.judges)
+    assert (near["model"], near["prompts"]) == (str(tmp_path / "vit"), str(tmp_path / "lists" / "prompts.txt"))
+    assert (hub["model"], hub["prompts"]) == ("openai/clip-vit-large-patch14", None)
+    assert (far["metadata"], far["detector"]) == ("/data/metadata.jsonl", "owner/detector")
+
+
+def test_a_world_of_ours_has_its_judge_and_other_data_must_name_one(tiny: Mapping) -> None:
+    shapes, digits = ShapesData(name="shapes"), DigitsData(name="digits")
+    assert [judge.name for judge in Quality().judges_of(shapes)] == ["shapes"]
+    with pytest.raises(JudgeError, match="data `digits` has no judge of its own; name one"):
+        Quality().judges_of(digits)
+    with pytest.raises(JudgeError, match="the judge `shapes` cannot score data `digits`"):
+        Quality.model_validate({"judges": ["shapes"]}).judges_of(digits)
+    with pytest.raises(JudgeError, match=r"there is no file /nowhere/list\.txt \(prompts\); correct the path"):
+        Quality.model_validate({"judges": [{"name": "clip", "prompts": "/nowhere/list.txt"}]}).judges_of(digits)

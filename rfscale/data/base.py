@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from rfscale.data.spec import DigitsData, FolderData, ShapesData
+    from rfscale.data.spec import DigitsData, FolderData, GlyphsData, ShapesData
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
@@ -37,7 +37,7 @@ class Dataset(Protocol):
     """
 
     @property
-    def spec(self) -> ShapesData | DigitsData | FolderData: ...
+    def spec(self) -> ShapesData | GlyphsData | DigitsData | FolderData: ...
 
     def train(self, seed: int, first: int, count: int) -> Batch: ...
 

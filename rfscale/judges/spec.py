@@ -78,14 +78,15 @@ class ClipJudge(BaseModel):
 
 
 class InceptionJudge(BaseModel):
-    """FID and KID on Inception-v3 features, through torchmetrics and torch-fidelity."""
+    """FID and KID on the Inception-v3 features of the original FID, read from torch-fidelity's weight file."""
 
     model_config = _STRICT
 
     name: Literal["inception"] = "inception"
     images: Count = Field(default=1000, description="images generated")
     weights: str | None = Field(
-        default=None, description="torch-fidelity's pt_inception-2015-12-05 file; without it torch-fidelity loads it"
+        default=None,
+        description="torch-fidelity's weights-inception-2015-12-05-6726825d.pth; without it, it is loaded from there",
     )
 
     @property
