@@ -94,7 +94,7 @@ def evaluate(
             for unit in todo:
                 if unit.judge.label not in judges:
                     judges[unit.judge.label] = _judge(unit.judge, trial, folder, store, device)
-                drawer = Drawer(trial, _weights(trial, folder, unit, device), unit.setting, quality.batch, device)
+                drawer = Drawer(trial, _weights(trial, folder, unit, device), unit.setting, device, quality.batch)
                 scores = list(judges[unit.judge.label].score(drawer))
                 drawer.save(folder.sample_grid(unit.step, unit.judge.label, unit.label))
                 journal.log(unit.step, dict(_metrics(unit, scores, drawer)))
@@ -107,8 +107,11 @@ def evaluate(
 class Drawer:
     """A network as judges see it: captions in, images out. Keeps the first images for the grid, and path lengths."""
 
-    def __init__(self, trial: Trial, network: MMDiT, setting: Setting, batch: int, device: str) -> None:
-        self.trial, self.network, self.setting, self.batch, self.device = trial, network, setting, batch, device
+    def __init__(
+        self, trial: Trial, network: MMDiT, setting: Setting, device: str = "cpu", batch: int | None = None
+    ) -> None:
+        self.trial, self.network, self.setting, self.device = trial, network, setting, device
+        self.batch = batch or (32 if device == "cpu" else 256)
         self.encoder = load_text_encoder(trial.text)
         self.lengths: list[torch.Tensor] = []
         self._shown: tuple[torch.Tensor, tuple[str, ...]] | None = None

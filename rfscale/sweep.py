@@ -146,7 +146,7 @@ class Quality(Strict):
     weights: Annotated[tuple[Weights, ...], BeforeValidator(_listed), Field(min_length=1)] = ("ema", "raw")
     # all: the EMA weights are kept at every validation point, and judged there too
     checkpoints: Literal["last", "all"] = "last"
-    batch: Positive = 256  # images drawn at once
+    batch: Positive | None = None  # images drawn at once; None: 32 on a CPU, whose caches hold no more, 256 on a GPU
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> Quality:
