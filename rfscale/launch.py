@@ -117,7 +117,7 @@ def launch_evaluation(
         if not _slots(ray, sweep.resources):
             raise LaunchError(_too_large(ray, sweep.resources))
         remote = _remote(ray, sweep.resources, _evaluate_task)
-        settings = (str(store.root.resolve()), quality.model_dump(), sweep.resources.model_dump())
+        settings = (str(store.root.resolve()), quality.model_dump(mode="json"), sweep.resources.model_dump())
         running: dict[Any, Trial] = {}
         while waiting or running:
             while waiting and len(running) < 2 * max(1, _slots(ray, sweep.resources)):

@@ -38,7 +38,7 @@ class Strict(BaseModel):
 
 
 def _listed(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
+    return value if isinstance(value, list | tuple) else [value]
 
 
 Positive = Annotated[int, Field(gt=0)]
