@@ -97,11 +97,11 @@ def trial_row(trial: Trial) -> dict[str, Any]:
     return {"trial_id": trial.trial_id, **trial.parameters()}
 
 
-def write_report(sweep: str, store: Store) -> None:
+def write_report(sweep: str, store: Store, setting: str | None = None) -> None:
     uri = mlflow_uri(store)
     from analysis.report import write_report
 
-    typer.echo(write_report(uri, sweep, store.report(sweep)).text)
+    typer.echo(write_report(uri, sweep, store.report(sweep), quality_setting=setting).text)
 
 
 def mlflow_uri(store: Store) -> str:

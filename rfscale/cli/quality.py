@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -80,7 +81,7 @@ def judge(
     with bars.shown():
         result = exam(resolution, max_objects, place.judges, progress=bars.show)
     if as_json:
-        print_json(result.to_dict())
+        print_json({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in result.to_dict().items()})
     else:
         typer.echo(result.text())
 

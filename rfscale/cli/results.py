@@ -28,12 +28,23 @@ from rfscale.sweep_file import load_sweep
 
 @app.command()
 @one_sentence
-def report(sweep: SweepFile, store: StoreFolder = None) -> None:
+def report(
+    sweep: SweepFile,
+    store: StoreFolder = None,
+    setting: Annotated[
+        str | None,
+        typer.Option(
+            "--setting",
+            help="sample quality at this setting, such as s50-g2.5-ema [default: EMA, 50 steps or the most, the "
+            "guidance with the best mean]",
+        ),
+    ] = None,
+) -> None:
     """Write the report: figures, tables and one HTML page.
 
     It goes to <store>/reports/<name of the sweep>/report.html.
     """
-    write_report(load_sweep(sweep).name, open_store(store))
+    write_report(load_sweep(sweep).name, open_store(store), setting)
 
 
 @app.command()
