@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,6 +76,11 @@ def rfscale(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def console_script(*arguments: str | Path) -> list[str]:
     """The command line of the installed `rfscale`."""
     return [str(Path(sys.executable).with_name("rfscale")), *map(str, arguments)]
+
+
+def heed_interrupts() -> None:
+    """For `preexec_fn`: the child heeds SIGINT, which a shell makes its background jobs ignore, and their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def environment_in(folder: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import console_script, environment_in
+from conftest import console_script, environment_in, heed_interrupts
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -655,7 +655,7 @@ def test_ctrl_c_ends_it_and_says_what_there_is(trained: tuple[Path, Sweep], tmp_
     arguments = ("rate", root / "sweep.yaml", "--store", root / "runs", "--port", "0", "--prompts", "2", "--steps", "1")
     process = subprocess.Popen(
         console_script(*arguments), env=environment_in(tmp_path), cwd=tmp_path, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts,
     )  # fmt: skip
     assert process.stdout is not None
     line = next(line for line in process.stdout if "open http" in line)

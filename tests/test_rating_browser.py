@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import console_script, environment_in
+from conftest import console_script, environment_in, heed_interrupts
 from PIL import Image
 
 from rfscale.data import load
@@ -74,7 +74,7 @@ def serve(trained: Path, tmp_path: Path) -> Iterator[Serve]:
         process = subprocess.Popen(
             console_script("rate", "sweep.yaml", *(str(part) for option in options.items() for part in option)),
             cwd=tmp_path / "work", env=environment_in(tmp_path), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts,
         )  # fmt: skip
         started.append(process)
         assert process.stdout is not None

@@ -382,7 +382,6 @@ def test_what_the_linear_path_never_shows_is_left_out_and_said(other: str) -> No
     assert covered < 0.98
     assert found.covered == pytest.approx(covered, abs=5e-3)
     assert abs(found.value - expected_objective(other, low, high)) < 4 * found.standard_error
-    assert expected_objective(other) - found.value > 2.5 * found.standard_error
 
 
 @pytest.mark.parametrize("name", ALL)

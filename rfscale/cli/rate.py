@@ -43,9 +43,10 @@ def rate(
     plot: Annotated[Path | None, typer.Option("--plot", help="with --results: PNG file for a figure of Elo")] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask people which of two images is better, blind, on a local page.
+    """Ask people which of two images is better, blind.
 
-    The images are drawn by the finished trials from the same prompts and noise. --results gives Elo with intervals.
+    A page on this machine alone. The images are drawn by the finished trials from the same prompts and noise. --results
+    gives Elo with intervals.
     """
     definition, place = load_sweep(sweep), open_store(store)
     trials = _selected(definition, depth or [], formulations or [])

@@ -24,7 +24,7 @@ from rfscale.cli.common import (
     with_resources,
     write_report,
 )
-from rfscale.cli.quality import check_judges, judge_trials, stop_on_failures
+from rfscale.cli.judging import check_judges, judge_trials, stop_on_failures
 from rfscale.sweep import SweepError
 from rfscale.sweep_file import load_sweep
 
@@ -44,8 +44,9 @@ def run(
     cpus: Cpus = None,
     gpus: Gpus = None,
 ) -> None:
-    """Train what is missing, judge the images where the sweep asks for it, then write the report.
+    """Train what is missing, then write the report.
 
+    Judges the images too where the sweep has a `quality:` section.
     Trials run in parallel on Ray and are logged to MLflow. The same command resumes a sweep that was stopped.
     """
     from rfscale.launch import Outcome, launch, to_train

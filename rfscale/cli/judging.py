@@ -1,0 +1,64 @@
+"""Judging the finished trials of a sweep, with progress: what `run` and `evaluate` share."""
+
+from __future__ import annotations
+
+import typer
+
+from rfscale.cli.common import console
+from rfscale.store import Store
+from rfscale.sweep import Quality, Sweep, Trial
+
+
+def check_judges(sweep: Sweep, quality: Quality) -> None:
+    """Before anything is trained or drawn: every judge can score the data, and its files are there. JudgeError."""
+    for data in {trial.data for trial in sweep.trials}:
+        quality.judges_of(data)
+
+
+def judge_trials(
+    sweep: Sweep, quality: Quality, finished: list[Trial], store: Store, address: str | None
+) -> dict[str, str]:
+    """Score what is missing and mirror it to MLflow, with progress; returns the trials that failed, with reasons."""
+    from rfscale.evaluate import missing, units
+    from rfscale.judges import load_judge
+    from rfscale.launch import Outcome, launch_evaluation
+    from rfscale.progress import Bars
+    from rfscale.tracking import Mirror
+
+    screen = console()
+    left = {t.trial_id: len(missing(t, store.trial(t.trial_id), quality)) for t in finished}
+    todo = sorted((t for t in finished if left[t.trial_id]), key=lambda t: -t.shape.flops().forward)
+    total = sum(len(units(t, quality)) for t in finished)
+    screen.print(
+        f"{sweep.name}: {len(finished)} trained, {sum(left.values())} of {total} evaluations to do",
+        highlight=False,
+        markup=False,
+    )
+    mirror = Mirror(sweep, store)
+    if not todo:
+        mirror.finish()
+        return {}
+    bars, wanted = Bars(screen), sum(left.values())
+    with bars.shown():
+        # Here first: what a judge must train is trained once, in view, and one that cannot score says so at once.
+        for data in {trial.data for trial in todo}:
+            for spec in quality.judges_of(data):
+                load_judge(spec, data, store.judges, progress=bars.show)
+
+    def tick(outcome: Outcome, running: set[str]) -> None:
+        still = sum(len(missing(t, store.trial(t.trial_id), quality)) for t in todo)
+        bars.show("evaluations", wanted - still, wanted)
+
+    with mirror.in_background(), bars.shown():
+        outcome = launch_evaluation(sweep, quality, todo, store, address=address, tick=tick)
+    return {trial_id: state.reason for trial_id, state in outcome.unfinished.items()}
+
+
+def stop_on_failures(failed: dict[str, str]) -> None:
+    if failed:
+        listed = "; ".join(f"{trial_id} ({reason})" for trial_id, reason in failed.items())
+        typer.echo(
+            f"rfscale: the evaluation of {len(failed)} trials failed: {listed}. The same command tries them again.",
+            err=True,
+        )
+        raise typer.Exit(1)
