@@ -47,7 +47,8 @@ class LinkScore:
 class Correlation:
     """Loss against one metric. The sign is that of (loss, metric): negative for a metric that is better when higher.
 
-    pearson: between the linked loss and the metric (never negative by itself: its sign is that of the raw relation).
+    pearson: between the linked loss and the metric, with the sign of the raw relation. The link is fitted once, not in
+    every resample, so this interval is a little short.
     partial: Spearman given log compute. within: Kendall over pairs of equal compute only. decision: how often, at
     equal compute, the lower loss has the better metric, Wilson interval; decision_bootstrap: the same share with the
     cluster bootstrap interval (pairs share runs, so Wilson's is too short).
@@ -120,7 +121,7 @@ def correlate(
     sign = np.sign(_pearson(x, y, np.ones((1, len(x))))[0])
     pairs = _Pairs.of(x, y, cell)
     right = -pairs.signs if higher_is_better else pairs.signs
-    pearson = _estimate(sign * np.abs(_pearson(linked, y, counts)), len(x))
+    pearson = _estimate(sign * _pearson(linked, y, counts), len(x))
     decision_share = _share(right, pairs.same_cell, counts)
     n_pairs = int(np.sum(pairs.same_cell & (pairs.signs != 0)) // 2)
     return Correlation(

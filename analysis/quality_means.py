@@ -103,7 +103,8 @@ def shared_guidance(scores: pd.DataFrame) -> float:
 
 def sizes_of(rows: pd.DataFrame) -> list[str]:
     """The labels of the sizes, smallest first."""
-    return list(dict.fromkeys(rows.sort_values(["parameters", "size"])["size"]))
+    order = [column for column in ("parameters", "flops", "size") if column in rows]  # of one model, the shorter first
+    return list(dict.fromkeys(rows.sort_values(order)["size"]))
 
 
 def pooled_means(rows: pd.DataFrame) -> dict[str, Mean]:

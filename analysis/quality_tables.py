@@ -158,7 +158,8 @@ def ranks(scores: pd.DataFrame) -> Ranks:
         for column in ("value", "se")
     }
     # Without a second seed the standard errors of the scores say how sure a rank is, where they are known.
-    known = len(seeds) == 1 and all(np.all(np.isfinite(arrays[m, "se"])) for m in ("clip_score", "fid"))
+    whole = np.all([np.isfinite(arrays[m, "value"][..., 0]).all(axis=1) for m in ("clip_score", "fid")], axis=0)
+    known = len(seeds) == 1 and all(np.all(np.isfinite(arrays[m, "se"][whole])) for m in ("clip_score", "fid"))
     result = rank(
         formulations,
         arrays["clip_score", "value"],

@@ -129,7 +129,9 @@ def rank(
         se = np.stack([np.asarray(clip_se, dtype=np.float64), np.asarray(fid_se, dtype=np.float64)], axis=-1)[keep]
         if se.shape != mean.shape or not np.all(np.isfinite(se) & (se >= 0.0)):
             raise FitError("standard errors must be finite, not negative, and have the shape of the values.")
-        sampled = mean + se * rng.normal(size=(draws, *mean.shape))
+        # One draw for all settings of a formulation: they share its training, prompts and noise, so that their errors
+        # move together and averaging over settings removes little of them.
+        sampled = mean + se * rng.normal(size=(draws, len(mean), 1, 2))
     kept = tuple(name for name, ok in zip(names, keep, strict=True) if ok)
     chances = _chances(sampled, len(kept))
     return RankResult(kept, labels, by_setting.mean(axis=1), by_setting, *chances, excluded)

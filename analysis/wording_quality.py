@@ -109,7 +109,8 @@ def ranks_sentence(ranks: Ranks) -> str:
     told += f"{len(result.settings)} settings"
     if not np.isfinite(result.p_best).all():
         return told + "; without a second seed or standard errors nothing says how surely."
-    return told + (f", but is not surely ahead of {', '.join(tied[:4])}." if tied else ".")
+    told += f", but is not surely ahead of {', '.join(tied[:4])}" if tied else ""
+    return told + (" (one seed: another training may differ)." if ranks.seeds == 1 and not tied else ".")
 
 
 def quality_text(quality: Quality) -> str:
@@ -143,6 +144,8 @@ def ranks_note(ranks: Ranks) -> str:
     parts = [f"Fronts in {n} settings of solver, weights and size, {ranks.seeds} seed{'s' if ranks.seeds > 1 else ''}"]
     parts.append(f"CLIP score by {ranks.clip_judge}, FID by {ranks.fid_judge}")
     told = "; ".join(parts) + "."
+    if ranks.seeds == 1 and np.isfinite(ranks.result.p_best).all():
+        told += " With one seed the probabilities know the chance of the images, not of another training."
     if ranks.left_out:
         told += f" In no rank, as fewer than half of the formulations were scored there: {', '.join(ranks.left_out)}."
     for name, reason in ranks.result.excluded.items():

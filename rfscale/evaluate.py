@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 
 from rfscale import names
 from rfscale.checkpoint import load_model
@@ -62,11 +63,15 @@ def units(trial: Trial, quality: Quality) -> list[Unit]:
 
 def missing(trial: Trial, folder: TrialFolder, quality: Quality) -> list[Unit]:
     """The units that the trial's journal has no scores of."""
-    points, _ = folder.points()
-    scored = {
-        (point.step, *found[1:]) for point in points for found in map(names.parse_quality, point.metrics) if found
-    }
+    scored = _scored(folder)
     return [unit for unit in units(trial, quality) if (unit.step, unit.judge.label, unit.label) not in scored]
+
+
+def _scored(folder: TrialFolder) -> set[tuple[int, str, str]]:
+    """(step, judge label, setting) of every score in the journal."""
+    points, _ = folder.points()
+    keys = ((point.step, names.parse_quality(key)) for point in points for key in point.metrics)
+    return {(step, found[1], found[2]) for step, found in keys if found}
 
 
 def evaluate(
@@ -78,30 +83,45 @@ def evaluate(
 ) -> None:
     """Score what is missing of a finished trial; calls progress(unit) after each.
 
-    Raises JudgeError where a judge cannot score, StoreError where the trial has not finished, was scored by another
-    judge of the same label, or is in the hands of another process.
+    A unit that fails stops no other; the first error is raised at the end. Raises JudgeError where a judge cannot
+    score or another one has scored under its label, StoreError where the trial has not finished, lacks its weights or
+    is in the hands of another process.
     """
     folder = store.trial(trial.trial_id)
     state = folder.state()
     if state.status != names.FINISHED:
-        raise StoreError(f"trial {trial.trial_id} is not finished ({state.status}), so it has nothing to judge")
+        hint = "; the store must be a folder that every node of the cluster sees" if state.status == names.NEW else ""
+        raise StoreError(f"trial {trial.trial_id} is not finished ({state.status}), so it has nothing to judge{hint}")
     device = "cuda" if resources.gpus and torch.cuda.is_available() else "cpu"
     with folder.claim():
-        todo = missing(trial, folder, quality)
         journal = Journal(folder)
-        judges: dict[str, Judge] = {}
+        problem: JudgeError | StoreError | None = None
         try:
-            for unit in todo:
-                if unit.judge.label not in judges:
-                    judges[unit.judge.label] = _judge(unit.judge, trial, folder, store, device)
-                drawer = Drawer(trial, _weights(trial, folder, unit, device), unit.setting, device, quality.batch)
-                scores = list(judges[unit.judge.label].score(drawer))
+            for unit in missing(trial, folder, quality):
+                try:
+                    judge = _judge(unit.judge, trial, folder, store, device)
+                    drawer = Drawer(trial, _weights(trial, folder, unit, device), unit.setting, device, quality.batch)
+                    scores = list(judge.score(drawer))
+                except (JudgeError, StoreError) as error:  # of this unit: the others are none the worse for it
+                    problem = problem or error
+                    continue
                 drawer.save(folder.sample_grid(unit.step, unit.judge.label, unit.label))
                 journal.log(unit.step, dict(_metrics(unit, scores, drawer)))
                 journal.sync()
                 progress(unit)
         finally:
             journal.close()
+    if problem is not None:
+        raise problem
+
+
+def check_same_judge(judge: Judge, trials: Sequence[Trial], store: Store) -> None:
+    """Raises JudgeError where one of the trials has scores of another judge under this one's label.
+
+    Scores of one label are compared over all trials of a sweep, so they must be of one judge.
+    """
+    for trial in trials:
+        _known_judges(judge, trial, store.trial(trial.trial_id))
 
 
 class Drawer:
@@ -152,18 +172,22 @@ def _judge(spec: JudgeSpec, trial: Trial, folder: TrialFolder, store: Store, dev
     """The judge, its identity recorded beside the scores. Another judge under the same label is an error."""
     judge = _loaded(spec, trial.data, store.judges, device)
     folder.quality.mkdir(exist_ok=True)
-    known = read_json(folder.judges) or {}
-    identity = judge.identity()
-    before = known.setdefault(judge.label, identity)
+    write_json(folder.judges, _known_judges(judge, trial, folder))
+    return judge
+
+
+def _known_judges(judge: Judge, trial: Trial, folder: TrialFolder) -> dict[str, JsonValue]:
+    """The identities of all who scored the trial, this judge among them. JudgeError where another used its label."""
+    known, identity = read_json(folder.judges) or {}, judge.identity()
+    before = known.get(judge.label, identity)
     # As JSON, where a figure that is not a number equals itself.
     differs = sorted(k for k in {*identity, *before} if json.dumps(identity.get(k)) != json.dumps(before.get(k)))
-    if differs:
+    if differs and judge.label in {label for _, label, _ in _scored(folder)}:
         raise JudgeError(
             f"trial {trial.trial_id} has scores of another judge {judge.label} (it differs in {', '.join(differs)}); "
             f"judge with that one, or train into a new store with --store"
         )
-    write_json(folder.judges, known)
-    return judge
+    return {**known, judge.label: identity}
 
 
 def _weights(trial: Trial, folder: TrialFolder, unit: Unit, device: str) -> MMDiT:

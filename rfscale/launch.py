@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rfscale import names
-from rfscale.store import State, Store, TrialFolder, write_json
+from rfscale.store import ClaimedError, State, Store, TrialFolder, write_json
 from rfscale.sweep import Quality, Resources, Samples, Sweep, Trial
 
 SAME_ERROR_LIMIT = 3
@@ -127,7 +127,10 @@ def launch_evaluation(
             for reference in ended:
                 trial = running.pop(reference)
                 problem, _ = _problem(ray, reference)
-                if problem:
+                if problem.startswith(ClaimedError.__name__):
+                    waiting.append(trial)  # a second launcher judges it: looked at again until it is scored
+                    time.sleep(POLL_SECONDS)
+                elif problem:
                     outcome.unfinished[trial.trial_id] = State(names.FAILED, trial.steps, problem)
                 else:
                     outcome.finished.append(trial.trial_id)

@@ -48,6 +48,10 @@ def default_store() -> Path:
     return Path(os.environ.get("RFSCALE_STORE") or "runs")
 
 
+class ClaimedError(StoreError):
+    """Another process holds the trial."""
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """Where a trial stands: one of `names.STATUSES`, how far it came, its last loss, and why it stopped."""
@@ -161,7 +165,7 @@ class TrialFolder:
     def claim(self) -> Iterator[None]:
         """Hold the trial: only one process trains it. The lock goes with the process, however that ends.
 
-        Raises StoreError when another process holds it.
+        Raises ClaimedError when another process holds it.
         """
         with open(self.path / "lock", "a") as file:
             for attempt in range(_CLAIM_ATTEMPTS):  # `state` of another process holds the lock for an instant
@@ -170,8 +174,9 @@ class TrialFolder:
                     break
                 except BlockingIOError:
                     if attempt == _CLAIM_ATTEMPTS - 1:
-                        raise StoreError(
-                            f"trial {self.path.name} is being trained by another process; wait for it or stop it"
+                        raise ClaimedError(
+                            f"trial {self.path.name} is being trained or judged by another process; "
+                            "wait for it or stop it"
                         ) from None
                     time.sleep(0.1)
             yield

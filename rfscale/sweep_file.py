@@ -164,19 +164,20 @@ _JUDGE_MODELS = ("model", "detector", "clip")
 def _located_judges(raw: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     """Relative files of a judge are relative to the sweep file, as image folders are."""
     quality = raw.get("quality")
-    if folder is None or not isinstance(quality, Mapping) or not isinstance(quality.get("judges"), list):
+    if folder is None or not isinstance(quality, Mapping) or not isinstance(quality.get("judges"), list | Mapping):
         return raw
+    judges = quality["judges"] if isinstance(quality["judges"], list) else [quality["judges"]]
 
     def located(key: str, value: Any) -> Any:
-        if not isinstance(value, str) or not (
-            key in _JUDGE_FILES or (key in _JUDGE_MODELS and value.startswith((".", "/", "~")))
+        if (
+            not isinstance(value, str)
+            or not value
+            or not (key in _JUDGE_FILES or (key in _JUDGE_MODELS and value.startswith((".", "/", "~"))))
         ):
             return value
         return str((folder / Path(value).expanduser()).resolve())
 
-    there = [
-        {k: located(k, v) for k, v in j.items() if v != ""} if isinstance(j, Mapping) else j for j in quality["judges"]
-    ]
+    there = [{k: located(k, v) for k, v in j.items()} if isinstance(j, Mapping) else j for j in judges]
     return {**raw, "quality": {**quality, "judges": there}}
 
 

@@ -162,3 +162,12 @@ def test_summary_says_what_was_measured() -> None:
     text = correlate(**_without_size(models(2)), bootstrap=50).summary()
     for part in ("30 points in 30 clusters", "Kendall at equal compute", "Wilson", "held-out error"):
         assert part in text
+
+
+def test_the_pearson_interval_of_nothing_covers_zero() -> None:
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(40):
+        found = correlate(1 + rng.random(24), 1 + rng.random(24), bootstrap=200, link="linear").pearson
+        covered += found.low <= 0 <= found.high
+    assert covered >= 33  # of 40 at 95 %; fewer than 33 with probability 1e-3

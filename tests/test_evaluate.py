@@ -18,9 +18,9 @@ from conftest import environment_in
 
 from rfscale import names
 from rfscale.checkpoint import load_model
-from rfscale.evaluate import Drawer, Unit, evaluate, missing, units
-from rfscale.judges import JudgeError
-from rfscale.store import Store, StoreError, TrialFolder, read_json, write_json
+from rfscale.evaluate import Drawer, Unit, check_same_judge, evaluate, missing, units
+from rfscale.judges import JudgeError, load_judge
+from rfscale.store import ClaimedError, Store, StoreError, TrialFolder, read_json, write_json
 from rfscale.sweep import PAPER_SETTINGS, Quality, Setting, Sweep, Trial
 from rfscale.sweep_file import parse_sweep
 from rfscale.train import train
@@ -150,20 +150,44 @@ def test_weights_along_the_way_are_those_of_a_shorter_training_and_keeping_them_
 def test_what_cannot_be_judged_is_told_in_one_sentence(trained: tuple[Sweep, Trial, Store], tmp_path: Path) -> None:
     sweep, trial, store = trained
     folder, quality = store.trial(trial.trial_id), quality_of(sweep)
-    with pytest.raises(StoreError, match=r"is not finished \(new\), so it has nothing to judge"):
+    with pytest.raises(
+        StoreError, match=r"is not finished \(new\), so .* a folder that every node of the cluster sees"
+    ):
         evaluate(trial, Store(tmp_path / "empty"), quality)
-    kept = folder.kept_weights(trial.evaluation.steps(trial.steps)[0])
+    with folder.claim(), pytest.raises(ClaimedError, match="judged by another process"):
+        evaluate(trial, store, quality)
+
+
+def test_a_unit_that_fails_stops_no_other(trained: tuple[Sweep, Trial, Store]) -> None:
+    sweep, trial, store = trained
+    folder, quality = store.trial(trial.trial_id), quality_of(sweep)
+    kept = folder.kept_weights(trial.evaluation.steps(trial.steps)[1])
     kept.rename(kept.with_suffix(".away"))
-    with pytest.raises(StoreError, match=r"kept no weights of step 1: .*`checkpoints: all`"):
+    with pytest.raises(StoreError, match=r"kept no weights of step 5: .*`checkpoints: all`"):
         evaluate(trial, store, quality)
+    assert {unit.step for unit in missing(trial, folder, quality)} == {5}
     kept.with_suffix(".away").rename(kept)
-    known = read_json(folder.judges)
-    assert known is not None
-    write_json(folder.judges, {"glyphs-10": {**known["glyphs-10"], "judge": "another"}})
+    evaluate(trial, store, quality)
+    assert missing(trial, folder, quality) == []
+
+
+def test_scores_of_two_judges_do_not_meet_under_one_label(trained: tuple[Sweep, Trial, Store]) -> None:
+    sweep, trial, store = trained
+    folder, quality = store.trial(trial.trial_id), quality_of(sweep)
+    judge = load_judge(quality.judges[0], trial.data, store.judges)
+    another = {judge.label: {**judge.identity(), "judge": "another"}}
+    folder.quality.mkdir()
+    write_json(folder.judges, another)  # left by an evaluation that was stopped before its first score: no matter
+    check_same_judge(judge, [trial], store)
+    evaluate(trial, store, quality)
+    assert read_json(folder.judges) == {judge.label: judge.identity()}
+    write_json(folder.judges, another)
     with pytest.raises(JudgeError, match=r"scores of another judge glyphs-10 \(it differs in judge\)"):
-        evaluate(trial, store, quality)
-    with folder.claim(), pytest.raises(StoreError, match="by another process"):
-        evaluate(trial, store, quality)
+        check_same_judge(judge, [trial], store)
+    more = {**WORDS["quality"], "settings": [{"steps": 4}]}
+    with pytest.raises(JudgeError, match="scores of another judge glyphs-10"):
+        evaluate(trial, store, quality_of(words(quality=more)))
+    assert read_json(folder.judges) == another
 
 
 KILLED = """
@@ -269,6 +293,10 @@ def test_bad_requests_end_in_one_sentence_and_write_nothing(
         assert refused.stderr == (
             "rfscale: data `digits` has no judge of its own; name one, such as `quality: {judges: [clip]}`\n"
         )
+    mixed = {**WORDS, "grids": [{}, {"data": {"name": "glyphs", "max_letters": 2}}]}
+    refused = rfscale("run", write_sweep(mixed))
+    assert refused.returncode == 2
+    assert "has 2 data sets, and scores of images are comparable within one alone" in refused.stderr
     missing_file = {**WORDS, "quality": {"judges": [{"name": "clip", "model": "./nowhere"}]}}
     refused = rfscale("run", write_sweep(missing_file))
     assert refused.returncode == 2

@@ -182,7 +182,7 @@ def test_claim_is_exclusive_between_processes_and_goes_with_the_process(folder: 
     try:
         assert holder.stdout.readline() == "held\n"
         assert folder.state().status == names.RUNNING
-        with pytest.raises(StoreError, match="is being trained by another process; wait for it or stop it"):
+        with pytest.raises(StoreError, match="is being trained or judged by another process; wait for it or stop it"):
             folder.claim().__enter__()
     finally:
         holder.kill()

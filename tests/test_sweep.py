@@ -540,6 +540,9 @@ def test_files_of_a_judge_are_relative_to_the_sweep(tiny: Mapping, tmp_path: Pat
     ]
     quality = parse_sweep(with_changes(tiny, quality={"judges": judges}), folder=tmp_path).quality
     assert quality is not None
+    alone = parse_sweep(with_changes(tiny, quality={"judges": judges[0]}), folder=tmp_path).quality
+    assert alone is not None
+    assert alone.judges == quality.judges[:1]
     near, hub, far = (judge.model_dump() for judge in quality.judges)
     assert (near["model"], near["prompts"]) == (str(tmp_path / "vit"), str(tmp_path / "lists" / "prompts.txt"))
     assert (hub["model"], hub["prompts"]) == ("openai/clip-vit-large-patch14", None)

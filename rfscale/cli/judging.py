@@ -5,22 +5,41 @@ from __future__ import annotations
 import typer
 
 from rfscale.cli.common import console
+from rfscale.judges import Judge, JudgeError
 from rfscale.store import Store
 from rfscale.sweep import Quality, Sweep, Trial
 
 
 def check_judges(sweep: Sweep, quality: Quality) -> None:
-    """Before anything is trained or drawn: every judge can score the data, and its files are there. JudgeError."""
-    for data in {trial.data for trial in sweep.trials}:
-        quality.judges_of(data)
+    """Before anything is loaded: every judge can score the data, and its files are there. Raises JudgeError."""
+    data = {trial.data for trial in sweep.trials}
+    if len(data) > 1:
+        raise JudgeError(
+            f"sweep {sweep.name} has {len(data)} data sets, and scores of images are comparable within one alone; "
+            "make it one sweep for each"
+        )
+    for one in data:
+        quality.judges_of(one)
+
+
+def ready_judges(sweep: Sweep, quality: Quality, store: Store) -> list[Judge]:
+    """Every judge, loaded: what it must train is trained once, in view, and one that cannot score says so now.
+
+    Raises JudgeError.
+    """
+    from rfscale.judges import load_judge
+    from rfscale.progress import Bars
+
+    bars, data = Bars(console()), sweep.trials[0].data
+    with bars.shown():
+        return [load_judge(spec, data, store.judges, progress=bars.show) for spec in quality.judges_of(data)]
 
 
 def judge_trials(
     sweep: Sweep, quality: Quality, finished: list[Trial], store: Store, address: str | None
 ) -> dict[str, str]:
     """Score what is missing and mirror it to MLflow, with progress; returns the trials that failed, with reasons."""
-    from rfscale.evaluate import missing, units
-    from rfscale.judges import load_judge
+    from rfscale.evaluate import check_same_judge, missing, units
     from rfscale.launch import Outcome, launch_evaluation
     from rfscale.progress import Bars
     from rfscale.tracking import Mirror
@@ -38,12 +57,9 @@ def judge_trials(
     if not todo:
         mirror.finish()
         return {}
+    for judge in ready_judges(sweep, quality, store):
+        check_same_judge(judge, finished, store)
     bars, wanted = Bars(screen), sum(left.values())
-    with bars.shown():
-        # Here first: what a judge must train is trained once, in view, and one that cannot score says so at once.
-        for data in {trial.data for trial in todo}:
-            for spec in quality.judges_of(data):
-                load_judge(spec, data, store.judges, progress=bars.show)
 
     def tick(outcome: Outcome, running: set[str]) -> None:
         still = sum(len(missing(t, store.trial(t.trial_id), quality)) for t in todo)

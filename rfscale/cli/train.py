@@ -24,7 +24,7 @@ from rfscale.cli.common import (
     with_resources,
     write_report,
 )
-from rfscale.cli.judging import check_judges, judge_trials, stop_on_failures
+from rfscale.cli.judging import check_judges, judge_trials, ready_judges, stop_on_failures
 from rfscale.sweep import SweepError
 from rfscale.sweep_file import load_sweep
 
@@ -66,6 +66,8 @@ def run(
     screen.print(
         f"{definition.name}: {len(definition.trials)} trials, {len(missing)} to train", highlight=False, markup=False
     )
+    if definition.quality is not None and missing:
+        ready_judges(definition, definition.quality, place)
     mirror = Mirror(definition, place)
     outcome = Outcome()
     if missing:
@@ -82,7 +84,11 @@ def run(
     unjudged: dict[str, str] = {}
     if definition.quality is not None:
         finished = [t for t in definition.trials if place.trial(t.trial_id).state().status == names.FINISHED]
-        unjudged = judge_trials(definition, definition.quality, finished, place, address)
+        try:
+            unjudged = judge_trials(definition, definition.quality, finished, place, address)
+        except RuntimeError:  # no judge, no Ray, no MLflow: what was trained has its report all the same
+            write_report(definition.name, place)
+            raise
     write_report(definition.name, place)
     failed = [
         f"{trial_id} ({state.reason})"
@@ -93,8 +99,9 @@ def run(
         typer.echo(
             f"rfscale: {len(failed)} trials failed: {'; '.join(failed)}. The same command tries them again.", err=True
         )
-        raise typer.Exit(1)
     stop_on_failures(unjudged)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
