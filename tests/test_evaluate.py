@@ -6,8 +6,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +273,12 @@ def test_a_sweep_with_quality_is_judged_resumed_and_logged_once(
     assert metrics_in_mlflow(store) == logged
 
     definition["quality"] = {**definition["quality"], "settings": [{"steps": 5}], "weights": "ema"}
-    more = rfscale("evaluate", write_sweep(definition), RAY_TMPDIR="/tmp")
+    with ThreadPoolExecutor(1) as pool:
+        with Store(store).trial(sweep.trials[0].trial_id).claim():  # as a second launcher that judges it
+            running = pool.submit(rfscale, "evaluate", write_sweep(definition), RAY_TMPDIR="/tmp")
+            time.sleep(20)
+            assert not running.done(), "it waits for the trial that another process holds"
+        more = running.result()
     assert more.returncode == 0, more.stderr
     added = [row for row in metrics_in_mlflow(store) if "/s5-g1-ema" in row[1]]
     assert {row[1].split("/")[1] for row in added} >= {"spelling", "letters", "path_length"}
