@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
+import os
 import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from huggingface_hub import constants
+from mlflow.utils.validation import _validate_metric_name
 from torch.nn import functional
 from transformers import (
     BertConfig,
@@ -40,10 +44,12 @@ from rfscale.judges import (
     ClipJudge,
     Generate,
     GenEvalJudge,
+    GlyphsJudge,
     InceptionJudge,
     Judge,
     JudgeError,
     Score,
+    ShapesJudge,
     load_judge,
     published,
 )
@@ -259,11 +265,95 @@ def test_reference_features_are_computed_once(models: Path, tmp_path: Path, monk
     assert len(list(tmp_path.glob("features-*"))) == 3
 
 
-def test_identity_holds_the_checksum_of_the_weights(models: Path, tmp_path: Path) -> None:
+def edit(path: Path, **changes: object) -> None:
+    """Changes fields of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+
+
+def test_reference_features_depend_on_the_processor_and_the_versions(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_of(models / "clip", tmp_path / "clip")
+    spec = clip_spec(models, model=str(folder))
+    before = scores(load_judge(spec, SHAPES, tmp_path), noise)["fid"]
+    edit(folder / "preprocessor_config.json", image_mean=[0.1, 0.5, 0.9])
+    after = scores(load_judge(spec, SHAPES, tmp_path), noise)["fid"]
+    fresh = scores(load_judge(spec, SHAPES, tmp_path / "fresh"), noise)["fid"]
+    assert after == fresh != before
+    assert len(list(tmp_path.glob("features-*"))) == 2
+    for number, package in enumerate(("torch", "transformers", "pillow"), start=3):
+        monkeypatch.setattr(importlib.metadata, "version", lambda name, other=package: str(name == other))
+        load_judge(spec, SHAPES, tmp_path)
+        assert len(list(tmp_path.glob("features-*"))) == number, package
+
+
+def test_identity_holds_the_checksum_of_every_file(models: Path, tmp_path: Path) -> None:
     identity = load_judge(clip_spec(models), SHAPES, tmp_path).identity()
-    json.dumps(identity)
-    assert identity["weights"] == {"model.safetensors": published.checksum(models / "clip" / "model.safetensors")}
+    weights = identity["weights"]
+    assert isinstance(weights, dict)
+    assert weights["model.safetensors"] == published.checksum(models / "clip" / "model.safetensors")
+    assert weights.keys() == {path.name for path in (models / "clip").iterdir()}
+    assert weights.keys() >= {"config.json", "preprocessor_config.json", "vocab.json", "merges.txt"}
     assert identity["reference"] == 40
+
+
+@pytest.mark.parametrize("name", ["clip", "clip with prompts", "geneval", "inception"])
+def test_identity_is_of_the_content_and_not_of_the_place(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    if name == "inception":
+        monkeypatch.setattr(inception_module, "encode", lambda network, images, device: images.reshape(len(images), -1))
+
+    def identity(root: Path, prompts: str) -> dict[str, object]:
+        if name == "clip":
+            spec = clip_spec(models, model=str(root / "a"))
+        elif name == "clip with prompts":
+            spec = clip_spec(models, model=str(root / "a"), prompts=str(root / prompts))
+        elif name == "geneval":
+            spec = GenEvalJudge(metadata=str(root / prompts), detector=str(root / "b"), clip=str(root / "a"))
+        else:
+            spec = InceptionJudge(weights=str(root / "c.pth"), images=4)
+        return load_judge(spec, SHAPES, tmp_path).identity()
+
+    here = tmp_path / "here"
+    copy_of(models / "clip", here / "a")
+    copy_of(models / "mask2former", here / "b")
+    shutil.copy(models / "inception.pth", here / "c.pth")
+    (here / "prompts").write_text(json.dumps(METADATA[0]), encoding="utf-8")
+    first = identity(here, "prompts")
+    for place in ("here", "prompts", "c.pth"):
+        assert place not in json.dumps(first).replace('"prompts": ', "")
+    there = here.rename(tmp_path / "there")
+    shutil.copy(there / "prompts", there / "same")
+    assert identity(there, "same") == first
+    different = []
+    if name in ("clip", "geneval"):
+        edit(there / "a" / "preprocessor_config.json", image_mean=[0.1, 0.5, 0.9])
+        different.append(identity(there, "prompts"))
+    if name == "geneval":
+        edit(there / "b" / "preprocessor_config.json", image_mean=[0.1, 0.5, 0.9])
+        different.append(identity(there, "prompts"))
+    if name in ("clip with prompts", "geneval"):
+        (there / "prompts").write_text(json.dumps({**METADATA[0], "prompt": "a picture of a dog"}), encoding="utf-8")
+        different.append(identity(there, "prompts"))
+    kept = [first, *different]
+    assert all(a != b for i, a in enumerate(kept) for b in kept[:i])
+
+
+def test_labels_are_names_that_mlflow_takes(tmp_path: Path) -> None:
+    odd = str(tmp_path / "my prompts (v2)\\größe+.txt")
+    labels = {
+        ClipJudge(model="/models/vit+l", prompts=odd).label: "vit_l-my_prompts__v2__gr__e_-1000",
+        GenEvalJudge(metadata=odd, detector="owner/detr: 50").label: "geneval-my_prompts__v2__gr__e_-detr__50-4",
+        ClipJudge().label: "clip-vit-large-patch14-1000",
+        ShapesJudge().label: "shapes-512-240",
+        GlyphsJudge().label: "glyphs-512",
+    }
+    for label, expected in labels.items():
+        assert label == expected
+        key = names.quality_key("fid", label, "s50-g2.5-ema")
+        _validate_metric_name(key)
+        assert names.parse_quality(key) == ("fid", label, "s50-g2.5-ema")
 
 
 # --- held-out images --------------------------------------------------------------------------------------------------
@@ -352,7 +442,18 @@ def test_inception_scores(models: Path, tmp_path: Path) -> None:
         assert score.value == pytest.approx(score.ceiling, rel=1e-5, abs=1e-9)
     assert scores(judge, noise)["fid"].value > 2 * found["fid"].value
     assert judge.label == "inception-4"
-    assert judge.identity()["weights"] == {"inception.pth": published.checksum(models / "inception.pth")}
+    assert judge.identity()["weights"] == published.checksum(models / "inception.pth")
+
+
+def test_inception_features_depend_on_the_version_of_torch(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inception_module, "encode", lambda network, images, device: images.reshape(len(images), -1))
+    spec = InceptionJudge(weights=str(models / "inception.pth"), images=4)
+    for number, version in enumerate(("2.13.0", "2.13.0", "2.14.0")):
+        monkeypatch.setattr(importlib.metadata, "version", lambda name, version=version: version)
+        load_judge(spec, SHAPES, tmp_path)
+        assert len(list(tmp_path.glob("features-*"))) == max(number, 1)
 
 
 class NotWeights:
@@ -393,6 +494,78 @@ def test_inception_download(models: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert (
         inception_module.weights_file(None, tmp_path / "cache").read_bytes() == (models / "inception.pth").read_bytes()
     )
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small file in place of the published weights, which `weights_file` fetches; it is not loaded."""
+    source = tmp_path / "source"
+    source.write_bytes(b"weights")
+    monkeypatch.setattr(inception_module, "WEIGHTS_URL", source.as_uri())
+    monkeypatch.setattr(inception_module, "WEIGHTS", f"weights-{published.checksum(source)[:8]}.pth")
+    return source
+
+
+def test_inception_weights_that_were_damaged_in_the_cache(served: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    path = inception_module.weights_file(None, cache)
+    path.write_bytes(b"weig")
+    assert inception_module.weights_file(None, cache).read_bytes() == b"weights"
+    path.write_bytes(b"weig")
+    served.unlink()
+    message = one_sentence(lambda: inception_module.weights_file(None, cache))
+    assert str(path) in message
+    assert "give its path as `weights`" in message
+
+
+def test_two_processes_fetch_the_inception_weights(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes, and finishes, when the first has written its file and not yet put it in place."""
+    cache = tmp_path / "cache"
+    write = Path.write_bytes
+    paths = []
+
+    def interrupted(self: Path, content: bytes) -> int:
+        written = write(self, content)
+        monkeypatch.setattr(Path, "write_bytes", write)
+        with monkeypatch.context() as second:
+            second.setattr(os, "getpid", lambda: -1)
+            paths.append(inception_module.weights_file(None, cache))
+        return written
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    paths.append(inception_module.weights_file(None, cache))
+    assert paths == [cache / inception_module.WEIGHTS] * 2
+    assert list(cache.iterdir()) == paths[:1]
+    assert paths[0].read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\nshort", b"no HTTP\r\n\r\n"])
+def test_an_inception_download_that_breaks_off(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as threads:
+
+        def reply() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        threads.submit(reply)
+        monkeypatch.setattr(inception_module, "WEIGHTS_URL", f"http://127.0.0.1:{server.getsockname()[1]}/weights.pth")
+        message = one_sentence(lambda: inception_module.weights_file(None, tmp_path / "cache"))
+    assert "/weights.pth did not come to" in message
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_inception_weights_that_cannot_be_written(served: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (cache / inception_module.WEIGHTS / "a folder where the file should be").mkdir(parents=True)
+    message = one_sentence(lambda: inception_module.weights_file(None, cache))
+    assert str(cache / inception_module.WEIGHTS) in message
+    assert [path.name for path in cache.iterdir()] == [inception_module.WEIGHTS], "no part is left behind"
 
 
 # --- GenEval ----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from rfscale.judges.base import Generate, Judge, JudgeError, Score
 from rfscale.judges.published import (
     BATCH,
     Reference,
+    checksum,
     checksums,
     held_out,
     load_model,
@@ -32,6 +33,8 @@ from rfscale.judges.published import (
     versions,
 )
 from rfscale.judges.spec import ClipJudge
+
+PACKAGES = ("torch", "transformers", "tokenizers", "pillow")  # whose versions the features depend on
 
 
 @dataclass(frozen=True)
@@ -141,15 +144,14 @@ def load_clip(spec: ClipJudge, data: DataSpec, cache: Path, device: str = "cpu")
     spec.check(data)
     prompts = None if spec.prompts is None else read_prompts(Path(spec.prompts).expanduser())
     clip = load_clip_model("clip", "model", spec.model, device)
-    identity: dict[str, JsonValue] = {
-        "judge": spec.model_dump(mode="json"),
-        "weights": checksums(clip.folder),
-        "versions": versions("torch", "transformers"),
-    }
-    if prompts is not None:
+    network: dict[str, JsonValue] = {"weights": checksums(clip.folder), "versions": versions(*PACKAGES)}
+    # Content and no path: a folder may be moved, and a prompt may not be changed.
+    identity: dict[str, JsonValue] = {"judge": spec.model_dump(mode="json", exclude={"model", "prompts"}), **network}
+    if spec.prompts is not None and prompts is not None:
+        identity["prompts"] = checksum(Path(spec.prompts).expanduser())
         return _ClipJudge(spec, clip, tuple(islice(cycle(prompts), spec.images)), None, identity)
     held = held_out("clip", data, spec.images)
-    depends: dict[str, JsonValue] = {"data": data.identity(), "weights": identity["weights"], "features": "clip"}
+    depends: dict[str, JsonValue] = {"data": data.identity(), "features": "clip", **network}
     reference = make_reference(held, lambda images: clip.encode_images(list(to_uint8(images))), cache, depends)
     return _ClipJudge(spec, clip, held.captions, reference, {**identity, "reference": len(held.reference)})
 

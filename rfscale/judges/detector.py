@@ -21,9 +21,10 @@ from pydantic import JsonValue
 from rfscale.data import DataSpec
 from rfscale.data.base import FloatArray
 from rfscale.judges.base import Generate, Judge, JudgeError, Score
-from rfscale.judges.clip import Clip, load_clip_model
+from rfscale.judges.clip import PACKAGES, Clip, load_clip_model
 from rfscale.judges.geneval import Box, Detected, Metadata, evaluate, load_metadata, summary
 from rfscale.judges.published import (
+    checksum,
     checksums,
     load_model,
     load_processor,
@@ -242,7 +243,8 @@ def load_geneval(spec: GenEvalJudge, data: DataSpec, cache: Path, device: str = 
     Raises JudgeError, also for a class in the metadata that the detector does not know: all its images would be wrong.
     """
     spec.check(data)
-    metadata = load_metadata(Path(spec.metadata).expanduser())
+    path = Path(spec.metadata).expanduser()
+    metadata = load_metadata(path)
     detector = load_detector("geneval", "detector", spec.detector, device)
     classes = {clause["class"] for line in metadata for clause in [*line["include"], *line.get("exclude", [])]}
     if unknown := sorted(classes - set(detector.classes.values())):
@@ -252,10 +254,11 @@ def load_geneval(spec: GenEvalJudge, data: DataSpec, cache: Path, device: str = 
         )
     clip = load_clip_model("geneval", "clip", spec.clip, device)
     identity: dict[str, JsonValue] = {
-        "judge": spec.model_dump(mode="json"),
+        "judge": spec.model_dump(mode="json", exclude={"metadata", "detector", "clip"}),  # content and no path
+        "metadata": checksum(path),
         "detector": checksums(detector.folder),
         "clip": checksums(clip.folder),
-        "versions": versions("torch", "transformers"),
+        "versions": versions(*PACKAGES),
         "prompts": len(metadata),
     }
     return _GenEval(spec, metadata, detector, Colors(clip), identity)

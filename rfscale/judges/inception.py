@@ -11,6 +11,8 @@ torchmetrics (1.9) resizes by another rule, antialiased and with half-pixel cent
 from __future__ import annotations
 
 import hashlib
+import http.client
+import os
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,7 @@ from rfscale.judges.published import (
     Reference,
     cannot_load,
     checksum,
+    first_line,
     held_out,
     make_reference,
     to_uint8,
@@ -237,23 +240,36 @@ def weights_file(weights: str | None, cache: Path) -> Path:
     if weights is not None:
         return Path(weights).expanduser()
     path = cache / WEIGHTS
-    if path.is_file():
-        return path
     try:
+        if path.is_file() and _is_published(checksum(path)):  # a damaged one is fetched again
+            return path
         cache.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(WEIGHTS_URL, timeout=_TIMEOUT) as answer:
             content = answer.read()
-    except OSError as error:
+        if not _is_published(hashlib.sha256(content).hexdigest()):
+            raise JudgeError(f"the judge `inception`: what came from {WEIGHTS_URL} is not that file; give `weights`")
+        _put(content, path)
+    except (OSError, http.client.HTTPException) as error:
         raise JudgeError(
-            f"the judge `inception`: {WEIGHTS_URL} did not come ({error}); "
-            f"download it where there is a network, and put it at {path} or give its path as `weights`"
+            f"the judge `inception`: {WEIGHTS_URL} did not come to {path} "
+            f"({type(error).__name__}: {first_line(error)}); "
+            "download it where there is a network, and put it there or give its path as `weights`"
         ) from error
-    if not hashlib.sha256(content).hexdigest().startswith(WEIGHTS.rpartition("-")[2].removesuffix(".pth")):
-        raise JudgeError(f"the judge `inception`: what came from {WEIGHTS_URL} is not that file; give `weights`")
-    temporary = path.with_suffix(".part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
     return path
+
+
+def _is_published(sha256: str) -> bool:
+    return sha256.startswith(WEIGHTS.rpartition("-")[2].removesuffix(".pth"))
+
+
+def _put(content: bytes, path: Path) -> None:
+    """The file appears whole or not at all, also where several processes fetch it at once. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class _InceptionJudge:
@@ -304,16 +320,12 @@ def load_inception(spec: InceptionJudge, data: DataSpec, cache: Path, device: st
     path = weights_file(spec.weights, cache)
     network = load_network(path, device)
     held = held_out("inception", data, spec.images)
-    depends: dict[str, JsonValue] = {
-        "data": data.identity(),
-        "weights": {path.name: checksum(path)},
-        "features": "inception",
-    }
+    network_identity: dict[str, JsonValue] = {"weights": checksum(path), "versions": versions("torch")}
+    depends: dict[str, JsonValue] = {"data": data.identity(), "features": "inception", **network_identity}
     reference = make_reference(held, lambda images: encode(network, images, device), cache, depends)
     identity: dict[str, JsonValue] = {
-        "judge": spec.model_dump(mode="json"),
-        "weights": depends["weights"],
-        "versions": versions("torch"),
+        "judge": spec.model_dump(mode="json", exclude={"weights"}),  # content and no path
+        **network_identity,
         "reference": len(held.reference),
     }
     return _InceptionJudge(spec, network, device, held.captions, reference, identity)

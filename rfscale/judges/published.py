@@ -35,7 +35,7 @@ def require(judge: str, package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise JudgeError(
-            f"the judge `{judge}` needs the package {package}, which cannot be imported ({_first_line(error)}); "
+            f"the judge `{judge}` needs the package {package}, which cannot be imported ({first_line(error)}); "
             "pip install 'rfscale[metrics]'"
         ) from error
 
@@ -56,7 +56,7 @@ def model_folder(judge: str, key: str, model: str) -> Path:
             return downloaded
         raise JudgeError(
             f"the judge `{judge}`: {model} ({key}) is no folder here and did not come from the hub "
-            f"({type(error).__name__}: {_first_line(error)}); correct the name, "
+            f"({type(error).__name__}: {first_line(error)}); correct the name, "
             f"or download it where there is a network and give the folder as {key}"
         ) from error
 
@@ -116,14 +116,15 @@ def load_processor(judge: str, key: str, folder: Path, from_pretrained: Callable
 
 def cannot_load(judge: str, key: str, path: Path, error: Exception) -> JudgeError:
     return JudgeError(
-        f"the judge `{judge}`: {path} ({key}) cannot be loaded ({type(error).__name__}: {_first_line(error)}); "
+        f"the judge `{judge}`: {path} ({key}) cannot be loaded ({type(error).__name__}: {first_line(error)}); "
         "check that the download is complete and of the right kind"
     )
 
 
 def checksums(folder: Path) -> dict[str, JsonValue]:
-    """SHA-256 of every weight file of a model folder."""
-    return {path.name: checksum(path) for path in sorted(folder.glob("*.safetensors"))}
+    """SHA-256 of every file of a model folder that decides its scores: weights, configurations, and tokenizer files."""
+    found = [path for pattern in _FILES for path in folder.glob(pattern)]
+    return {path.name: checksum(path) for path in sorted(found)}
 
 
 def checksum(path: Path) -> str:
@@ -211,7 +212,7 @@ def make_reference(
     return Reference(kept["true"], kept["reference"], held.disjoint)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Short enough for one sentence."""
     lines = str(error).strip().splitlines()
     return lines[0][:200].rstrip(" .:") if lines else "no message"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -68,7 +69,7 @@ class ClipJudge(BaseModel):
 
     @property
     def label(self) -> str:
-        of = f"-{Path(self.prompts).stem}" if self.prompts else ""
+        of = f"-{_plain(Path(self.prompts).stem)}" if self.prompts else ""
         return f"{_short(self.model)}{of}-{self.images}"
 
     def check(self, data: DataSpec) -> None:
@@ -115,7 +116,7 @@ class GenEvalJudge(BaseModel):
 
     @property
     def label(self) -> str:
-        return f"geneval-{Path(self.metadata).stem}-{_short(self.detector)}-{self.images_per_prompt}"
+        return f"geneval-{_plain(Path(self.metadata).stem)}-{_short(self.detector)}-{self.images_per_prompt}"
 
     def check(self, data: DataSpec) -> None:
         """Raises JudgeError where a file that is named is missing."""
@@ -131,7 +132,12 @@ JudgeSpec = Annotated[
 
 def _short(model: str) -> str:
     """The last part of a path or a hub name."""
-    return Path(model).name
+    return _plain(Path(model).name)
+
+
+def _plain(text: str) -> str:
+    """As part of a label, and so of a metric's name: MLflow refuses other characters, and "/" separates its parts."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)
 
 
 def _file(judge: str, key: str, path: str | None) -> None:
