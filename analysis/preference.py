@@ -14,9 +14,12 @@ ten to one. The paper (Esser et al. 2024, sec. 5.4) plots such a score against v
 Regularisation: 1/K of a vote for either side of every pair of the K models, K - 1 votes in all. It is what Firth's
 (1993) bias reduction adds for K - 1 strengths, spread evenly; a model that won every vote has a finite strength.
 
-Intervals: the Bayesian bootstrap (Rubin 1981). Every vote, and every added part of a vote with its own size, gets a
-gamma-distributed weight; 95 % of the refitted strengths lie in the interval. For two models it is Jeffreys' interval of
-a share, so it does not collapse where one model won every vote, as resampling the votes would.
+Intervals: the Bayesian bootstrap (Rubin 1981). Votes, and every added part of a vote with its own size, get
+gamma-distributed weights; 95 % of the refitted strengths lie in the interval. Where every vote has its own weight it is
+for two models Jeffreys' interval of a share, so it does not collapse where one model won every vote, as resampling the
+votes would. Votes that share a prompt share its images, and votes of a person share a taste, so they are not
+independent: a vote's weight is that of its prompt, times that of its rater where there are enough raters to speak for
+others (Owen & Eckles 2012, product weights; they are on the wide side where votes differ by chance alone).
 """
 
 from __future__ import annotations
@@ -42,6 +45,9 @@ ELO_PER_LOG = 400.0 / math.log(10.0)
 CHOICES = ("left", "right", "none")
 MIN_RATERS = 5
 """With fewer raters the spread between raters cannot be estimated: the interval is then about these raters only."""
+MIN_PROMPTS = 5
+"""With fewer prompts the spread between prompts cannot be estimated: the interval is then about these prompts only."""
+LOCK_PATIENCE = 30.0  # seconds to wait for another process that holds the database
 _COLUMNS = ("rater", "question", "left", "right", "choice")
 _ITERATIONS = 200
 _TOLERANCE = 1e-10  # of the gradient, per vote
@@ -76,7 +82,7 @@ class Strengths:
     p_better: Array
     p_best: Array
     left_share: float
-    clusters: str  # what got one weight in the bootstrap: "raters" or "image pairs"
+    clusters: str  # what is weighted in the bootstrap: "people and prompts", "people", "prompts" or "image pairs"
     doubts: tuple[str, ...]
 
     @property
@@ -116,14 +122,12 @@ class Preference:
         return "\n\n".join([head, *(_text(fit) for fit in self.fits()), self._method()])
 
     def _method(self) -> str:
-        whom = (
-            "over raters: what people in general prefer"
-            if self.overall.clusters == "raters"
-            else f"over image pairs: what these raters prefer ({MIN_RATERS} raters and more speak for others)"
-        )
+        over = self.overall.clusters
+        whom = "people in general prefer" if "people" in over else f"these raters prefer ({MIN_RATERS} or more: people)"
+        where = "" if "prompts" in over else f", on these prompts ({MIN_PROMPTS} or more: any)"
         return (
             f"Bradley-Terry with ties (Davidson 1970). Elo: mean 1000; 400 points are odds of 10 to 1 among votes that "
-            f"prefer one.\nIntervals: 95 %, Bayesian bootstrap {whom}.\n"
+            f"prefer one.\nIntervals: 95 %, Bayesian bootstrap over {over}: what {whom}{where}.\n"
             f"best: probability of being the strongest. wins over: wins and half the ties, of the votes on that pair.\n"
             f"Every pair of models has {1 / len(self.overall.models):.2g} of a vote added to either side, so that no "
             f"strength is infinite."
@@ -160,11 +164,16 @@ def read_votes(path: Path) -> pd.DataFrame:
         "FROM votes ORDER BY id"
     )
     try:
-        with closing(sqlite3.connect(path)) as connection:
+        with closing(sqlite3.connect(path, timeout=LOCK_PATIENCE)) as connection:
             connection.execute("PRAGMA query_only = 1")
             rows = connection.execute(query)
             votes = pd.DataFrame(rows.fetchall(), columns=[column[0] for column in rows.description])
     except sqlite3.Error as error:
+        # Locked, no permission, a disk that fails: all operational, but so is a missing table (SQLITE_ERROR).
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR:
+            raise PreferenceError(
+                f"{path} cannot be read now ({error}); try again, or check its permissions"
+            ) from error
         raise PreferenceError(f"{path} is not a database of votes ({error}); move it away and rate again") from error
     if votes.empty:
         raise PreferenceError(f"there are no votes in {path}; collect some with `rfscale rate SWEEP`")
@@ -176,10 +185,11 @@ def read_votes(path: Path) -> pd.DataFrame:
 
 
 def fit_preference(votes: pd.DataFrame, *, draws: int = 1000, seed: int = 42) -> Preference:
-    """Strengths from votes: columns rater, question, left, right, choice (left, right or none), perhaps showing.
+    """Strengths from votes: columns rater, question, left, right, choice (left, right or none); prompt and showing.
 
-    Votes with one value of `showing` are answers about one pair of images and are weighted together; without that
-    column every vote stands alone. From five raters on, all votes of a rater are weighted together instead. Raises
+    Votes on one prompt have one weight, from MIN_RATERS raters on times that of their rater. Where there is no column
+    `prompt`, or fewer than MIN_PROMPTS of them, it is one weight for each value of `showing`, the answers of one rater
+    about one pair of images (without that column every vote stands alone), or for each of enough raters. Raises
     PreferenceError for a table that has no votes between two models, or values that cannot be.
     """
     _check(votes)
@@ -214,19 +224,21 @@ def _check(votes: pd.DataFrame) -> None:
 
 def _fit(question: str, models: tuple[str, ...], votes: pd.DataFrame, draws: int, seed: int) -> Strengths:
     size = len(models)
-    by_rater = votes["rater"].nunique() >= MIN_RATERS
-    wins, ties = _counts(models, votes, pd.factorize(votes["rater" if by_rater else "showing"])[0])  # (G, K, K)
+    by = _clusters(votes)
+    cells = votes.groupby(list(by) or ["showing"], sort=False).ngroup().to_numpy()
+    wins, ties = _counts(models, votes, cells)  # (G, K, K)
     added = (1.0 - np.eye(size)) / size
     total_wins, total_ties = wins.sum(axis=0), ties.sum(axis=0)
     theta, tie = solve((total_wins + added)[None], total_ties[None])
 
     rng = np.random.default_rng(seed)
-    weights = _weights(rng, draws, len(wins), by_rater)
+    weights = _weights(rng, draws, votes, cells, by)
     drawn_wins = np.tensordot(weights, wins, axes=1) + rng.gamma(added, size=(draws, size, size))
     drawn, _ = solve(drawn_wins, np.tensordot(weights, ties, axes=1))
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0) - theta[0]
-    if by_rater:  # the spread between few raters is itself uncertain
-        wider = stats.t.ppf(0.975, len(wins) - 1) / stats.norm.ppf(0.975)
+    if by:  # the spread between few raters or prompts is itself uncertain
+        fewest = min(votes[column].nunique() for column in by)
+        wider = stats.t.ppf(0.975, fewest - 1) / stats.norm.ppf(0.975)
         low, high = low * wider, high * wider
 
     decided = int((votes["choice"] != "none").sum())
@@ -248,9 +260,19 @@ def _fit(question: str, models: tuple[str, ...], votes: pd.DataFrame, draws: int
         p_better=np.asarray((drawn[:, :, None] > drawn[:, None, :]).mean(axis=0)),
         p_best=np.bincount(drawn.argmax(axis=1), minlength=size) / draws,
         left_share=left / decided if decided else math.nan,
-        clusters="raters" if by_rater else "image pairs",
-        doubts=_doubts(models, met, left, decided),
+        clusters=" and ".join(by.values()) or "image pairs",
+        doubts=_doubts(models, met, votes),
     )
+
+
+def _clusters(votes: pd.DataFrame) -> dict[str, str]:
+    """The columns whose values get a weight each, with what they are called: enough raters, enough prompts."""
+    enough = {}
+    if votes["rater"].nunique() >= MIN_RATERS:
+        enough["rater"] = "people"
+    if "prompt" in votes and votes["prompt"].nunique() >= MIN_PROMPTS:
+        enough["prompt"] = "prompts"
+    return enough
 
 
 def _counts(models: tuple[str, ...], votes: pd.DataFrame, clusters: NDArray[np.intp]) -> tuple[Array, Array]:
@@ -270,17 +292,27 @@ def _counts(models: tuple[str, ...], votes: pd.DataFrame, clusters: NDArray[np.i
     return wins, ties
 
 
-def _weights(rng: np.random.Generator, draws: int, clusters: int, by_rater: bool) -> Array:
-    """(draws, clusters) with mean 1. With few clusters the plain exponential weights vary too little.
+def _weights(
+    rng: np.random.Generator, draws: int, votes: pd.DataFrame, cells: NDArray[np.intp], by: Mapping[str, str]
+) -> Array:
+    """(draws, cells) with mean 1: of each showing, or else the product of its rater's and its prompt's.
 
+    With few clusters the plain exponential weights vary too little.
     A mean weighted by G gamma(a) weights has the variance of the plain mean, with its divisor G - 1, for
-    a = (G - 2) / G. Votes have a = 1: together with the added votes that is Jeffreys' posterior.
+    a = (G - 2) / G: raters or prompts, whose spread is estimated. Single showings have a = 1: together with the added
+    votes that is Jeffreys' posterior. So have both factors of a product, which varies more than it must already.
     """
-    shape = (clusters - 2) / clusters if by_rater else 1.0
-    return rng.gamma(shape, 1.0 / shape, size=(draws, clusters))
+    weights = np.ones((draws, int(cells.max()) + 1))
+    for column in by:
+        member, names = pd.factorize(votes[column])
+        shape = (len(names) - 2) / len(names) if len(by) == 1 else 1.0
+        of_cell = np.empty(weights.shape[1], dtype=np.intp)
+        of_cell[cells] = member
+        weights *= rng.gamma(shape, 1.0 / shape, size=(draws, len(names)))[:, of_cell]
+    return weights if by else rng.exponential(size=weights.shape)
 
 
-def _doubts(models: tuple[str, ...], met: Array, left: int, decided: int) -> tuple[str, ...]:
+def _doubts(models: tuple[str, ...], met: Array, votes: pd.DataFrame) -> tuple[str, ...]:
     found = []
     apart = _unconnected(met > 0)
     if apart:
@@ -288,10 +320,13 @@ def _doubts(models: tuple[str, ...], met: Array, left: int, decided: int) -> tup
             f"{', '.join(models[i] for i in apart)} met the others in no vote, directly or through a third: their "
             f"order against the others is not known."
         )
+    # The answers about one pair of images depend on each other: they give one sign, the side of their majority.
+    side = votes["choice"].map({"left": 1, "right": -1, "none": 0}).groupby(votes["showing"]).sum()
+    left, decided = int((side > 0).sum()), int((side != 0).sum())
     if decided and stats.binomtest(left, decided).pvalue < 0.01:
         found.append(
-            f"The left image was chosen {left} times of {decided}: somebody answers by side. Sides are balanced, so "
-            f"this favours no model, but it blurs all of them."
+            f"The left image was chosen in {left} of {decided} image pairs: somebody answers by side. Sides are "
+            f"balanced, so this favours no model, but it blurs all of them."
         )
     return tuple(found)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
+from analysis import preference
 from analysis.plot_preference import plot_preference
 from analysis.preference import (
     OVERALL,
@@ -190,7 +193,7 @@ def test_intervals_over_raters_cover_what_raters_in_general_prefer() -> None:
         votes = simulate(theta, 0.5, 40 * raters, seed, raters=raters, spread=0.8)
         for name, given in (("raters", votes), ("votes", votes.assign(rater="one"))):
             fit = fit_preference(given, draws=200).overall
-            assert fit.clusters == ("raters" if name == "raters" else "image pairs")
+            assert fit.clusters == ("people" if name == "raters" else "image pairs")
             inside[name].append((fit.low <= truth) & (truth <= fit.high))
     assert 0.90 <= np.mean(inside["raters"]) <= 0.99
     assert np.mean(inside["votes"]) < 0.80, "raters differ: their votes are not independent"
@@ -212,10 +215,59 @@ def test_with_few_raters_the_interval_is_about_these_raters_question_by_question
     five = simulate(np.array([-0.5, 0.5]), 0.5, 100, seed=4, raters=5)
     two = simulate(np.array([-0.5, 0.5]), 0.5, 40, seed=5, raters=2).assign(question="visual quality")
     fit = fit_preference(pd.concat([five, two]), draws=50)
-    assert fit.by_question[QUESTION].clusters == "raters"
+    assert fit.by_question[QUESTION].clusters == "people"
     assert fit.by_question["visual quality"].clusters == "image pairs"
-    assert "over raters" in fit.text()
-    assert "what these raters prefer" in fit_preference(two, draws=50).text()
+    assert "over people: what people in general prefer, on these prompts" in fit.text()
+    assert "over image pairs: what these raters prefer" in fit_preference(two, draws=50).text()
+    assert "over prompts: what these raters prefer (5 or more: people).\n" in (
+        fit_preference(two.assign(prompt=np.arange(40) % 5), draws=50).text()
+    )
+    both = fit_preference(five.assign(prompt=np.arange(100) % 7), draws=50)
+    assert both.overall.clusters == "people and prompts"
+    assert "over people and prompts: what people in general prefer.\n" in both.text()
+    assert fit_preference(two.assign(prompt=np.arange(40) % 4), draws=50).overall.clusters == "image pairs"
+
+
+def on_prompts(raters: int, prompts: int, seed: int) -> pd.DataFrame:
+    """Every rater answers about the images of two models for every prompt; the better one depends on the prompt."""
+    rng = np.random.default_rng(seed)
+    odds = np.repeat(rng.normal(0, 2, prompts)[None], raters, axis=0)
+    rater, prompt = np.indices(odds.shape)
+    return pd.DataFrame(
+        {
+            "rater": rater.ravel().astype(str),
+            "question": QUESTION,
+            "left": "a",
+            "right": "b",
+            "choice": np.where(rng.random(odds.shape) < 1 / (1 + np.exp(-odds)), "left", "right").ravel(),
+            "prompt": prompt.ravel().astype(str),
+            "showing": np.arange(odds.size),
+        }
+    )
+
+
+@pytest.mark.parametrize(("raters", "clusters"), [(4, "prompts"), (8, "people and prompts")])
+def test_intervals_cover_where_raters_judge_the_same_images(raters: int, clusters: str) -> None:
+    inside: dict[str, list[bool]] = {"prompts": [], "without": []}
+    for seed in range(120):
+        votes = on_prompts(raters, 15, seed)
+        for name, given in (("prompts", votes), ("without", votes.drop(columns="prompt"))):
+            fit = fit_preference(given, draws=200).overall
+            inside[name].append(bool(fit.low[0] <= 0 <= fit.high[0]))  # the models are equal over all prompts
+            assert fit.clusters == clusters or name == "without"
+    assert np.mean(inside["prompts"]) >= 0.91
+    assert np.mean(inside["without"]) < 0.85, "raters judge the same images: their votes are not independent"
+
+
+def test_the_interval_over_raters_and_prompts_holds_either_spread() -> None:
+    """Raters who agree and prompts that differ, or the other way round: the interval is as wide."""
+    votes = on_prompts(8, 8, seed=1)
+    places = np.indices((8, 8)).reshape(2, -1)
+    for of_vote in places:  # the winner is decided by the rater alone, or by the prompt alone
+        decided = votes.assign(choice=np.where(of_vote % 2 == 0, "left", "right"))
+        fit = fit_preference(decided, draws=1000).overall
+        # Eight clusters that win or lose whole: log odds have the standard deviation 2 / sqrt(7) at least.
+        assert fit.high[0] - fit.low[0] > 2 * 1.96 / math.sqrt(7)
 
 
 # --- the figure -------------------------------------------------------------------------------------------------------
@@ -245,9 +297,15 @@ def test_doubts() -> None:
     assert len(apart.doubts) == 1
     assert apart.doubts[0].startswith("d, e met the others in no vote")
     always_left = fit_preference(table(*[("a", "b", "left"), ("b", "a", "left")] * 10), draws=10).overall
-    assert "left image was chosen 20 times of 20" in always_left.doubts[0]
+    assert "left image was chosen in 20 of 20 image pairs" in always_left.doubts[0]
     assert always_left.elo.tolist() == pytest.approx([1000, 1000])
     assert fit_preference(simulate(np.zeros(3), 0.5, 100, seed=0), draws=10).overall.doubts == ()
+
+
+def test_the_answers_about_one_pair_of_images_are_one_sign_of_side() -> None:
+    votes = table(*[("a", "b", "left"), ("b", "a", "left")] * 6)  # 12 of 12 by chance: p = 0.0005
+    assert "in 12 of 12 image pairs" in fit_preference(votes.assign(showing=range(12)), draws=10).overall.doubts[0]
+    assert fit_preference(votes.assign(showing=np.arange(12) // 3), draws=10).overall.doubts == ()  # 4 of 4: p = 0.13
 
 
 def test_the_report_and_the_json() -> None:
@@ -280,6 +338,19 @@ def test_the_report_and_the_json() -> None:
 def test_votes_that_cannot_be_are_refused(votes: pd.DataFrame, sentence: str) -> None:
     with pytest.raises(PreferenceError, match=sentence):
         fit_preference(votes)
+
+
+def test_a_database_that_is_locked_is_not_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "votes.sqlite"
+    assert preference.LOCK_PATIENCE >= 30
+    monkeypatch.setattr(preference, "LOCK_PATIENCE", 0.01)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE other (x)")
+        with pytest.raises(PreferenceError, match=r"is not a database of votes .*no such table"):
+            read_votes(path)
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(PreferenceError, match=r"cannot be read now \(database is locked\); try again"):
+            read_votes(path)
 
 
 def test_what_is_no_database_of_votes_is_refused(tmp_path: Path) -> None:

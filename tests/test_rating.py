@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import console_script, environment_in, heed_interrupts
 from PIL import Image
@@ -33,7 +34,7 @@ from rfscale.cli import app
 from rfscale.data import load, load_text_encoder
 from rfscale.evals.samples import generate_images
 from rfscale.rating import images as images_module
-from rfscale.rating.images import Drawing, draw_images
+from rfscale.rating.images import Drawing, draw_images, save_png
 from rfscale.rating.pairs import choose
 from rfscale.rating.server import LONGEST_REQUEST, TOKEN_HEADER, RatingServer
 from rfscale.rating.sitting import Design, Sitting
@@ -224,7 +225,8 @@ def test_a_sitting_from_the_first_question_to_the_end(tmp_path: Path) -> None:
         assert sitting.image(state["left"].removeprefix("/image/")) is not None
         seen.append(state)
         state = sitting.vote("ada", state["showing"], state["question"], CHOICES[len(seen) % 3])
-    assert state == {"done": 8, "total": 8, "can_undo": True, "finished": True}
+    last = {"showing": seen[-1]["showing"], "question": "visual quality"}
+    assert state == {"done": 8, "total": 8, "last": last, "finished": True}
     assert [s["question"] for s in seen] == ["prompt following", "visual quality"] * 4
     for one, two in zip(seen[::2], seen[1::2], strict=True):
         assert [one[k] for k in ("showing", "prompt", "left", "right")] == [
@@ -279,15 +281,16 @@ def test_a_double_submit_counts_once_and_an_old_question_is_refused(tmp_path: Pa
 def test_undo_goes_back_answer_by_answer(tmp_path: Path) -> None:
     sitting = Sitting(design(), Votes(tmp_path / "votes.sqlite"))
     first = sitting.state("ada")
-    assert sitting.undo("ada") == first, "nothing to take back"
-    assert not first["can_undo"]
+    assert sitting.undo("ada", first["showing"], first["question"]) == first, "nothing to take back"
+    assert first["last"] is None
     second = answer(sitting)
     answer(sitting, choice="right")  # the next pair is on the page now
     sitting.state("bob")
     answer(sitting, "bob")
-    back = sitting.undo("ada")
+    back = sitting.undo("ada", **sitting.state("ada")["last"])
     assert (back["showing"], back["question"], back["done"]) == (second["showing"], second["question"], 1)
-    again = sitting.undo("ada")
+    assert sitting.undo("ada", back["showing"], back["question"]) == back, "sent twice: it is taken back already"
+    again = sitting.undo("ada", **back["last"])
     assert (again["showing"], again["question"], again["done"]) == (first["showing"], first["question"], 0)
     assert [vote.showing.rater for vote in sitting.votes.of("s50-g2.5-ema")] == ["bob"]
     assert answer(sitting)["done"] == 1
@@ -328,7 +331,7 @@ def test_there_is_an_end_where_all_was_seen_and_other_settings_do_not_count(tmp_
         answer(sitting)
     assert len(votes.of("s50-g2.5-ema")) == 4
     other = Sitting(design(setting="s10-g5-ema"), votes).state("ada")
-    assert (other["done"], other["can_undo"]) == (0, False)
+    assert (other["done"], other["last"]) == (0, None)
     assert Sitting(design(trials=TRIALS[1:]), votes).state("ada")["done"] == 0, "votes on other trials"
     assert Sitting(design(), votes).state("ada")["done"] == 4
 
@@ -362,8 +365,6 @@ def test_images_are_those_of_the_trial_from_noise_that_all_trials_share(
     for trial in sweep.trials:
         context, pooled = load_text_encoder(trial.text).encode(captions)
         model = load_model(trial, store.trial(trial.trial_id))
-        import torch
-
         expected = generate_images(model, trial, torch.as_tensor(context), torch.as_tensor(pooled), 3, 2.0, seed=0)
         for number in range(5):
             drawn = pixels(files[trial.trial_id, number]).astype(float) / 127.5 - 1
@@ -408,6 +409,15 @@ def test_a_png_holds_pixels_and_nothing_else(trained: tuple[Path, Sweep], tmp_pa
         assert chunks(path.read_bytes()) == [b"IHDR", b"IDAT", b"IEND"]
         assert re.fullmatch(r"[0-9a-f]{32}\.png", path.name)
         assert not any(trial.trial_id in path.name for trial in sweep.trials)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_pixels_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    image = torch.zeros(3, 4, 4)
+    image[1, 2, 3] = value
+    with pytest.raises(RatingError, match="has pixels that are not finite; lower --guidance, or choose other trials"):
+        save_png(image, tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
 
 
 def chunks(png: bytes) -> list[bytes]:
@@ -461,8 +471,15 @@ def test_the_server_asks_and_keeps_answers(served: tuple[RatingServer, Ask]) -> 
     assert (status, state["done"], state["finished"]) == (200, 0, False)
     vote = {"rater": "Ada L.", "showing": state["showing"], "question": state["question"], "choice": "left"}
     for _ in range(2):
-        assert json.loads(ask("POST", "/vote", vote)[2])["done"] == 1
-    assert json.loads(ask("POST", "/undo", {"rater": "Ada L."})[2])["done"] == 0
+        second = json.loads(ask("POST", "/vote", vote)[2])
+        assert second["done"] == 1
+    assert second["last"] == {key: vote[key] for key in ("showing", "question")}
+    ask("POST", "/vote", {**vote, **{key: second[key] for key in ("showing", "question")}})
+    for _ in range(2):  # a request that is sent again takes no second answer back
+        undo = {"rater": "Ada L.", **{key: second[key] for key in ("showing", "question")}}
+        assert json.loads(ask("POST", "/undo", undo)[2])["done"] == 1
+    state = json.loads(ask("POST", "/undo", {"rater": "Ada L.", **second["last"]})[2])
+    assert state["done"] == 0
     assert ask("POST", "/vote", {**vote, "showing": "old"})[0] == 409
     status, headers, image = ask("GET", state["left"])
     assert (status, headers["Content-Type"]) == (200, "image/png")
@@ -490,12 +507,17 @@ def test_the_server_listens_on_loopback_only(served: tuple[RatingServer, Ask]) -
         ("POST", "/state", {"rater": "a"}, {"Content-Type": "text/plain"}, 415),  # what a foreign form can send
         ("POST", "/state", {"rater": "a" * LONGEST_REQUEST}, {}, 413),
         ("POST", "/state", b"{", {}, 400),
+        ("POST", "/state", b"[" * LONGEST_REQUEST, {}, 400),  # nested deeper than Python follows
+        ("POST", "/state", b"", {"Content-Length": "9" * 5000}, 400),  # longer than Python reads
+        ("POST", "/state", b"", {"Content-Length": "-1"}, 400),
+        ("POST", "/state", b"", {"Content-Length": "9" * 50}, 413),
         ("POST", "/state", [1], {}, 400),
         ("POST", "/state", {}, {}, 400),
         ("POST", "/state", {"rater": " "}, {}, 400),
         ("POST", "/state", {"rater": "a\nb\x00"}, {}, 400),
         ("POST", "/state", {"rater": 1}, {}, 400),
         ("POST", "/vote", {"rater": "a"}, {}, 400),
+        ("POST", "/undo", {"rater": "a"}, {}, 400),
         ("POST", "/nothing", {"rater": "a"}, {}, 404),
         ("GET", "/image/", None, {}, 404),
         ("GET", "/image/../votes.py", None, {}, 404),
@@ -510,6 +532,31 @@ def test_what_is_not_ours_is_refused(
     server, ask = served
     assert ask(method, path, body, **headers)[0] == status
     assert server.sitting.votes.of("s50-g2.5-ema") == []
+
+
+def test_a_disk_that_fails_is_a_sentence_that_names_no_path(
+    served: tuple[RatingServer, Ask], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server, ask = served
+    state = json.loads(ask("POST", "/state", {"rater": "ada"})[2])
+    for path in server.images.values():
+        path.unlink()
+    server.sitting.votes.path.write_text("this is no database" * 100)
+    for path in server.sitting.votes.path.parent.glob("votes.sqlite-*"):
+        path.unlink()
+    vote = {"rater": "ada", "showing": state["showing"], "question": state["question"], "choice": "left"}
+    for answered, reason in (
+        (ask("GET", state["left"]), "No such file or directory"),
+        (ask("POST", "/vote", vote), "file is not a database"),
+    ):
+        assert answered[0] == 500
+        assert json.loads(answered[2])["error"] == (
+            f"the server cannot reach its votes or images ({reason}); see its terminal, then try again"
+        )
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert len(said.splitlines()) == 2
+    assert str(tmp_path) in said, "the person at the terminal needs the path"
 
 
 def test_the_page_may_load_nothing_from_elsewhere(served: tuple[RatingServer, Ask]) -> None:
@@ -541,7 +588,7 @@ def test_nothing_that_is_sent_tells_the_models_apart(served: tuple[RatingServer,
             told += state[side].encode() + repr(headers).encode() + image
             image_headers |= headers.keys()
         assert state.keys() == {
-            *("done", "total", "can_undo", "finished", "showing", "prompt", "question", "text", "number"),
+            *("done", "total", "last", "finished", "showing", "prompt", "question", "text", "number"),
             *("questions", "left", "right"),
         }
         vote = {"rater": "ada", "showing": state["showing"], "question": state["question"], "choice": "left"}
@@ -606,6 +653,9 @@ def test_a_sweep_that_cannot_be_rated_is_refused(trained: tuple[Path, Sweep], tm
         == "sweep pairs has no trial of formulation v/cos; it has rf, eps/linear"
     )
     assert "nothing" in refused(invoke("rate", path, "--store", store, "--formulations", "nothing"))
+    assert refused(invoke("rate", path, "--store", store, "--guidance", "inf")) == (
+        "--guidance inf is not possible; give a finite number that is not negative"
+    )
     no_votes = refused(invoke("rate", path, "--store", tmp_path, "--results"))
     assert no_votes.startswith("there are no votes yet (")
     assert not list(tmp_path.iterdir())

@@ -110,7 +110,8 @@ def page(browser: Any) -> Iterator[Any]:
     opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     yield opened
     context.close()
-    allowed = ("ERR_CONNECTION_REFUSED", "ERR_EMPTY_RESPONSE", "403 (Forbidden)")  # the test stopped the server
+    # The test stopped the server, or took its images away.
+    allowed = ("ERR_CONNECTION_REFUSED", "ERR_EMPTY_RESPONSE", "403 (Forbidden)", "500 (Internal")
     assert [text for text in complaints if not any(known in text for known in allowed)] == []
 
 
@@ -120,6 +121,15 @@ def begin(page: Any, address: str, rater: str) -> None:
     page.keyboard.type(rater)
     page.keyboard.press("Enter")
     ready(page)
+
+
+def greeted(page: Any, address: str, rater: str) -> None:
+    """Give a name that has answers already."""
+    page.goto(address)
+    playwright.expect(page.locator("#rater")).to_be_focused()
+    page.keyboard.type(rater)
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#go-on")).to_be_focused()
 
 
 def ready(page: Any) -> None:
@@ -319,8 +329,55 @@ def test_a_killed_server_loses_no_answer(serve: Serve, page: Any, tmp_path: Path
     serve(int(address.rstrip("/").rsplit(":", 1)[1]))
     page.keyboard.press("ArrowLeft")
     playwright.expect(page.get_by_role("alert")).to_contain_text("reload the page")
-    begin(page, address, "Eve")
+    greeted(page, address, "Eve")
+    page.keyboard.press("Enter")
+    ready(page)
     playwright.expect(page.locator("#count")).to_have_text(f"3 of {2 * PAIRS}")
     assert page.locator("#prompt").text_content() == prompt, "the pair that was half answered comes first"
     assert page.locator("#question").text_content() == QUESTIONS["visual quality"]
     assert [row[6] for row in rows(tmp_path / "work")] == ["right"] * 3
+
+
+def test_a_name_that_has_answers_is_asked_before_it_goes_on(serve: Serve, page: Any, tmp_path: Path) -> None:
+    _, address = serve()
+    begin(page, address, "AB")
+    press(page, "ArrowRight", 1)
+    press(page, "ArrowRight", 2)
+    greeted(page, address, "AB")
+    playwright.expect(page.locator("#known-text")).to_have_text(
+        "AB has 2 answers already; go on as AB, or take another name"
+    )
+    playwright.expect(page.locator("#rating")).to_be_hidden()
+    page.keyboard.press("ArrowLeft")
+    assert len(rows(tmp_path / "work")) == 2, "nothing is asked yet"
+    page.keyboard.press("Escape")
+    playwright.expect(page.locator("#rater")).to_be_focused()
+    page.keyboard.type("ABC")  # over the name that was there
+    page.keyboard.press("Enter")
+    ready(page)
+    press(page, "ArrowLeft", 1)
+    assert [(row[0], row[6]) for row in rows(tmp_path / "work")] == [("AB", "right")] * 2 + [("ABC", "left")]
+
+
+def test_no_answer_counts_for_images_that_were_not_shown(serve: Serve, page: Any, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    _, address = serve()
+    begin(page, address, "Ida")
+    press(page, "ArrowRight", 1)
+    images = work / "runs" / "ratings" / "liked" / "images"
+    images.rename(images.with_name("gone"))
+    page.keyboard.press("ArrowRight")  # the last question about these images; the next two cannot be shown
+    playwright.expect(page.get_by_role("alert")).to_contain_text("an image could not be loaded")
+    playwright.expect(page.locator("#rating")).to_be_hidden()
+    playwright.expect(page.locator("#try-again")).to_be_focused()
+    for key in ("ArrowLeft", "ArrowLeft", "Backspace"):
+        page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#try-again")).to_be_focused()
+    assert [row[6] for row in rows(work)] == ["right"] * 2
+    images.with_name("gone").rename(images)
+    page.keyboard.press("Enter")
+    ready(page)
+    playwright.expect(page.get_by_role("alert")).to_be_hidden()
+    press(page, "ArrowLeft", 3)
+    assert [row[6] for row in rows(work)] == ["right", "right", "left"]

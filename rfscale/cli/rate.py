@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,6 +49,8 @@ def rate(
     A page on this machine alone. The images are drawn by the finished trials from the same prompts and noise. --results
     gives Elo with intervals.
     """
+    if not math.isfinite(guidance):
+        raise RatingError(f"--guidance {guidance} is not possible; give a finite number that is not negative")
     definition, place = load_sweep(sweep), open_store(store)
     trials = _selected(definition, depth or [], formulations or [])
     folder = place.root / "ratings" / definition.name

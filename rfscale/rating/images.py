@@ -20,6 +20,7 @@ from torch import Tensor
 from rfscale.checkpoint import load_model
 from rfscale.data import load_text_encoder
 from rfscale.evals.samples import generate_images
+from rfscale.rating.votes import RatingError
 from rfscale.store import Store
 from rfscale.sweep import Trial
 
@@ -44,7 +45,8 @@ def draw_images(
 ) -> Mapping[tuple[str, int], Path]:
     """(trial id, number of the prompt) -> PNG file. Draws what is missing and calls progress(drawn, to draw).
 
-    Image i of every trial starts from the same noise. Raises StoreError where weights are missing.
+    Image i of every trial starts from the same noise. Raises StoreError where weights are missing, and RatingError
+    where a trial draws no finite image.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -98,7 +100,15 @@ def _draw(
 
 
 def save_png(image: Tensor, path: Path) -> None:
-    """(c, h, w) in [-1, 1] -> a PNG of pixels only: no text, no time. Complete or absent."""
+    """(c, h, w) in [-1, 1] -> a PNG of pixels only: no text, no time. Complete or absent.
+
+    Raises RatingError for pixels that are not finite, which would become an arbitrary colour.
+    """
+    if not image.isfinite().all():
+        raise RatingError(
+            f"the image for {path} has pixels that are not finite; lower --guidance, or choose other trials with "
+            f"--depth and --formulations"
+        )
     pixels = ((image.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const token = document.querySelector("meta[name=token]").content;
 let rater = "";
 let state = null; // what is asked now
-let busy = true; // no answer counts while one is on its way or an image is not there yet
+let busy = false; // no answer counts while one is on its way or an image is not there yet
 
 async function ask(path, fields) {
   const response = await fetch(path, {
@@ -18,11 +18,12 @@ async function ask(path, fields) {
   return answer;
 }
 
-async function step(path, fields) {
+async function step(path, fields, then = show) {
+  if (busy) return;
   busy = true;
   try {
-    await show(await ask(path, fields));
-    $("trouble").hidden = true;
+    await then(await ask(path, fields));
+    $("trouble").hidden = $("again").hidden = true;
   } catch (error) {
     const gone = error instanceof TypeError;
     $("trouble").textContent = gone
@@ -32,12 +33,31 @@ async function step(path, fields) {
   } finally {
     busy = false;
   }
+  if (!$("again").hidden) $("try-again").focus();
+}
+
+// Before the first question: whoever has answered under this name already may be somebody else.
+function greet(next) {
+  if (!next.done) return show(next);
+  const answers = next.done === 1 ? "1 answer" : `${next.done} answers`;
+  $("known-text").textContent = `${rater} has ${answers} already; go on as ${rater}, or take another name`;
+  $("start").hidden = true;
+  $("known").hidden = false;
+  $("go-on").focus();
+}
+
+function takeAnotherName() {
+  if (busy) return;
+  $("known").hidden = $("trouble").hidden = $("again").hidden = true;
+  $("start").hidden = false;
+  $("rater").focus();
+  $("rater").select();
 }
 
 async function show(next) {
-  const before = state;
+  if (!next.finished && (!state || state.left !== next.left)) await load(next);
   state = next;
-  $("start").hidden = true;
+  $("start").hidden = $("known").hidden = true;
   $("rating").hidden = next.finished;
   $("end").hidden = !next.finished;
   $("rater-shown").textContent = rater;
@@ -48,7 +68,7 @@ async function show(next) {
   $("bar").style.width = `${(100 * next.done) / Math.max(1, next.total)}%`;
   if (next.finished) {
     $("end-count").textContent = `All of your ${next.done} answers are kept.`;
-    $("end-undo").hidden = !next.can_undo;
+    $("end-undo").hidden = !next.last;
     $("end-title").focus();
     return;
   }
@@ -58,19 +78,34 @@ async function show(next) {
   $("question").classList.remove("new");
   void $("question").offsetWidth; // starts the animation anew
   $("question").classList.add("new");
-  $("undo").disabled = !next.can_undo;
-  if (!before || before.left !== next.left) await load(next);
+  $("undo").disabled = !next.last;
   $("question").focus({ preventScroll: true });
 }
 
+// Puts both images on the page, or none: then nothing is asked, so that nobody answers about what they do not see.
 async function load(next) {
   document.body.classList.add("waiting");
-  const images = [$("left-image"), $("right-image")];
-  images[0].src = next.left;
-  images[1].src = next.right;
-  await Promise.all(images.map((image) => image.decode()));
+  const images = ["left", "right"].map((side) => {
+    const image = new Image();
+    image.src = next[side];
+    return image;
+  });
+  try {
+    await Promise.all(images.map((image) => image.decode()));
+  } catch {
+    state = null;
+    $("start").hidden = $("known").hidden = $("rating").hidden = true;
+    $("again").hidden = false;
+    throw new Error("an image could not be loaded; your answers before are kept");
+  } finally {
+    document.body.classList.remove("waiting");
+  }
+  for (const [i, side] of ["left", "right"].entries()) {
+    images[i].id = `${side}-image`;
+    images[i].alt = "";
+    $(`${side}-image`).replaceWith(images[i]);
+  }
   fit();
-  document.body.classList.remove("waiting");
 }
 
 // Small images are enlarged by a whole number, so that every pixel of theirs is a square of the same size.
@@ -92,10 +127,11 @@ function answer(choice) {
 }
 
 function undo() {
-  if (!busy && state && state.can_undo) step("/undo", {});
+  if (!busy && state && state.last) step("/undo", state.last);
 }
 
 document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !$("known").hidden) takeAnotherName();
   if (!state || event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
   const onButton = event.target instanceof HTMLButtonElement; // reached with Tab: Space presses that button
   const keys = { ArrowLeft: () => answer("left"), ArrowRight: () => answer("right"), Backspace: undo };
@@ -108,9 +144,12 @@ document.addEventListener("keydown", (event) => {
 $("start").addEventListener("submit", (event) => {
   event.preventDefault();
   rater = $("rater").value.trim();
-  if (rater) step("/state", {});
+  if (rater) step("/state", {}, greet);
 });
 for (const choice of ["left", "right", "none"]) $(choice).addEventListener("click", () => answer(choice));
 for (const id of ["undo", "end-undo"]) $(id).addEventListener("click", undo);
+$("go-on").addEventListener("click", () => step("/state", {}));
+$("other-name").addEventListener("click", takeAnotherName);
+$("try-again").addEventListener("click", () => step("/state", {}));
 $("next-rater").addEventListener("click", () => location.reload());
 window.addEventListener("resize", fit);

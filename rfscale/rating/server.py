@@ -4,7 +4,7 @@
     GET  /image/<token>    one image of what stands on a page; the token is random and new for every showing
     POST /state            {rater}                                -> what to ask
     POST /vote             {rater, showing, question, choice}     -> what to ask next
-    POST /undo             {rater}                                -> the last question again
+    POST /undo             {rater, showing, question}             -> that question again, if it was the last answered
 
 Nothing that leaves here tells the models apart: no trial, no formulation, no file name, no time of a file. Other pages
 in the same browser can neither read (the Host header must be ours, which stops DNS rebinding) nor write (POST needs
@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import json
 import secrets
+import sqlite3
 import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -113,12 +114,26 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.headers.get("Host") not in self.server.hosts:
                 raise _Refused(HTTPStatus.MISDIRECTED_REQUEST, f"open {self.server.address}")
-            kind, body = respond()
+            kind, body = self._reach(respond)
             self._send(HTTPStatus.OK, kind, body)
         except _Refused as refused:
             self._send(refused.status, *_json({"error": str(refused)}))
         except RatingError as error:
             self._send(HTTPStatus.CONFLICT, *_json({"error": str(error)}))
+
+    def _reach(self, respond: Callable[[], tuple[str, bytes]]) -> tuple[str, bytes]:
+        """Where the disk or the votes fail, the terminal gets the details and the page a sentence without any path."""
+        try:
+            return respond()
+        except (ConnectionError, TimeoutError):  # the browser went away
+            raise
+        except (OSError, sqlite3.Error) as error:
+            print(f"rfscale: {self.path.split('/')[1]}: {error}", file=sys.stderr, flush=True)
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise _Refused(
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                f"the server cannot reach its votes or images ({reason}); see its terminal, then try again",
+            ) from error
 
     def _get(self) -> tuple[str, bytes]:
         if self.path == "/":
@@ -147,21 +162,28 @@ class _Handler(BaseHTTPRequestHandler):
             showing, question, choice = (_text(given, key) for key in ("showing", "question", "choice"))
             return _json(sitting.vote(rater, showing, question, choice))
         if self.path == "/undo":
-            return _json(sitting.undo(rater))
+            showing, question = (_text(given, key) for key in ("showing", "question"))
+            return _json(sitting.undo(rater, showing, question))
         raise _Refused(HTTPStatus.NOT_FOUND, "there is nothing here")
 
     def _body(self) -> bytes:
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > LONGEST_REQUEST:
+        given = self.headers.get("Content-Length", "")
+        try:
+            length = int(given) if given.isdecimal() else -1
+        except ValueError:  # Python reads no number of thousands of digits
+            length = -1
+        if length < 0:
+            raise _Refused(HTTPStatus.BAD_REQUEST, "say how many bytes are sent")
+        if length > LONGEST_REQUEST:
             raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send at most {LONGEST_REQUEST} bytes")
-        return self.rfile.read(int(length))
+        return self.rfile.read(length)
 
     def _object(self, body: bytes) -> dict[str, Any]:
         if self.headers.get_content_type() != "application/json":
             raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON")
         try:
             given = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _Refused(HTTPStatus.BAD_REQUEST, "this is no JSON") from None
         if not isinstance(given, dict):
             raise _Refused(HTTPStatus.BAD_REQUEST, "send a JSON object")

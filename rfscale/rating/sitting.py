@@ -49,11 +49,14 @@ class Sitting:
         self._images: dict[str, tuple[str, int]] = {}  # token -> trial and prompt number
 
     def state(self, rater: str) -> dict[str, Any]:
-        """What the page of a rater shows: progress and, unless finished, the prompt, one question and two images."""
+        """What the page of a rater shows: progress and, unless finished, the prompt, one question and two images.
+
+        `last` names the answer that can be taken back.
+        """
         with self._lock:
             mine = self._mine(rater)
             total = self.design.showings * len(self.design.questions)
-            progress = {"done": len(mine), "total": max(total, len(mine)), "can_undo": bool(mine)}
+            progress = {"done": len(mine), "total": max(total, len(mine)), "last": _name(mine[-1]) if mine else None}
             asked = self._next(rater, mine)
             if asked is None:
                 return {**progress, "finished": True}
@@ -84,11 +87,14 @@ class Sitting:
                 self.votes.add(Vote(asked[0].showing, question, choice))
             return self.state(rater)
 
-    def undo(self, rater: str) -> dict[str, Any]:
-        """Take the rater's last answer back and ask that question again."""
+    def undo(self, rater: str, showing: str, question: str) -> dict[str, Any]:
+        """Take the rater's last answer back and ask that question again; nothing where it is not the one named.
+
+        So a request that is sent twice takes one answer back.
+        """
         with self._lock:
             mine = self._mine(rater)
-            if mine:
+            if mine and _name(mine[-1]) == {"showing": showing, "question": question}:
                 self.votes.remove(mine[-1])
                 self._show(rater, mine[-1].showing)
             return self.state(rater)
@@ -149,3 +155,8 @@ class Sitting:
     def _leave(self, rater: str) -> None:
         if page := self._on_page.pop(rater, None):
             del self._images[page.left_token], self._images[page.right_token]
+
+
+def _name(vote: Vote) -> dict[str, str]:
+    """What tells a vote from all others."""
+    return {"showing": vote.showing.showing, "question": vote.question}
