@@ -225,7 +225,7 @@ def _check(votes: pd.DataFrame) -> None:
 def _fit(question: str, models: tuple[str, ...], votes: pd.DataFrame, draws: int, seed: int) -> Strengths:
     size = len(models)
     by = _clusters(votes)
-    cells = votes.groupby(list(by) or ["showing"], sort=False).ngroup().to_numpy()
+    cells = np.asarray(votes.groupby(list(by) or ["showing"], sort=False).ngroup(), dtype=np.intp)
     wins, ties = _counts(models, votes, cells)  # (G, K, K)
     added = (1.0 - np.eye(size)) / size
     total_wins, total_ties = wins.sum(axis=0), ties.sum(axis=0)
