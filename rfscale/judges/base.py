@@ -43,7 +43,7 @@ class Score:
 class Judge(Protocol):
     """`label` names the judge and all that its numbers depend on for comparison, such as the number of images (FID is
     biased by it): scores are compared only under one label. `identity` is recorded with the scores: versions, settings
-    and the checksum of every weight file."""
+    and the checksum of every file that they depend on, and no path."""
 
     @property
     def label(self) -> str: ...
