@@ -85,7 +85,7 @@ class ObjectiveUnder:
 
     value: float
     standard_error: float  # over images and noise; the levels are even quantiles and not drawn
-    effective_samples: float  # (sum w)^2 / sum w^2 of the weights: equally weighted losses that would say as much
+    effective_samples: float  # (sum w r)^2 / sum (w r)^2: equally weighted losses that would say as much
     covered: float  # share of the other's noise levels between the least and the most noisy one that was measured
 
 
