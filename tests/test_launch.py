@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import heed_interrupts
 
 from rfscale import launch as launch_module
 from rfscale import names
@@ -278,7 +279,7 @@ def start_run(sweep: Path, store: Path, mark: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k not in {*SETTINGS, "MLFLOW_TRACKING_URI"}}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env={**environment, "OMP_NUM_THREADS": "1", "RFSCALE_MARK": mark},
+        preexec_fn=heed_interrupts, env={**environment, "OMP_NUM_THREADS": "1", "RFSCALE_MARK": mark},
     )  # fmt: skip
 
 
