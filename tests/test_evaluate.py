@@ -103,6 +103,9 @@ def test_every_unit_is_scored_once_with_its_error_ceiling_and_path_length(traine
         assert folder.sample_grid(trial.steps, "glyphs-10", setting).exists()
     assert names.quality_key("spelling_ceiling", "glyphs-10", "true") in keys
     assert {step for step, _, _ in written} == set(trial.evaluation.steps(trial.steps))
+    length = {k: v for step, k, v in written if step == trial.steps and k.split("/")[1] == "path_length"}
+    drawn_by = [length[names.quality_key("path_length", "generation", f"s2-g1-{kind}")] for kind in ("ema", "raw")]
+    assert drawn_by[0] != drawn_by[1], "two sets of weights draw two sets of images"
     before = folder.journal.read_bytes()
     evaluate(trial, store, quality, progress=seen.append)
     assert (folder.journal.read_bytes(), len(seen)) == (before, len(units(trial, quality)))
