@@ -62,8 +62,10 @@ def judge_trials(
     bars, wanted = Bars(screen), sum(left.values())
 
     def tick(outcome: Outcome, running: set[str]) -> None:
-        still = sum(len(missing(t, store.trial(t.trial_id), quality)) for t in todo)
-        bars.show("evaluations", wanted - still, wanted)
+        for t in todo:
+            if left[t.trial_id]:  # a trial with nothing left is not read again
+                left[t.trial_id] = len(missing(t, store.trial(t.trial_id), quality))
+        bars.show("evaluations", wanted - sum(left.values()), wanted)
 
     with mirror.in_background(), bars.shown():
         outcome = launch_evaluation(sweep, quality, todo, store, address=address, tick=tick)

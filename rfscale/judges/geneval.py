@@ -141,13 +141,13 @@ def summary(results: Sequence[tuple[str, bool]]) -> list[Score]:
         correct = [right for tag, right in results if tag == task]
         if correct:
             scores.append(
-                Score(f"geneval_{task}", sum(correct) / len(correct), _agresti_coull(sum(correct), len(correct)))
+                Score(f"geneval_{task}", sum(correct) / len(correct), agresti_coull(sum(correct), len(correct)))
             )
     mean = sum(score.value for score in scores) / len(scores)
     return [*scores, Score("geneval", mean, sum(score.se**2 for score in scores) ** 0.5 / len(scores))]
 
 
-def _agresti_coull(hits: int, trials: int) -> float:
+def agresti_coull(hits: int, trials: int) -> float:
     z2 = 1.96**2
     share = (hits + z2 / 2) / (trials + z2)
     return float((share * (1 - share) / (trials + z2)) ** 0.5)

@@ -153,17 +153,11 @@ class ShapesWorldJudge:
         cosine = _cosines(self.encoder, images, captions)
         yield Score("clip_score", float(cosine.mean()), float(cosine.std(ddof=1) / len(cosine) ** 0.5))
         right = [agrees(scene, found) for scene, found in zip(world, reader.read(images), strict=True)]
-        yield Score("read_exactly", sum(right) / len(right), _share_se(sum(right), len(right)))
+        yield Score("read_exactly", sum(right) / len(right), geneval.agresti_coull(sum(right), len(right)))
 
         metadata = geneval.shapes_prompts(self.spec.prompts, recipe.max_objects)
         images = _drawn(generate, [str(prompt["prompt"]) for prompt in metadata], recipe.resolution)
         yield from geneval.summary(geneval.judge_images(images, metadata))
-
-
-def _share_se(hits: int, trials: int) -> float:
-    """Standard error of a share by Agresti and Coull (1998), as for GenEval: not 0 where all are right, or none."""
-    share = (hits + 1.96**2 / 2) / (trials + 1.96**2)
-    return float((share * (1 - share) / (trials + 1.96**2)) ** 0.5)
 
 
 def agrees(scene: Scene, found: Sequence[SceneObject]) -> bool:
