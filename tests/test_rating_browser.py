@@ -135,7 +135,12 @@ def greeted(page: Any, address: str, rater: str) -> None:
 def ready(page: Any) -> None:
     """Wait until a question stands there with its images, or the end."""
     playwright.expect(page.locator("#question:focus, #end-title:focus")).to_be_visible()
-    playwright.expect(page.locator("body")).not_to_have_class("waiting")
+    settled(page)
+
+
+def settled(page: Any) -> None:
+    """Wait until the page takes an answer again: keys pressed before that count for nothing."""
+    playwright.expect(page.locator("main")).to_have_attribute("aria-busy", "false")
 
 
 def press(page: Any, key: str, done: int, total: int = 2 * PAIRS) -> None:
@@ -370,9 +375,11 @@ def test_no_answer_counts_for_images_that_were_not_shown(serve: Serve, page: Any
     playwright.expect(page.get_by_role("alert")).to_contain_text("an image could not be loaded")
     playwright.expect(page.locator("#rating")).to_be_hidden()
     playwright.expect(page.locator("#try-again")).to_be_focused()
+    settled(page)
     for key in ("ArrowLeft", "ArrowLeft", "Backspace"):
         page.keyboard.press(key)
     page.keyboard.press("Enter")
+    settled(page)
     playwright.expect(page.locator("#try-again")).to_be_focused()
     assert [row[6] for row in rows(work)] == ["right"] * 2
     images.with_name("gone").rename(images)

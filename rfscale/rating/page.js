@@ -18,9 +18,14 @@ async function ask(path, fields) {
   return answer;
 }
 
+function setBusy(value) {
+  busy = value;
+  document.querySelector("main").setAttribute("aria-busy", value);
+}
+
 async function step(path, fields, then = show) {
   if (busy) return;
-  busy = true;
+  setBusy(true);
   try {
     await then(await ask(path, fields));
     $("trouble").hidden = $("again").hidden = true;
@@ -31,7 +36,7 @@ async function step(path, fields, then = show) {
       : `That did not work: ${error.message}.`;
     $("trouble").hidden = false;
   } finally {
-    busy = false;
+    setBusy(false);
   }
   if (!$("again").hidden) $("try-again").focus();
 }
