@@ -65,16 +65,25 @@ def settings_of(scores: pd.DataFrame) -> list[Setting]:
 
 
 def mean_over(values: pd.Series, errors: pd.Series | None = None) -> Mean:
-    """Mean with a Student interval over the trials; of a single trial that of its own standard error, if any."""
+    """Mean with a Student interval over the trials, no narrower than their own standard errors allow, if given.
+
+    Trials may agree by chance, as where a task fails on every image of all of them: that is not certainty. Of a single
+    trial the standard error is all there is.
+    """
     x = values.to_numpy(float)
     n = len(x)
     if n == 0:
         return Mean(np.nan, np.nan, np.nan, 0)
-    if n > 1:
-        half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * x.std(ddof=1) / np.sqrt(n))
-    else:
-        half = float(stats.norm.ppf((1 + LEVEL) / 2) * errors.iloc[0]) if errors is not None else np.nan
+    own = np.nan if errors is None else _own_half_width(errors)
+    between = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * x.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
+    half = float(np.fmax(between, own))
     return Mean(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half, n)
+
+
+def _own_half_width(errors: pd.Series) -> float:
+    """Of the interval of a mean, from the standard errors of its terms; NaN where one is not known."""
+    squares = np.square(errors.to_numpy(float))
+    return float(stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(squares.sum()) / len(squares))
 
 
 def judge_of(scores: pd.DataFrame, metric: str, prefer: str = "") -> str:
@@ -108,7 +117,10 @@ def sizes_of(rows: pd.DataFrame) -> list[str]:
 
 
 def pooled_means(rows: pd.DataFrame) -> dict[str, Mean]:
-    """Mean of each formulation over its seeds; the variance between seeds is pooled over formulations."""
+    """Mean of each formulation over its seeds; the variance between seeds is pooled over formulations.
+
+    No interval is narrower than the standard errors of the scores allow.
+    """
     groups = {str(name): group for name, group in rows.groupby("formulation")}
     dof = sum(len(g) - 1 for g in groups.values())
     if dof == 0:
@@ -116,7 +128,8 @@ def pooled_means(rows: pd.DataFrame) -> dict[str, Mean]:
     spread = np.sqrt(sum(float(((g["value"] - g["value"].mean()) ** 2).sum()) for g in groups.values()) / dof)
     out = {}
     for name, g in groups.items():
-        half = float(stats.t.ppf((1 + LEVEL) / 2, dof) * spread / np.sqrt(len(g)))
+        between = float(stats.t.ppf((1 + LEVEL) / 2, dof) * spread / np.sqrt(len(g)))
+        half = float(np.fmax(between, _own_half_width(g["se"])))
         mean = float(g["value"].mean())
         out[name] = Mean(mean, mean - half, mean + half, len(g))
     return out

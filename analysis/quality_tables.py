@@ -254,8 +254,7 @@ def few_steps(scores: pd.DataFrame) -> FewSteps:
     most = int(max(wide.columns))
     fewer = tuple(s for s in sorted(map(int, wide.columns)) if s != most)
     drops = (100 * (1 - wide[list(fewer)].div(wide[most], axis=0))).reset_index()
-    paths = scores[(scores["metric"] == "path_length") & scores["last"] & np.isfinite(scores["value"])]
-    paths = at(paths, Setting(most, guidance, "ema"))
+    paths = at(ends_of(scores, "path_length", judge), Setting(most, guidance, "ema"))
     made = []
     for size in sizes_of(drops):
         here = drops[drops["size"] == size]

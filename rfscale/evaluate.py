@@ -31,7 +31,6 @@ from rfscale.sweep import Quality, Resources, Setting, Trial, Weights
 
 GRID_IMAGES = 4 * COLUMNS
 NOISE_SEED = 0  # of every trial: all draw the same prompt from the same noise
-GENERATION = "generation"  # in the place of the judge where a number is of the drawing itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +177,7 @@ def _judge(spec: JudgeSpec, trial: Trial, folder: TrialFolder, store: Store, dev
 
 def _known_judges(judge: Judge, trial: Trial, folder: TrialFolder) -> dict[str, JsonValue]:
     """The identities of all who scored the trial, this judge among them. JudgeError where another used its label."""
-    known, identity = read_json(folder.judges) or {}, judge.identity()
+    known, identity = read_json(folder.judges) or {}, judge.identity
     before = known.get(judge.label, identity)
     # As JSON, where a figure that is not a number equals itself.
     differs = sorted(k for k in {*identity, *before} if json.dumps(identity.get(k)) != json.dumps(before.get(k)))
@@ -215,6 +214,6 @@ def _metrics(unit: Unit, scores: Sequence[Score], drawer: Drawer) -> Iterator[tu
         if np.isfinite(score.ceiling):
             yield names.quality_key(f"{score.name}_ceiling", judge, names.TRUE_IMAGES), score.ceiling
     lengths = torch.cat(drawer.lengths)
-    yield names.quality_key("path_length", GENERATION, unit.label), float(lengths.mean())
+    yield names.quality_key("path_length", judge, unit.label), float(lengths.mean())
     if len(lengths) > 1:
-        yield names.quality_key("path_length_se", GENERATION, unit.label), float(lengths.std() / len(lengths) ** 0.5)
+        yield names.quality_key("path_length_se", judge, unit.label), float(lengths.std() / len(lengths) ** 0.5)

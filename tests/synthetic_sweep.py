@@ -169,7 +169,7 @@ def _scores(
             for metric, (value, se) in true.items():
                 yield names.quality_key(metric, JUDGE, label), value * math.exp(noise * rng.standard_normal())
                 yield names.quality_key(f"{metric}_se", JUDGE, label), se
-            yield names.quality_key("path_length", "generation", label), true_path(loss)
+            yield names.quality_key("path_length", JUDGE, label), true_path(loss)
 
 
 @cache

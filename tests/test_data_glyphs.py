@@ -15,9 +15,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from rfscale.data import Batch, DataSpec, GlyphsData, TextSpec, load, load_text_encoder
+from rfscale.data.endless import BACKGROUND, COLOURS, PALETTE, train_indices, validation_indices
 from rfscale.data.font import ALPHABET, BITMAPS, LETTER_HEIGHT, LETTER_WIDTH
 from rfscale.data.glyphs import GRID, PITCH, STEP, Scene, draw, is_reserved, render, scenes
-from rfscale.data.shapes import BACKGROUND, COLOURS, PALETTE, train_indices, validation_indices
 from rfscale.data.text import words
 from rfscale.sweep import SweepError
 from rfscale.sweep_file import parse_sweep

@@ -15,12 +15,10 @@ import pytest
 from scipy import ndimage
 
 from rfscale.data import ShapesData, load
+from rfscale.data.endless import BACKGROUND, COLOURS, PALETTE, train_indices, validation_indices
 from rfscale.data.raster import AREAS, SHAPES, template
 from rfscale.data.shapes import (
-    BACKGROUND,
-    COLOURS,
     GAP,
-    PALETTE,
     RELATIONS,
     Relation,
     Scene,
@@ -29,8 +27,6 @@ from rfscale.data.shapes import (
     relative_position,
     render,
     scenes,
-    train_indices,
-    validation_indices,
 )
 from rfscale.data.text import words
 

@@ -14,20 +14,19 @@ import pytest
 import torch
 
 from rfscale.data.counter import uniform
+from rfscale.data.endless import COLOURS, validation_indices
 from rfscale.data.raster import SHAPES
-from rfscale.data.shapes import COLOURS, RELATIONS, render, scenes, validation_indices
+from rfscale.data.shapes import RELATIONS, render, scenes
 from rfscale.judges import encoder as module
 from rfscale.judges.base import JudgeError
+from rfscale.judges.cache import locked
 from rfscale.judges.encoder import (
     Recipe,
     clip_loss,
-    foils,
     load_encoder,
-    locked,
-    parse,
-    reversed_relation,
     train,
 )
+from rfscale.judges.phrases import foils, parse, reversed_relation
 
 TINY = Recipe(16, 4, steps=3, batch=32)
 NUMBER, COLOUR, SHAPE, ROLE, UNKNOWN = range(5)

@@ -99,12 +99,12 @@ def test_every_unit_is_scored_once_with_its_error_ceiling_and_path_length(traine
     for setting in ("s2-g1-ema", "s2-g1-raw", "s3-g2.5-ema", "s3-g2.5-raw"):
         for metric in ("spelling", "spelling_se", "letters", "letters_se"):
             assert names.quality_key(metric, "glyphs-10", setting) in keys
-        assert names.quality_key("path_length", "generation", setting) in keys
+        assert names.quality_key("path_length", "glyphs-10", setting) in keys
         assert folder.sample_grid(trial.steps, "glyphs-10", setting).exists()
     assert names.quality_key("spelling_ceiling", "glyphs-10", "true") in keys
     assert {step for step, _, _ in written} == set(trial.evaluation.steps(trial.steps))
     length = {k: v for step, k, v in written if step == trial.steps and k.split("/")[1] == "path_length"}
-    drawn_by = [length[names.quality_key("path_length", "generation", f"s2-g1-{kind}")] for kind in ("ema", "raw")]
+    drawn_by = [length[names.quality_key("path_length", "glyphs-10", f"s2-g1-{kind}")] for kind in ("ema", "raw")]
     assert drawn_by[0] != drawn_by[1], "two sets of weights draw two sets of images"
     before = folder.journal.read_bytes()
     evaluate(trial, store, quality, progress=seen.append)
@@ -180,12 +180,12 @@ def test_scores_of_two_judges_do_not_meet_under_one_label(trained: tuple[Sweep, 
     sweep, trial, store = trained
     folder, quality = store.trial(trial.trial_id), quality_of(sweep)
     judge = load_judge(quality.judges[0], trial.data, store.judges)
-    another = {judge.label: {**judge.identity(), "judge": "another"}}
+    another = {judge.label: {**judge.identity, "judge": "another"}}
     folder.quality.mkdir()
     write_json(folder.judges, another)  # left by an evaluation that was stopped before its first score: no matter
     check_same_judge(judge, [trial], store)
     evaluate(trial, store, quality)
-    assert read_json(folder.judges) == {judge.label: judge.identity()}
+    assert read_json(folder.judges) == {judge.label: judge.identity}
     write_json(folder.judges, another)
     with pytest.raises(JudgeError, match=r"scores of another judge glyphs-10 \(it differs in judge\)"):
         check_same_judge(judge, [trial], store)

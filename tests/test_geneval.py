@@ -12,22 +12,20 @@ import numpy as np
 import pytest
 
 from rfscale.data import shapes
-from rfscale.data.shapes import COLOURS, Scene, render, scenes, validation_indices
+from rfscale.data.endless import COLOURS, train_indices, validation_indices
+from rfscale.data.shapes import Scene, render, scenes
 from rfscale.judges.base import JudgeError
 from rfscale.judges.geneval import (
     Box,
     Detected,
     Metadata,
-    detected,
     evaluate,
-    judge_images,
     load_metadata,
     relative_position,
-    shapes_prompts,
     summary,
-    true_scenes,
 )
 from rfscale.judges.reader import Reading
+from rfscale.judges.shapes_prompts import detected, geneval_prompts, judge_images, true_scenes
 from rfscale.names import GENEVAL_TASKS, QUALITY
 
 
@@ -177,7 +175,7 @@ def test_a_summary_of_nothing_or_of_unknown_tasks_is_refused() -> None:
 
 def test_metadata_go_through_a_file_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "evaluation_metadata.jsonl"
-    prompts = shapes_prompts(60, 4)
+    prompts = geneval_prompts(60, 4)
     path.write_text("".join(json.dumps(line) + "\n" for line in prompts) + "\n", encoding="utf-8")
     assert load_metadata(path) == prompts
 
@@ -228,22 +226,22 @@ def captions_of(scene: Scene) -> Iterator[str]:
 
 @pytest.mark.parametrize("max_objects", [1, 2, 3, 4])
 def test_prompts_are_captions_that_the_world_itself_gives_their_true_scenes(max_objects: int) -> None:
-    prompts = shapes_prompts(300, max_objects)
+    prompts = geneval_prompts(300, max_objects)
     for line, scene in zip(prompts, true_scenes(prompts, max_objects), strict=True):
         assert scene.caption == line["prompt"]
         assert line["prompt"] in set(captions_of(scene))
 
 
 def test_prompts_occur_in_training() -> None:
-    captions = {scene.caption for scene in scenes(shapes.train_indices(0, 0, 30_000))}
-    plain = [line["prompt"] for line in shapes_prompts(480, 4) if line["tag"] != "color_attr"]
+    captions = {scene.caption for scene in scenes(train_indices(0, 0, 30_000))}
+    plain = [line["prompt"] for line in geneval_prompts(480, 4) if line["tag"] != "color_attr"]
     assert set(plain) <= captions
 
 
 def test_prompts_are_spread_evenly_over_tasks_kinds_and_colours() -> None:
-    prompts = shapes_prompts(240, 4)
+    prompts = geneval_prompts(240, 4)
     assert Counter(line["tag"] for line in prompts) == dict.fromkeys(GENEVAL_TASKS, 40)
-    assert prompts == shapes_prompts(240, 4) == shapes_prompts(600, 4)[:240]
+    assert prompts == geneval_prompts(240, 4) == geneval_prompts(600, 4)[:240]
     number = {task: Counter(line["prompt"] for line in prompts if line["tag"] == task) for task in GENEVAL_TASKS}
     assert {task: len(of_task) for task, of_task in number.items()} == {
         "single_object": 5,
@@ -262,7 +260,7 @@ def test_prompts_are_spread_evenly_over_tasks_kinds_and_colours() -> None:
 
 
 def test_each_prompt_says_what_its_metadata_ask_for() -> None:
-    by_tag = {line["tag"]: line for line in shapes_prompts(6, 4)}
+    by_tag = {line["tag"]: line for line in geneval_prompts(6, 4)}
     one, two, counting, colors, position, bound = (by_tag[task] for task in GENEVAL_TASKS)
     (a,) = one["include"]
     assert one["prompt"] == f"a {a['class']}"
@@ -286,9 +284,9 @@ def test_each_prompt_says_what_its_metadata_ask_for() -> None:
 
 
 def test_small_worlds_are_asked_for_what_they_can_show() -> None:
-    assert {line["tag"] for line in shapes_prompts(50, 1)} == {"single_object", "colors"}
-    assert {line["tag"] for line in shapes_prompts(50, 2)} == set(GENEVAL_TASKS)
-    assert max(c["count"] for line in shapes_prompts(200, 3) for c in line["include"]) == 3
+    assert {line["tag"] for line in geneval_prompts(50, 1)} == {"single_object", "colors"}
+    assert {line["tag"] for line in geneval_prompts(50, 2)} == set(GENEVAL_TASKS)
+    assert max(c["count"] for line in geneval_prompts(200, 3) for c in line["include"]) == 3
 
 
 # --- the judge is judged ----------------------------------------------------------------------------------------------
@@ -296,14 +294,14 @@ def test_small_worlds_are_asked_for_what_they_can_show() -> None:
 
 @pytest.mark.parametrize("resolution", [16, 32])
 def test_true_images_reach_the_ceiling_in_every_task(resolution: int) -> None:
-    prompts = shapes_prompts(300, 4)
+    prompts = geneval_prompts(300, 4)
     scores = summary(judge_images(render(true_scenes(prompts, 4), resolution), prompts))
     assert len(scores) == 7
     assert min(score.value for score in scores) >= 0.99
 
 
 def test_images_of_other_prompts_of_the_task_score_near_chance() -> None:
-    prompts = shapes_prompts(600, 4)
+    prompts = geneval_prompts(600, 4)
     images = render(true_scenes(prompts, 4), 16)
     order = np.arange(len(prompts)).reshape(-1, 6)
     shuffled = np.random.default_rng(0).permuted(order, axis=0).ravel()
@@ -316,7 +314,7 @@ def test_images_of_other_prompts_of_the_task_score_near_chance() -> None:
 
 
 def test_noise_and_the_empty_ground_score_nothing() -> None:
-    prompts = shapes_prompts(60, 4)
+    prompts = geneval_prompts(60, 4)
     noise = np.random.default_rng(0).uniform(-1, 1, (60, 3, 16, 16)).astype(np.float32)
     ground = np.broadcast_to(render([Scene((), "")], 16), noise.shape)
     for images in (noise, ground):
@@ -324,7 +322,7 @@ def test_noise_and_the_empty_ground_score_nothing() -> None:
 
 
 def test_true_scenes_show_what_is_asked_and_nothing_else_and_differ() -> None:
-    prompts = shapes_prompts(240, 4)
+    prompts = geneval_prompts(240, 4)
     world = true_scenes(prompts, 4)
     for line, scene in zip(prompts, world, strict=True):
         assert len(scene.objects) == sum(clause["count"] for clause in line["include"])

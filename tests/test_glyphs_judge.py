@@ -13,11 +13,11 @@ from scipy import ndimage
 from rfscale import names
 from rfscale.data import GlyphsData, ShapesData, load
 from rfscale.data.base import FloatArray
-from rfscale.data.glyphs import Scene, render, scenes, signed_unit
-from rfscale.data.shapes import BACKGROUND, validation_indices
+from rfscale.data.endless import BACKGROUND, signed_unit, validation_indices
+from rfscale.data.glyphs import Scene, render, scenes
 from rfscale.judges import GlyphsJudge, JudgeError, Score, load_judge
 from rfscale.judges import glyphs as judge_module
-from rfscale.judges.glyphs import binomial_se, grade, letters_in_place, read
+from rfscale.judges.glyphs import grade, letters_in_place, read
 
 GROUND = signed_unit(BACKGROUND)[:, None, None]
 
@@ -120,10 +120,7 @@ def test_grades_of_a_hand_made_list() -> None:
     assert letters.value == (3 + 2 + 0 + 2) / (3 + 3 + 1 + 3)
 
 
-def test_a_binomial_error_is_that_of_the_share_and_never_nothing() -> None:
-    assert binomial_se(500, 2000) == pytest.approx((0.25 * 0.75 / 2000) ** 0.5, rel=1e-3)
-    assert binomial_se(0, 512) == pytest.approx(0.5**0.5 / 512, rel=0.01)
-    assert binomial_se(0, 512) == pytest.approx(binomial_se(512, 512))
+def test_no_error_is_nothing() -> None:
     for words in (["AB"] * 50, ["XY"] * 50):
         assert all(score.se > 1e-3 for score in grade(words, ["AB"] * 50))
 
@@ -191,12 +188,12 @@ def test_noise_scores_nothing_with_an_error(tmp_path: Path) -> None:
 def test_the_identity_is_plain_json_and_names_the_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = GlyphsData(name="glyphs")
     judge = load_judge(GlyphsJudge(images=8), data, tmp_path)
-    identity = judge.identity()
+    identity = judge.identity
     assert json.loads(json.dumps(identity)) == identity
     assert judge.label == "glyphs-8"
-    assert load_judge(GlyphsJudge(images=8), data, tmp_path).identity() == identity
+    assert load_judge(GlyphsJudge(images=8), data, tmp_path).identity == identity
     monkeypatch.setattr(judge_module, "BITMAPS", ~judge_module.BITMAPS)
-    assert judge.identity() != identity
+    assert load_judge(GlyphsJudge(images=8), data, tmp_path).identity != identity
     assert not list(tmp_path.iterdir())
 
 

@@ -34,7 +34,7 @@ from analysis import plot_quality, wording_quality
 from analysis.correlate import LINKS
 from analysis.laws import FitError
 from analysis.quality import Quality, QualityError, Relation, assess, choose_setting
-from analysis.quality_means import Setting
+from analysis.quality_means import Setting, mean_over, pooled_means
 from analysis.quality_tables import at_steps, ranks
 from analysis.rank import dominance, fronts
 from analysis.report import write_report
@@ -426,6 +426,20 @@ def _spelling(trial: FakeTrial) -> FakeTrial:
         for metric in ("spelling", "letters")
     ]
     return replace(trial, metrics=[*kept, *words, (names.quality_key("spelling_ceiling", "glyphs-64", "true"), 600, 1)])
+
+
+def test_trials_that_agree_by_chance_are_not_certain() -> None:
+    """A task that fails on all 40 images of three trials: the trials say nothing of the error, their own errors do."""
+    rows = pd.DataFrame({"formulation": ["rf"] * 3, "value": [0.0] * 3, "se": [0.03, 0.04, 0.05]})
+    half = 1.959964 * (0.03**2 + 0.04**2 + 0.05**2) ** 0.5 / 3
+    for mean in (mean_over(rows["value"], rows["se"]), pooled_means(rows)["rf"]):
+        assert (mean.value, mean.low, mean.high) == (0.0, pytest.approx(-half), pytest.approx(half))
+    apart = rows.assign(value=[0.0, 0.5, 1.0])
+    between = 4.302653 * 0.5 / 3**0.5
+    for mean in (mean_over(apart["value"], apart["se"]), pooled_means(apart)["rf"], mean_over(apart["value"])):
+        assert mean.high - mean.value == pytest.approx(between), "trials that differ more have the wider interval"
+    unknown = rows.assign(se=math.nan)
+    assert mean_over(unknown["value"], unknown["se"]).interval == (0.0, 0.0)
 
 
 def test_spelling_is_shown_against_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

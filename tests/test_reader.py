@@ -10,11 +10,13 @@ import pytest
 from scipy import ndimage
 
 from rfscale.data.base import FloatArray
+from rfscale.data.endless import BACKGROUND, COLOURS, PALETTE, validation_indices
 from rfscale.data.raster import AREAS, SHAPES, template
-from rfscale.data.shapes import BACKGROUND, COLOURS, PALETTE, Scene, SceneObject, render, scenes, validation_indices
+from rfscale.data.shapes import Scene, SceneObject, render, scenes
 from rfscale.judges import reader
 from rfscale.judges.base import JudgeError
-from rfscale.judges.reader import false_objects, read, read_exactly, read_with_shares, robustness
+from rfscale.judges.corruptions import CORRUPTIONS, false_objects, robustness
+from rfscale.judges.reader import read, read_exactly, read_with_shares
 
 GROUND = np.array(BACKGROUND, dtype=np.float32)[:, None, None] / 127.5 - 1
 
@@ -87,7 +89,7 @@ def test_a_mirrored_image_has_mirrored_objects() -> None:
 
 
 def test_an_image_is_read_the_same_alone_and_in_company() -> None:
-    images = reader.CORRUPTIONS["noise 0.15"](render(scenes(validation_indices(40)), 16))
+    images = CORRUPTIONS["noise 0.15"](render(scenes(validation_indices(40)), 16))
     together = read_with_shares(images)
     for i in (0, 7, 39):
         (alone,) = read_with_shares(images[i : i + 1])
@@ -117,16 +119,16 @@ def test_every_corruption_changes_the_images_as_it_says() -> None:
     images = render(scenes(validation_indices(50)), 32)
     ground = np.abs(images - GROUND).max(axis=1, keepdims=True) < 1e-6
     for sd in (0.05, 0.10, 0.15):
-        change = reader.CORRUPTIONS[f"noise {sd:.2f}"](images) - images
+        change = CORRUPTIONS[f"noise {sd:.2f}"](images) - images
         assert change.std() == pytest.approx(sd, rel=0.02)
         assert abs(change.mean()) < 0.01 * sd
-    turned = reader.CORRUPTIONS["hue"](images)
+    turned = CORRUPTIONS["hue"](images)
     assert np.allclose(turned.mean(axis=1), images.mean(axis=1), atol=1e-5)  # the grey part stays
     assert np.allclose((turned**2).sum(axis=1), (images**2).sum(axis=1), atol=1e-4)
     cosine = ((turned - GROUND) * (images - GROUND)).sum(axis=1)[~ground[:, 0]]
     assert np.abs(turned - images).max() > 0.1
     assert (cosine > 0).all()
-    blurred = reader.CORRUPTIONS["blur"](images)
+    blurred = CORRUPTIONS["blur"](images)
     assert np.abs(np.diff(blurred)).max() < 0.75 * np.abs(np.diff(images)).max()
 
 

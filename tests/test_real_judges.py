@@ -288,7 +288,7 @@ def test_reference_features_depend_on_the_processor_and_the_versions(
 
 
 def test_identity_holds_the_checksum_of_every_file(models: Path, tmp_path: Path) -> None:
-    identity = load_judge(clip_spec(models), SHAPES, tmp_path).identity()
+    identity = load_judge(clip_spec(models), SHAPES, tmp_path).identity
     weights = identity["weights"]
     assert isinstance(weights, dict)
     assert weights["model.safetensors"] == published.checksum(models / "clip" / "model.safetensors")
@@ -313,7 +313,7 @@ def test_identity_is_of_the_content_and_not_of_the_place(
             spec = GenEvalJudge(metadata=str(root / prompts), detector=str(root / "b"), clip=str(root / "a"))
         else:
             spec = InceptionJudge(weights=str(root / "c.pth"), images=4)
-        return load_judge(spec, SHAPES, tmp_path).identity()
+        return load_judge(spec, SHAPES, tmp_path).identity
 
     here = tmp_path / "here"
     copy_of(models / "clip", here / "a")
@@ -442,7 +442,7 @@ def test_inception_scores(models: Path, tmp_path: Path) -> None:
         assert score.value == pytest.approx(score.ceiling, rel=1e-5, abs=1e-9)
     assert scores(judge, noise)["fid"].value > 2 * found["fid"].value
     assert judge.label == "inception-4"
-    assert judge.identity()["weights"] == published.checksum(models / "inception.pth")
+    assert judge.identity["weights"] == published.checksum(models / "inception.pth")
 
 
 def test_inception_features_depend_on_the_version_of_torch(
@@ -611,7 +611,7 @@ def test_geneval_runs_on_real_formats(
     assert found["geneval_counting"].value == 0.0  # nothing is above 0.9
     assert all(0.0 <= score.value <= 1.0 and score.se > 0 and math.isnan(score.ceiling) for score in found.values())
     assert judge.label == f"geneval-metadata-{detector}-2"
-    json.dumps(judge.identity())
+    json.dumps(judge.identity)
 
 
 @pytest.mark.parametrize("name", ["mask2former", "detr"])

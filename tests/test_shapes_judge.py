@@ -14,10 +14,11 @@ import pytest
 
 from rfscale import names
 from rfscale.data.base import FloatArray
-from rfscale.data.shapes import Relation, Scene, SceneObject, render, scenes, validation_indices
+from rfscale.data.endless import validation_indices
+from rfscale.data.shapes import Relation, Scene, SceneObject, render, scenes
 from rfscale.data.spec import DigitsData, ShapesData
-from rfscale.judges import geneval
 from rfscale.judges import shapes as module
+from rfscale.judges import shapes_prompts
 from rfscale.judges.base import JudgeError, Score
 from rfscale.judges.encoder import Recipe, load_encoder
 from rfscale.judges.shapes import Exam, ShapesWorldJudge, agrees, exam, first_captions, load_shapes
@@ -45,8 +46,8 @@ class Truth:
     """A network that draws what is asked for, and as much noise on it as `noise`; `noise` = inf draws noise alone."""
 
     def __init__(self, judge: ShapesWorldJudge, noise: float = 0.0) -> None:
-        prompts = geneval.shapes_prompts(judge.spec.prompts, 4)
-        self.worlds = [scenes(validation_indices(judge.spec.images)), geneval.true_scenes(prompts, 4)]
+        prompts = shapes_prompts.geneval_prompts(judge.spec.prompts, 4)
+        self.worlds = [scenes(validation_indices(judge.spec.images)), shapes_prompts.true_scenes(prompts, 4)]
         self.noise = noise
         self.asked: list[list[str]] = []
 
@@ -91,7 +92,7 @@ def test_what_is_asked_for_captions_once_and_prompts_once(judge: ShapesWorldJudg
     truth = Truth(judge)
     list(judge.score(truth))
     captions = [scene.caption for scene in scenes(validation_indices(SPEC.images))]
-    assert truth.asked == [captions, [prompt["prompt"] for prompt in geneval.shapes_prompts(SPEC.prompts, 4)]]
+    assert truth.asked == [captions, [prompt["prompt"] for prompt in shapes_prompts.geneval_prompts(SPEC.prompts, 4)]]
 
 
 def binomial_se(share: float) -> float:
@@ -148,7 +149,7 @@ def test_images_that_cannot_be_judged(images: FloatArray, message: str, judge: S
 
 def test_label_and_identity(judge: ShapesWorldJudge) -> None:
     assert judge.label == "shapes-192-60"
-    identity = judge.identity()
+    identity = judge.identity
     assert judge.encoder.checksum in json.dumps(identity)
     assert identity["exam"]["retrieval"] == judge.exam.retrieval  # type: ignore[index, call-overload]
 

@@ -28,8 +28,16 @@ import numpy.typing as npt
 
 from rfscale.data.base import Batch, FloatArray, IndexArray
 from rfscale.data.counter import UIntArray, hash64, uniform
+from rfscale.data.endless import (
+    BACKGROUND,
+    COLOURS,
+    PALETTE,
+    STREAM_BITS,
+    signed_unit,
+    train_indices,
+    validation_indices,
+)
 from rfscale.data.font import ALPHABET, BITMAPS, LETTER_HEIGHT, LETTER_WIDTH
-from rfscale.data.shapes import BACKGROUND, COLOURS, PALETTE, train_indices, validation_indices
 from rfscale.data.spec import GlyphsData
 
 MAX_LETTERS: Final = 4
@@ -44,8 +52,6 @@ _RESERVE_KEY = 262626  # any fixed number; changing it changes which words are h
 # The random numbers of a scene, by place: the length, then for each attempt at the rest eight of these.
 _LETTERS, _COLOUR, _COLUMN, _ROW = 0, 4, 5, 6
 _DRAWS = 8
-
-_STREAM_BITS = 40  # as in the shapes world: stream 0 is the held-out split
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def scenes(indices: Sequence[int] | UIntArray, max_letters: int = MAX_LETTERS) -
     """
     index = np.asarray(indices, dtype=np.uint64)
     length = 1 + (uniform(index, 0) * max_letters).astype(np.int64)
-    held_out = index < np.uint64(1 << _STREAM_BITS)
+    held_out = index < np.uint64(1 << STREAM_BITS)
     drawn = np.zeros((len(index), _DRAWS), dtype=np.int64)
     missing, attempt = np.arange(len(index)), 0
     while len(missing):  # the first attempt on the right side of the split counts
@@ -124,10 +130,6 @@ def draw(words: Sequence[str], columns: Sequence[int], rows: Sequence[int]) -> n
     across = left[:, None, None] + np.arange(LETTER_WIDTH)
     ink[owner[:, None, None], down, across] = BITMAPS[letter_of]
     return ink
-
-
-def signed_unit(rgb: tuple[int, int, int]) -> FloatArray:
-    return np.array(rgb, dtype=np.float32) / np.float32(127.5) - np.float32(1.0)
 
 
 def is_reserved(drawn: IndexArray, length: IndexArray) -> npt.NDArray[np.bool_]:

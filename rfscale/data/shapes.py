@@ -19,24 +19,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rfscale.data.base import Batch, FloatArray, check_stream
+from rfscale.data.base import Batch, FloatArray
 from rfscale.data.counter import UIntArray, uniform
+from rfscale.data.endless import BACKGROUND, COLOURS, PALETTE, signed_unit, train_indices, validation_indices
 from rfscale.data.raster import SHAPES, draw
 from rfscale.data.spec import ShapesData
 
-# GenEval's colour names, less brown and black, which the dark ground would swallow.
-PALETTE: Final[dict[str, tuple[int, int, int]]] = {
-    "red": (220, 25, 35),
-    "orange": (255, 130, 0),
-    "yellow": (255, 240, 70),
-    "green": (40, 175, 60),
-    "blue": (40, 95, 245),
-    "purple": (150, 40, 180),
-    "pink": (255, 130, 200),
-    "white": (255, 255, 255),
-}
-BACKGROUND: Final = (56, 56, 56)
-COLOURS: Final = tuple(PALETTE)
 RELATIONS: Final = ("left of", "right of", "above", "below")
 MAX_OBJECTS: Final = 4
 
@@ -73,8 +61,6 @@ _PLURALS = {"cross": "crosses"}
 _COUNT, _PATTERN, _AXIS, _SPLIT, _FLIP_P, _FLIP_Q, _ARRANGED, _NAMED, _RELATED, _SUBJECT = range(10)
 _CUT, _KIND, _ORDER, _SIZE, _X, _Y = 10, 12, 16, 20, 24, 28  # first of 2, then of 4 each
 _DRAWS = 32
-
-_STREAM_BITS = 40  # an index is (stream, number): stream 0 is the held-out split, stream seed + 1 trains
 
 
 @dataclass(frozen=True)
@@ -121,21 +107,6 @@ class ShapesDataset:
         return Batch(render(world, self.spec.resolution), tuple(scene.caption for scene in world))
 
 
-def validation_indices(count: int) -> UIntArray:
-    """Indices of the first `count` held-out scenes."""
-    return np.arange(count, dtype=np.uint64)
-
-
-def train_indices(seed: int, first: int, count: int) -> UIntArray:
-    """Indices of samples first .. first + count - 1 of the stream `seed`: no other seed and no validation uses them."""
-    check_stream(seed, first, count)
-    if seed >= 2**23 or first + count > 2**_STREAM_BITS:
-        raise ValueError(
-            f"seed {seed}, sample {first + count}: the shapes world has 2^23 seeds and 2^40 samples for each."
-        )
-    return np.arange(first, first + count, dtype=np.uint64) + np.uint64((seed + 1) << _STREAM_BITS)
-
-
 def scenes(indices: Sequence[int] | UIntArray, max_objects: int = MAX_OBJECTS) -> list[Scene]:
     """The scene graphs of `indices` (0 .. 2^64 - 1), each a pure function of (index, max_objects)."""
     u = uniform(np.asarray(indices, dtype=np.uint64)[:, None], np.arange(_DRAWS))
@@ -158,7 +129,7 @@ def scenes(indices: Sequence[int] | UIntArray, max_objects: int = MAX_OBJECTS) -
 
 def render(world: Sequence[Scene], resolution: int) -> FloatArray:
     """Images of scenes: float32 "b 3 resolution resolution" in [-1, 1], anti-aliased."""
-    ground = _signed_unit(BACKGROUND)
+    ground = signed_unit(BACKGROUND)
     scene_of, slot_of, shape_of, places, paints = [], [], [], [], []
     for number, scene in enumerate(world):
         for slot, item in enumerate(scene.objects):
@@ -168,7 +139,7 @@ def render(world: Sequence[Scene], resolution: int) -> FloatArray:
             places.append((item.x, item.y, item.size))
             paints.append(COLOURS.index(item.colour))
     covers = draw(np.array(shape_of, dtype=np.int64), np.array(places).reshape(-1, 3), resolution)
-    tints = np.stack([_signed_unit(rgb) for rgb in PALETTE.values()]) - ground
+    tints = np.stack([signed_unit(rgb) for rgb in PALETTE.values()]) - ground
 
     # Objects never share a pixel by more than a trace, so the image is the ground plus each object's tint times cover.
     images = np.broadcast_to(ground[:, None, None], (len(world), 3, resolution, resolution)).copy()
@@ -193,10 +164,6 @@ def relative_position(a: SceneObject, b: SceneObject) -> frozenset[str]:
     down = max(abs(dy) - margin, 0.0) > 0.5 * distance
     found = [("left of" if dx < 0 else "right of")] * right + [("above" if dy < 0 else "below")] * down
     return frozenset(found)
-
-
-def _signed_unit(rgb: tuple[int, int, int]) -> FloatArray:
-    return np.array(rgb, dtype=np.float32) / np.float32(127.5) - np.float32(1.0)
 
 
 def _contents(u: npt.NDArray[np.float64], max_objects: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -260,7 +227,7 @@ def _describe(objects: tuple[SceneObject, ...], named: float, related: float, su
     """Put the objects into words; the three numbers in [0, 1) decide what is told."""
     groups: dict[tuple[str, str], list[int]] = {}
     for number, item in enumerate(objects):
-        groups.setdefault((item.colour if named < _NAME_COLOURS else "", item.shape), []).append(number)
+        groups.setdefault((item.shape, item.colour if named < _NAME_COLOURS else ""), []).append(number)
     if len(groups) == 2 and related < _TELL_RELATION:
         pairs = list(groups.items())
         (kind_a, a), (kind_b, b) = pairs if subject < 0.5 else pairs[::-1]
@@ -268,15 +235,15 @@ def _describe(objects: tuple[SceneObject, ...], named: float, related: float, su
         if holding:
             words = sorted(holding)
             word = words[int(subject * 4) % len(words)]
-            caption = f"{_phrase(kind_a, len(a))} {word} {_phrase(kind_b, len(b))}"
+            caption = f"{phrase(*kind_a, len(a))} {word} {phrase(*kind_b, len(b))}"
             return Scene(objects, caption, Relation(word, tuple(a), tuple(b)))
-    phrases = [_phrase(kind, len(members)) for kind, members in groups.items()]
+    phrases = [phrase(*kind, len(members)) for kind, members in groups.items()]
     caption = " and ".join([", ".join(phrases[:-1]), phrases[-1]]) if len(phrases) > 1 else phrases[0]
     return Scene(objects, caption)
 
 
-def _phrase(kind: tuple[str, str], number: int) -> str:
-    colour, shape = kind
+def phrase(shape: str, colour: str = "", number: int = 1) -> str:
+    """As captions have it: `an orange ring`, `three crosses`."""
     noun = shape if number == 1 else _PLURALS.get(shape, f"{shape}s")
     article = "an" if number == 1 and colour.startswith("o") else _NUMBERS[number]
     return f"{article} {colour} {noun}" if colour else f"{article} {noun}"

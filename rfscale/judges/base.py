@@ -40,6 +40,14 @@ class Score:
     ceiling: float = math.nan
 
 
+def share(name: str, hits: int, images: int) -> Score:
+    """The share x / n of right images, with the standard error of Agresti and Coull (1998): sqrt(p (1 - p) / m) with
+    m = n + z^2, p = (x + z^2 / 2) / m and z = 1.96. It is not 0 where all images are right, or none."""
+    z2 = 1.96**2
+    p = (hits + z2 / 2) / (images + z2)
+    return Score(name, hits / images, math.sqrt(p * (1 - p) / (images + z2)))
+
+
 class Judge(Protocol):
     """`label` names the judge and all that its numbers depend on for comparison, such as the number of images (FID is
     biased by it): scores are compared only under one label. `identity` is recorded with the scores: versions, settings
@@ -48,6 +56,7 @@ class Judge(Protocol):
     @property
     def label(self) -> str: ...
 
+    @property
     def identity(self) -> dict[str, JsonValue]: ...
 
     def score(self, generate: Generate) -> Iterator[Score]: ...

@@ -107,32 +107,23 @@ def cosines(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.asarray(dot / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)), dtype=np.float32)
 
 
+@dataclass(frozen=True)
 class _ClipJudge:
-    def __init__(
-        self, spec: ClipJudge, clip: Clip, captions: Sequence[str], reference: Reference | None, identity: Any
-    ) -> None:
-        self._spec = spec
-        self._clip = clip
-        self._captions = tuple(captions)
-        self._texts = clip.encode_texts(self._captions)
-        self._reference = reference
-        self._identity: dict[str, JsonValue] = identity
-
-    @property
-    def label(self) -> str:
-        return self._spec.label
-
-    def identity(self) -> dict[str, JsonValue]:
-        return self._identity
+    label: str
+    identity: dict[str, JsonValue]
+    clip: Clip
+    captions: tuple[str, ...]
+    reference: Reference | None
 
     def score(self, generate: Generate) -> Iterator[Score]:
         """`clip_score`, the mean cosine (not times 100), and the distances where there are true images."""
-        features = self._clip.encode_images(list(to_uint8(generate(self._captions))))
-        cosine = cosines(features, self._texts)
-        true = math.nan if self._reference is None else float(cosines(self._reference.true, self._texts).mean())
+        features = self.clip.encode_images(list(to_uint8(generate(self.captions))))
+        texts = self.clip.encode_texts(self.captions)
+        cosine = cosines(features, texts)
+        true = math.nan if self.reference is None else float(cosines(self.reference.true, texts).mean())
         yield Score("clip_score", float(cosine.mean()), float(cosine.std(ddof=1)) / math.sqrt(len(cosine)), true)
-        if self._reference is not None:
-            yield from self._reference.scores(features)
+        if self.reference is not None:
+            yield from self.reference.scores(features)
 
 
 def load_clip(spec: ClipJudge, data: DataSpec, cache: Path, device: str = "cpu") -> Judge:
@@ -149,11 +140,12 @@ def load_clip(spec: ClipJudge, data: DataSpec, cache: Path, device: str = "cpu")
     identity: dict[str, JsonValue] = {"judge": spec.model_dump(mode="json", exclude={"model", "prompts"}), **network}
     if spec.prompts is not None and prompts is not None:
         identity["prompts"] = checksum(Path(spec.prompts).expanduser())
-        return _ClipJudge(spec, clip, tuple(islice(cycle(prompts), spec.images)), None, identity)
+        return _ClipJudge(spec.label, identity, clip, tuple(islice(cycle(prompts), spec.images)), None)
     held = held_out("clip", data, spec.images)
     depends: dict[str, JsonValue] = {"data": data.identity(), "features": "clip", **network}
     reference = make_reference(held, lambda images: clip.encode_images(list(to_uint8(images))), cache, depends)
-    return _ClipJudge(spec, clip, held.captions, reference, {**identity, "reference": len(held.reference)})
+    identity["reference"] = len(held.reference)
+    return _ClipJudge(spec.label, identity, clip, held.captions, reference)
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:

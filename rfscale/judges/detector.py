@@ -165,38 +165,24 @@ def box_of(mask: Mask) -> Box:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
+@dataclass(frozen=True)
 class _GenEval:
-    def __init__(
-        self,
-        spec: GenEvalJudge,
-        metadata: Sequence[Metadata],
-        detector: Detector,
-        colors: Colors,
-        identity: dict[str, JsonValue],
-    ) -> None:
-        self._spec = spec
-        self._metadata = [line for line in metadata for _ in range(spec.images_per_prompt)]
-        self._detector = detector
-        self._colors = colors
-        self._identity = identity
-
-    @property
-    def label(self) -> str:
-        return self._spec.label
-
-    def identity(self) -> dict[str, JsonValue]:
-        return self._identity
+    label: str
+    identity: dict[str, JsonValue]
+    metadata: tuple[Metadata, ...]  # a line for each image
+    detector: Detector
+    colors: Colors
 
     def score(self, generate: Generate) -> Iterator[Score]:
         """`geneval_<task>` and their mean `geneval`. The images of a prompt follow one another."""
-        images = to_uint8(generate([line["prompt"] for line in self._metadata]))
-        thresholds = [COUNTING_CONFIDENCE if line["tag"] == "counting" else CONFIDENCE for line in self._metadata]
+        images = to_uint8(generate([line["prompt"] for line in self.metadata]))
+        thresholds = [COUNTING_CONFIDENCE if line["tag"] == "counting" else CONFIDENCE for line in self.metadata]
         results = []
         for start in range(0, len(images), _BATCH):  # masks of all images at once would fill the memory
             part = slice(start, start + _BATCH)
-            found = self._detector.detect(images[part], thresholds[part])
-            for image, objects, line in zip(images[part], found, self._metadata[part], strict=True):
-                coloured = color_objects(image, objects, line, self._colors.of)
+            found = self.detector.detect(images[part], thresholds[part])
+            for image, objects, line in zip(images[part], found, self.metadata[part], strict=True):
+                coloured = color_objects(image, objects, line, self.colors.of)
                 results.append((line["tag"], evaluate(coloured, line)[0]))
         yield from summary(results)
 
@@ -261,7 +247,8 @@ def load_geneval(spec: GenEvalJudge, data: DataSpec, cache: Path, device: str = 
         "versions": versions(*PACKAGES),
         "prompts": len(metadata),
     }
-    return _GenEval(spec, metadata, detector, Colors(clip), identity)
+    lines = tuple(line for line in metadata for _ in range(spec.images_per_prompt))
+    return _GenEval(spec.label, identity, lines, detector, Colors(clip))
 
 
 def _at_most(objects: Sequence[Found], count: int) -> list[Found]:

@@ -11,18 +11,12 @@ captions with one word changed, colours exchanged or the relation reversed, beca
 words (Yuksekgonul et al. 2023). (b) From the 4 x 4 grid, a linear map must name the shape and the colour of the object
 whose centre lies in each cell.
 
-A caption is read as its phrases: number, colour, shape, and the role that the relation gives them. "a circle left of a
-ring" is {circle: left of the other, ring: right of the other}. So the order of words counts where it means something
-("a ring left of a circle" is another text) and not where it means nothing ("a ring right of a circle" is the same one).
-Words outside the grammar have one common code.
-
 Scenes come from the training stream of seed 2^23 - 1, which no trial should use. One thread and fixed seeds: the same
 machine gives the same bits. The trained weights lie in a cache folder with their SHA-256.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -30,7 +24,6 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -44,27 +37,26 @@ from torch import Tensor, nn
 
 from rfscale.data.base import FloatArray, IndexArray
 from rfscale.data.counter import UIntArray, uniform
-from rfscale.data.raster import SHAPES
-from rfscale.data.shapes import COLOURS, RELATIONS, Scene, render, scenes, train_indices
-from rfscale.data.text import words
+from rfscale.data.endless import train_indices
+from rfscale.data.shapes import Scene, render, scenes
 from rfscale.judges.base import JudgeError, Progress
+from rfscale.judges.cache import locked
+from rfscale.judges.phrases import (
+    COLOUR,
+    COLOUR_CODES,
+    ROLE,
+    SHAPE,
+    SHAPE_CODES,
+    SIZES,
+    foils,
+    parse,
+    reversed_relation,
+)
 
 VERSION: Final = 1  # raise it when the networks, their training or the drawing of the world change
 WIDTH: Final = 64
 TRAIN_SEED: Final = 2**23 - 1  # the last seed of the shapes world
 GRID: Final = 4  # cells along a side: as fine as the smallest object, so that hardly two centres share one
-
-_PHRASES = 8  # phrases of a text that are read
-_NUMBERS: Final = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4}
-_COLOURS: Final = {colour: number for number, colour in enumerate(COLOURS, start=1)}
-_SHAPES: Final = {
-    form: number for number, shape in enumerate(SHAPES, start=1) for form in (shape, f"{shape}s", f"{shape}es")
-}
-_ROLES: Final = {relation.split()[0]: number for number, relation in enumerate(RELATIONS, start=1)}
-_REVERSED: Final = np.array([0, 2, 1, 4, 3])  # left of <-> right of, above <-> below
-# The slots of a phrase and how many values each takes; 0 is "not said".
-_NUMBER, _COLOUR, _SHAPE, _ROLE, _UNKNOWN = range(5)
-_SIZES: Final = (1 + 4, 1 + len(COLOURS), 1 + len(SHAPES), 1 + len(RELATIONS), 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +99,7 @@ class ImageNetwork(nn.Module):
             _convolution(48, 96, 3, 2),  # 4 x 4
             _convolution(96, 96, 3, 1),
         )
-        self.grid = nn.Conv2d(96, _SIZES[_SHAPE] + _SIZES[_COLOUR], 1)
+        self.grid = nn.Conv2d(96, SIZES[SHAPE] + SIZES[COLOUR], 1)
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(96 * GRID * GRID, 256, bias=False),
@@ -134,7 +126,7 @@ class TextNetwork(nn.Module):
 
     def __init__(self, width: int = 128) -> None:
         super().__init__()
-        self.slots = nn.ModuleList(nn.Embedding(size, width) for size in _SIZES)
+        self.slots = nn.ModuleList(nn.Embedding(size, width) for size in SIZES)
         self.phrase = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, WIDTH))
 
@@ -143,70 +135,6 @@ class TextNetwork(nn.Module):
         hidden = torch.stack([table(phrases[..., slot]) for slot, table in enumerate(self.slots)]).sum(dim=0)
         embedding: Tensor = self.head((self.phrase(hidden) * said).sum(dim=1))
         return embedding
-
-
-def parse(captions: Sequence[str]) -> IndexArray:
-    """Phrases of texts "b 8 5". Any text has some: what the grammar does not know sets the slot `unknown`."""
-    parsed = np.zeros((len(captions), _PHRASES, len(_SIZES)), dtype=np.int64)
-    for row, caption in zip(parsed, captions, strict=True):
-        phrases: list[list[int]] = []
-        role, closed = 0, True
-        for word in words(caption):
-            if word in _ROLES:
-                for phrase in phrases:
-                    phrase[_ROLE] = _ROLES[word]
-                role, closed = int(_REVERSED[_ROLES[word]]), True
-            elif word in ("and", "of"):
-                closed = True
-            else:
-                slot, value = _slot(word)
-                if closed or slot == _NUMBER:
-                    phrases.append([0, 0, 0, role, 0])
-                phrases[-1][slot] = value
-                closed = slot == _SHAPE
-        for place, phrase in zip(row, phrases, strict=False):  # what follows the eighth is not read
-            place[:] = phrase
-    return parsed
-
-
-def _slot(word: str) -> tuple[int, int]:
-    for slot, values in ((_NUMBER, _NUMBERS), (_COLOUR, _COLOURS), (_SHAPE, _SHAPES)):
-        if word in values:
-            return slot, values[word]
-    return _UNKNOWN, 1
-
-
-def foils(phrases: IndexArray, u: npt.NDArray[np.float64]) -> IndexArray:
-    """One false text per caption, as near to it as can be, chosen by `u` "b 4" in [0, 1).
-
-    Half of the time the colours of two phrases of different shape are exchanged, where there are such; else the number,
-    the colour (where it is said) or the shape of one phrase is another one. Relations stay as they are.
-    """
-    changed = phrases.copy()
-    rows = np.arange(len(phrases))
-    count = (phrases != 0).any(axis=-1).sum(axis=-1)
-    first = (u[:, 1] * count).astype(np.int64)
-    second = (first + 1 + (u[:, 2] * (count - 1)).astype(np.int64)) % np.maximum(count, 1)
-    one, other = phrases[rows, first], phrases[rows, second]
-    apart = (one[:, _COLOUR] != other[:, _COLOUR]) & (one[:, _SHAPE] != other[:, _SHAPE])
-    exchange = (u[:, 0] < 0.5) & apart
-    changed[rows[exchange], first[exchange], _COLOUR] = other[exchange, _COLOUR]
-    changed[rows[exchange], second[exchange], _COLOUR] = one[exchange, _COLOUR]
-
-    slots = np.where(one[:, _COLOUR] > 0, 3, 2)
-    slot = np.array([_NUMBER, _SHAPE, _COLOUR])[(u[:, 3] * slots).astype(np.int64)]
-    values = np.array(_SIZES)[slot] - 1  # without "not said"
-    shift = 1 + (u[:, 2] * (values - 1)).astype(np.int64)
-    value = 1 + (one[rows, slot] - 1 + shift) % values
-    changed[rows[~exchange], first[~exchange], slot[~exchange]] = value[~exchange]
-    return changed
-
-
-def reversed_relation(phrases: IndexArray) -> IndexArray:
-    """The same objects in the opposite relation: false of every image that the caption is true of."""
-    changed = phrases.copy()
-    changed[..., _ROLE] = _REVERSED[phrases[..., _ROLE]]
-    return changed
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -256,7 +184,7 @@ def _optimise(recipe: Recipe, images: ImageNetwork, texts: TextNetwork, progress
 def _loss(recipe: Recipe, images: ImageNetwork, texts: TextNetwork, log_scale: Tensor, indices: UIntArray) -> Tensor:
     world = scenes(indices, recipe.max_objects)
     phrases = parse([scene.caption for scene in world])
-    related = phrases[phrases[..., _ROLE].any(axis=-1)]
+    related = phrases[phrases[..., ROLE].any(axis=-1)]
     told = np.concatenate(
         [phrases, foils(phrases, uniform(recipe.seed, indices[:, None], np.arange(4))), reversed_relation(related)]
     )
@@ -265,7 +193,7 @@ def _loss(recipe: Recipe, images: ImageNetwork, texts: TextNetwork, log_scale: T
     _, code = np.unique(told.reshape(len(told), -1), axis=0, return_inverse=True)
     contrast = clip_loss(cosine, torch.from_numpy(code.reshape(-1)), log_scale)
     shape, colour = _centres(world)
-    cells = F.cross_entropy(grid[:, : _SIZES[_SHAPE]], shape) + F.cross_entropy(grid[:, _SIZES[_SHAPE] :], colour)
+    cells = F.cross_entropy(grid[:, : SIZES[SHAPE]], shape) + F.cross_entropy(grid[:, SIZES[SHAPE] :], colour)
     return contrast + recipe.grid_weight * cells
 
 
@@ -288,7 +216,10 @@ def _centres(world: Sequence[Scene]) -> tuple[Tensor, Tensor]:
     kinds = np.zeros((2, len(world), GRID, GRID), dtype=np.int64)
     for number, scene in enumerate(world):
         for item in scene.objects:
-            kinds[:, number, int(item.y * GRID), int(item.x * GRID)] = _SHAPES[item.shape], _COLOURS[item.colour]
+            kinds[:, number, int(item.y * GRID), int(item.x * GRID)] = (
+                SHAPE_CODES[item.shape],
+                COLOUR_CODES[item.colour],
+            )
     shape, colour = torch.from_numpy(kinds)
     return shape, colour
 
@@ -381,24 +312,6 @@ def load_encoder(
     if found is None:
         raise JudgeError(f"the encoder in {folder} cannot be read back just after it was written; check that disk")
     return found
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `<folder>.lock`: one process computes what lies in the folder. Goes with the process, however that ends.
-
-    Raises JudgeError where the cache cannot be written.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        file = open(folder.with_name(f"{folder.name}.lock"), "a")  # noqa: SIM115 -- closed below
-    except OSError as error:
-        raise JudgeError(
-            f"cannot write the cache of the judges {folder.parent}: {error.strerror}; choose a folder that allows it"
-        ) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _read(folder: Path, recipe: Recipe, device: str) -> Encoder | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,11 +22,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import JsonValue
 
 from rfscale.data.base import FloatArray, IndexArray
+from rfscale.data.endless import BACKGROUND, PALETTE, signed_unit, validation_indices
 from rfscale.data.font import ALPHABET, BITMAPS, LETTER_HEIGHT, LETTER_WIDTH
-from rfscale.data.glyphs import GRID, MAX_LETTERS, PITCH, Scene, draw, render, scenes, signed_unit
-from rfscale.data.shapes import BACKGROUND, PALETTE, validation_indices
+from rfscale.data.glyphs import GRID, MAX_LETTERS, PITCH, Scene, draw, render, scenes
 from rfscale.data.spec import DataSpec, GlyphsData
-from rfscale.judges.base import Generate, Judge, JudgeError, Score
+from rfscale.judges.base import Generate, Judge, JudgeError, Score, share
 from rfscale.judges.spec import GlyphsJudge
 
 BAR: Final = 0.995  # of true renders that must be read exactly
@@ -93,12 +94,6 @@ def letters_in_place(read_word: str, word: str) -> int:
     return sum(a == b for a, b in zip(read_word, word, strict=False))
 
 
-def binomial_se(successes: int, n: int) -> float:
-    """Standard deviation of Beta(k + 1/2, n - k + 1/2), Jeffreys' posterior of a share: not 0 at 0 of n or n of n."""
-    a, b = successes + 0.5, n - successes + 0.5
-    return math.sqrt(a * b / (a + b + 1.0)) / (a + b)
-
-
 def grade(read_words: Sequence[str], words: Sequence[str]) -> tuple[Score, Score]:
     """`spelling`, the share of words read exactly, and `letters`, the share of their letters read in their place.
 
@@ -109,63 +104,31 @@ def grade(read_words: Sequence[str], words: Sequence[str]) -> tuple[Score, Score
     exact = sum(a == b for a, b in zip(read_words, words, strict=True))
     right = np.array([letters_in_place(a, b) for a, b in zip(read_words, words, strict=True)])
     length = np.array([len(word) for word in words])
-    share = right.sum() / length.sum()
-    clustered = math.sqrt(np.square(right - share * length).sum() * n / (n - 1)) / int(length.sum())
-    return (
-        Score("spelling", exact / n, binomial_se(exact, n)),
-        Score("letters", float(share), max(clustered, binomial_se(int(right.sum()), int(length.sum())))),
-    )
+    letters = share("letters", int(right.sum()), int(length.sum()))
+    clustered = math.sqrt(np.square(right - letters.value * length).sum() * n / (n - 1)) / int(length.sum())
+    return share("spelling", exact, n), replace(letters, se=max(clustered, letters.se))
 
 
+@dataclass(frozen=True)
 class _Glyphs:
-    """Reads the images of the first `images` held-out captions."""
+    """Reads the images of `prompts`, the first held-out scenes. `ceilings`: the scores of their true renders."""
 
-    def __init__(self, spec: GlyphsJudge, data: GlyphsData) -> None:
-        self._spec, self._data = spec, data
-        exam = scenes(validation_indices(max(spec.images, EXAM)), data.max_letters)
-        read_words = self._read_true(exam)
-        self._exam = sum(scene.word == word for scene, word in zip(exam, read_words, strict=True)) / len(exam)
-        if self._exam < BAR:
-            raise JudgeError(
-                f"the judge `glyphs` reads {self._exam:.1%} of {len(exam)} true renders of {data.resolution} pixels "
-                f"exactly and must read {BAR:.1%}; restore rfscale/data/font.py and rfscale/judges/glyphs.py"
-            )
-        self._prompts = exam[: spec.images]
-        words = [scene.word for scene in self._prompts]
-        self._ceilings = [score.value for score in grade(read_words[: spec.images], words)]
-
-    @property
-    def label(self) -> str:
-        return self._spec.label
-
-    def identity(self) -> dict[str, JsonValue]:
-        return {
-            **self._spec.model_dump(mode="json"),
-            "data": self._data.model_dump(mode="json"),
-            "font": hashlib.sha256(np.packbits(BITMAPS).tobytes()).hexdigest(),
-            "exam": self._exam,
-        }
+    label: str
+    identity: dict[str, JsonValue]
+    data: GlyphsData
+    prompts: tuple[Scene, ...]
+    ceilings: tuple[float, float]
 
     def score(self, generate: Generate) -> Iterator[Score]:
-        images = np.asarray(generate([scene.caption for scene in self._prompts]), dtype=np.float32)
-        side = self._data.resolution
-        expected = (len(self._prompts), 3, side, side)
+        """`spelling` and `letters`. Raises JudgeError where the images have another shape than the world's."""
+        images = np.asarray(generate([scene.caption for scene in self.prompts]), dtype=np.float32)
+        side = self.data.resolution
+        expected = (len(self.prompts), 3, side, side)
         if images.shape != expected:
             raise JudgeError(f"the judge `glyphs` was given images of shape {images.shape}; it needs {expected}")
-        words = [scene.word for scene in self._prompts]
-        graded = grade(read(images, self._data.max_letters), words)
-        for score, ceiling in zip(graded, self._ceilings, strict=True):
-            yield Score(score.name, score.value, score.se, ceiling)
-
-    def _read_true(self, world: list[Scene]) -> list[str]:
-        """In parts: 2,000 pictures of 256 pixels would take 1.6 GB."""
-        part = max(1, _CHUNK * GRID**2 // self._data.resolution**2)
-        starts = range(0, len(world), part)
-        return [
-            word
-            for first in starts
-            for word in read(render(world[first : first + part], self._data.resolution), self._data.max_letters)
-        ]
+        graded = grade(read(images, self.data.max_letters), [scene.word for scene in self.prompts])
+        for score, ceiling in zip(graded, self.ceilings, strict=True):
+            yield replace(score, ceiling=ceiling)
 
 
 def load_glyphs(spec: GlyphsJudge, data: DataSpec, cache: Path) -> Judge:
@@ -175,4 +138,30 @@ def load_glyphs(spec: GlyphsJudge, data: DataSpec, cache: Path) -> Judge:
     """
     spec.check(data)
     assert isinstance(data, GlyphsData)
-    return _Glyphs(spec, data)
+    world = scenes(validation_indices(max(spec.images, EXAM)), data.max_letters)
+    found = _read_true(world, data)
+    passed = sum(scene.word == word for scene, word in zip(world, found, strict=True)) / len(world)
+    if passed < BAR:
+        raise JudgeError(
+            f"the judge `glyphs` reads {passed:.1%} of {len(world)} true renders of {data.resolution} pixels "
+            f"exactly and must read {BAR:.1%}; restore rfscale/data/font.py and rfscale/judges/glyphs.py"
+        )
+    prompts = tuple(world[: spec.images])
+    spelling, letters = grade(found[: spec.images], [scene.word for scene in prompts])
+    identity: dict[str, JsonValue] = {
+        **spec.model_dump(mode="json"),
+        "data": data.model_dump(mode="json"),
+        "font": hashlib.sha256(np.packbits(BITMAPS).tobytes()).hexdigest(),
+        "exam": passed,
+    }
+    return _Glyphs(spec.label, identity, data, prompts, (spelling.value, letters.value))
+
+
+def _read_true(world: Sequence[Scene], data: GlyphsData) -> list[str]:
+    """The words of true renders, in parts: 2,000 pictures of 256 pixels would take 1.6 GB."""
+    part = max(1, _CHUNK * GRID**2 // data.resolution**2)
+    return [
+        word
+        for first in range(0, len(world), part)
+        for word in read(render(world[first : first + part], data.resolution), data.max_letters)
+    ]

@@ -15,6 +15,7 @@ import http.client
 import os
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -272,33 +273,18 @@ def _put(content: bytes, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
 class _InceptionJudge:
-    def __init__(
-        self,
-        spec: InceptionJudge,
-        network: Inception,
-        device: str,
-        captions: tuple[str, ...],
-        reference: Reference,
-        identity: dict[str, JsonValue],
-    ) -> None:
-        self._spec = spec
-        self._network = network
-        self._device = device
-        self._captions = captions
-        self._reference = reference
-        self._identity = identity
-
-    @property
-    def label(self) -> str:
-        return self._spec.label
-
-    def identity(self) -> dict[str, JsonValue]:
-        return self._identity
+    label: str
+    identity: dict[str, JsonValue]
+    network: Inception
+    device: str
+    captions: tuple[str, ...]
+    reference: Reference
 
     def score(self, generate: Generate) -> Iterator[Score]:
         """`fid`, `kid` and `fid_infinity`."""
-        yield from self._reference.scores(encode(self._network, generate(self._captions), self._device))
+        yield from self.reference.scores(encode(self.network, generate(self.captions), self.device))
 
 
 @torch.inference_mode()
@@ -328,4 +314,4 @@ def load_inception(spec: InceptionJudge, data: DataSpec, cache: Path, device: st
         **network_identity,
         "reference": len(held.reference),
     }
-    return _InceptionJudge(spec, network, device, held.captions, reference, identity)
+    return _InceptionJudge(spec.label, identity, network, device, held.captions, reference)

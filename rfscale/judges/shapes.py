@@ -11,8 +11,6 @@ Beside each score stands its ceiling: what true images of the same scenes score,
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,28 +23,29 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from rfscale.data import counter, raster
+from rfscale.data import counter, endless, raster
 from rfscale.data import shapes as world_module
 from rfscale.data.base import FloatArray
 from rfscale.data.counter import uniform
-from rfscale.data.shapes import COLOURS, Scene, SceneObject, relative_position, render, scenes
+from rfscale.data.endless import COLOURS
+from rfscale.data.shapes import Scene, SceneObject, relative_position, render, scenes
 from rfscale.data.spec import DataSpec, ShapesData
 from rfscale.data.text import words
+from rfscale.judges import base as base_module
+from rfscale.judges import corruptions, geneval, reader, shapes_prompts
 from rfscale.judges import distances as distances_module
 from rfscale.judges import encoder as encoder_module
-from rfscale.judges import geneval, reader
-from rfscale.judges.base import Generate, JudgeError, Progress, Score
+from rfscale.judges import phrases as phrases_module
+from rfscale.judges.base import Generate, JudgeError, Progress, Score, share
+from rfscale.judges.cache import kept
 from rfscale.judges.distances import distances
 from rfscale.judges.encoder import (
     Encoder,
     Recipe,
-    foils,
     load_encoder,
-    locked,
-    parse,
-    reversed_relation,
     silent,
 )
+from rfscale.judges.phrases import ROLE, foils, parse, reversed_relation
 from rfscale.judges.spec import ShapesJudge
 
 REFERENCE: Final = 2048  # true scenes that FID and KID compare with
@@ -64,10 +63,15 @@ PROMPTS: Final = 240  # GenEval prompts of either
 _CODE: Final[tuple[ModuleType, ...]] = (
     counter,
     raster,
+    endless,
     world_module,
+    base_module,
     reader,
+    corruptions,
     geneval,
+    shapes_prompts,
     distances_module,
+    phrases_module,
     encoder_module,
     sys.modules[__name__],
 )
@@ -114,6 +118,7 @@ class ShapesWorldJudge:
     def label(self) -> str:
         return self.spec.label
 
+    @property
     def identity(self) -> dict[str, JsonValue]:
         return {
             "judge": self.label,
@@ -130,16 +135,16 @@ class ShapesWorldJudge:
 
         Raises JudgeError where the images have another shape than the world's or hold values that are not finite.
         """
-        kept = _kept(self.encoder, f"ceiling-{self.spec.images}-{self.spec.prompts}", {}, self._true_scores)
-        ceiling = {name: float(value) for name, value in kept.items()}
+        name = f"ceiling-{self.spec.images}-{self.spec.prompts}"
+        ceiling = _kept(self.encoder, name, {}, self._true_scores)
         for score in self._scores(generate):
             yield replace(score, ceiling=ceiling[score.name])
 
     def _true_scores(self) -> dict[str, float]:
         recipe = self.encoder.recipe
         held_out = scenes(np.arange(self.spec.images, dtype=np.uint64), recipe.max_objects)
-        prompted = geneval.true_scenes(
-            geneval.shapes_prompts(self.spec.prompts, recipe.max_objects), recipe.max_objects
+        prompted = shapes_prompts.true_scenes(
+            shapes_prompts.geneval_prompts(self.spec.prompts, recipe.max_objects), recipe.max_objects
         )
         truth = iter([held_out, prompted])
         return {score.name: score.value for score in self._scores(lambda _: render(next(truth), recipe.resolution))}
@@ -153,11 +158,11 @@ class ShapesWorldJudge:
         cosine = _cosines(self.encoder, images, captions)
         yield Score("clip_score", float(cosine.mean()), float(cosine.std(ddof=1) / len(cosine) ** 0.5))
         right = [agrees(scene, found) for scene, found in zip(world, reader.read(images), strict=True)]
-        yield Score("read_exactly", sum(right) / len(right), geneval.agresti_coull(sum(right), len(right)))
+        yield share("read_exactly", sum(right), len(right))
 
-        metadata = geneval.shapes_prompts(self.spec.prompts, recipe.max_objects)
+        metadata = shapes_prompts.geneval_prompts(self.spec.prompts, recipe.max_objects)
         images = _drawn(generate, [str(prompt["prompt"]) for prompt in metadata], recipe.resolution)
-        yield from geneval.summary(geneval.judge_images(images, metadata))
+        yield from geneval.summary(shapes_prompts.judge_images(images, metadata))
 
 
 def agrees(scene: Scene, found: Sequence[SceneObject]) -> bool:
@@ -317,11 +322,11 @@ def examine(encoder: Encoder, count: int, prompts: int = PROMPTS) -> Exam:
     phrases = parse(captions)
     pictures = encoder.encode_images(images)
     own = _cosines(encoder, images, captions)
-    metadata = geneval.shapes_prompts(prompts, max_objects)
-    true_images = render(geneval.true_scenes(metadata, max_objects), resolution)
+    metadata = shapes_prompts.geneval_prompts(prompts, max_objects)
+    true_images = render(shapes_prompts.true_scenes(metadata, max_objects), resolution)
     (fid,) = (s.value for s in distances(encoder.features(images), _reference(encoder, count)) if s.name == "fid")
     changed = foils(phrases, uniform(count, np.arange(count)[:, None], np.arange(4)))
-    related = phrases[..., 3].any(axis=1)
+    related = phrases[..., ROLE].any(axis=1)
     first = first_captions(pictures, encoder.encode_texts(captions)).tolist()
     before = own > np.sum(pictures * encoder.encode_phrases(reversed_relation(phrases)), axis=1)
     return Exam(
@@ -330,8 +335,8 @@ def examine(encoder: Encoder, count: int, prompts: int = PROMPTS) -> Exam:
         count,
         prompts,
         reader=_read_exactly(resolution, max_objects, count),
-        robustness={k: v for k, v in reader.robustness(resolution, count, max_objects).items() if k != "clean"},
-        false_objects=reader.false_objects(resolution, count),
+        robustness={k: v for k, v in corruptions.robustness(resolution, count, max_objects).items() if k != "clean"},
+        false_objects=corruptions.false_objects(resolution, count),
         retrieval=float(np.mean([captions[i] == captions[j] for i, j in enumerate(first)])),
         retrieval_true=float(np.mean([agrees(world[j], world[i].objects) for i, j in enumerate(first)])),
         foils=float(np.mean(own > np.sum(pictures * encoder.encode_phrases(changed), axis=1))),
@@ -359,7 +364,7 @@ def _read_exactly(resolution: int, max_objects: int, count: int) -> float:
 
 
 def _geneval(images: FloatArray, metadata: Sequence[geneval.Metadata]) -> dict[str, float]:
-    return {score.name: score.value for score in geneval.summary(geneval.judge_images(images, metadata))}
+    return {score.name: score.value for score in geneval.summary(shapes_prompts.judge_images(images, metadata))}
 
 
 def _next_of_the_task(metadata: Sequence[geneval.Metadata]) -> npt.NDArray[np.int64]:
@@ -388,23 +393,5 @@ def _kept(
     encoder: Encoder, name: str, depends: dict[str, JsonValue], compute: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
     """The result of `compute`, from <name>.json beside the weights where that was made by the same code and weights."""
-    path = encoder.folder / f"{name}.json"
     depends = {**depends, "encoder": encoder.checksum, "code": _code(), "reference": REFERENCE}
-    found = _kept_result(path, depends)
-    if found is None:
-        with locked(encoder.folder):
-            found = _kept_result(path, depends)  # another process may have computed it meanwhile
-            if found is None:
-                found = compute()
-                temporary = path.with_name(f".{path.name}.{os.getpid()}")
-                temporary.write_text(json.dumps({"depends": depends, "result": found}, indent=1), encoding="utf-8")
-                temporary.replace(path)
-    return found
-
-
-def _kept_result(path: Path, depends: dict[str, JsonValue]) -> dict[str, Any] | None:
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # ValueError: cut short or no JSON; it is computed again
-        return None
-    return dict(kept["result"]) if isinstance(kept, dict) and kept.get("depends") == depends else None
+    return kept(encoder.folder / f"{name}.json", depends, compute)
