@@ -1,12 +1,6 @@
 """What people prefer: Bradley-Terry strengths with ties, Elo and win rates from votes between two images.
 
-Davidson (1970), "On extending the Bradley-Terry model to accommodate ties": with strengths pi and a tie parameter nu,
-
-    P(i is preferred to j) = pi_i / S,   P(no preference) = nu sqrt(pi_i pi_j) / S,
-    S = pi_i + pi_j + nu sqrt(pi_i pi_j)
-
-so pi_i / pi_j are the odds that i is preferred to j among the votes that prefer one. Counting a tie as half a win
-would pull all strengths together wherever people are undecided, and would fit no model of what they answer.
+The model is that of `analysis.davidson`: strengths pi, and a parameter nu of ties.
 
 Elo = 1000 + 400 log10(pi), strengths with geometric mean 1: the mean of the models is 1000, and 400 points are odds of
 ten to one. The paper (Esser et al. 2024, sec. 5.4) plots such a score against validation loss and gives no formula.
@@ -37,20 +31,18 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-Array = NDArray[np.float64]
+from analysis.davidson import Array, solve
+from rfscale import names
 
 OVERALL = "all questions"
 MEAN_ELO = 1000.0
 ELO_PER_LOG = 400.0 / math.log(10.0)
-CHOICES = ("left", "right", "none")
 MIN_RATERS = 5
 """With fewer raters the spread between raters cannot be estimated: the interval is then about these raters only."""
 MIN_PROMPTS = 5
 """With fewer prompts the spread between prompts cannot be estimated: the interval is then about these prompts only."""
 LOCK_PATIENCE = 30.0  # seconds to wait for another process that holds the database
 _COLUMNS = ("rater", "question", "left", "right", "choice")
-_ITERATIONS = 200
-_TOLERANCE = 1e-10  # of the gradient, per vote
 
 
 class PreferenceError(ValueError):
@@ -114,24 +106,6 @@ class Preference:
         """What is worth printing: each question, then all together if that is not the same."""
         each = tuple(self.by_question.values())
         return each if len(each) == 1 else (*each, self.overall)
-
-    def text(self) -> str:
-        """The report a person reads."""
-        raters = "1 rater" if len(self.raters) == 1 else f"{len(self.raters)} raters"
-        head = f"{_votes(self.overall.n_votes)} by {raters}"
-        return "\n\n".join([head, *(_text(fit) for fit in self.fits()), self._method()])
-
-    def _method(self) -> str:
-        over = self.overall.clusters
-        whom = "people in general prefer" if "people" in over else f"these raters prefer ({MIN_RATERS} or more: people)"
-        where = "" if "prompts" in over else f", on these prompts ({MIN_PROMPTS} or more: any)"
-        return (
-            f"Bradley-Terry with ties (Davidson 1970). Elo: mean 1000; 400 points are odds of 10 to 1 among votes that "
-            f"prefer one.\nIntervals: 95 %, Bayesian bootstrap over {over}: what {whom}{where}.\n"
-            f"best: probability of being the strongest. wins over: wins and half the ties, of the votes on that pair.\n"
-            f"Every pair of models has {1 / len(self.overall.models):.2g} of a vote added to either side, so that no "
-            f"strength is infinite."
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: null where there is no number."""
@@ -214,9 +188,9 @@ def _check(votes: pd.DataFrame) -> None:
         raise PreferenceError(f"the votes have no column {', '.join(missing)}; they need {', '.join(_COLUMNS)}.")
     if votes.empty:
         raise PreferenceError("there are no votes; collect some with `rfscale rate SWEEP`")
-    unknown = sorted({str(choice) for choice in votes["choice"]} - set(CHOICES))
+    unknown = sorted({str(choice) for choice in votes["choice"]} - set(names.CHOICES))
     if unknown:
-        raise PreferenceError(f"choice {unknown[0]!r} is not possible; it is one of {', '.join(CHOICES)}.")
+        raise PreferenceError(f"choice {unknown[0]!r} is not possible; it is one of {', '.join(names.CHOICES)}.")
     same = votes["left"] == votes["right"]
     if same.any():
         raise PreferenceError(f"{votes.loc[same, 'left'].iloc[0]} was compared with itself; remove such votes.")
@@ -304,11 +278,11 @@ def _weights(
     """
     weights = np.ones((draws, int(cells.max()) + 1))
     for column in by:
-        member, names = pd.factorize(votes[column])
-        shape = (len(names) - 2) / len(names) if len(by) == 1 else 1.0
+        member, values = pd.factorize(votes[column])
+        shape = (len(values) - 2) / len(values) if len(by) == 1 else 1.0
         of_cell = np.empty(weights.shape[1], dtype=np.intp)
         of_cell[cells] = member
-        weights *= rng.gamma(shape, 1.0 / shape, size=(draws, len(names)))[:, of_cell]
+        weights *= rng.gamma(shape, 1.0 / shape, size=(draws, len(values)))[:, of_cell]
     return weights if by else rng.exponential(size=weights.shape)
 
 
@@ -341,96 +315,6 @@ def _unconnected(met: NDArray[np.bool_]) -> list[int]:
         reached = more
 
 
-def solve(wins: Array, ties: Array) -> tuple[Array, Array]:
-    """Maximum likelihood of Davidson's model for B tables at once: (B, K) log strengths with mean 0, and (B,) nu.
-
-    wins (B, K, K): weight of row over column, positive for every pair; ties (B, K, K): symmetric. The log-likelihood is
-    concave in (log pi, log nu), so Newton with step halving finds its only maximum; nu = 0 where there are no ties.
-    Raises PreferenceError where it does not converge.
-    """
-    batch, size, _ = wins.shape
-    has_ties = ties.sum(axis=(1, 2)) > 0
-    x = np.zeros((batch, size + 1))  # log pi, log nu
-    value, gradient, information = _likelihood(x, wins, ties, has_ties)
-    scale = _TOLERANCE * (wins.sum(axis=(1, 2)) + ties.sum(axis=(1, 2)))
-    for _ in range(_ITERATIONS):
-        open_ = np.flatnonzero(np.abs(gradient).max(axis=1) > scale)
-        if not open_.size:
-            strengths = x[:, :size] - x[:, :size].mean(axis=1, keepdims=True)
-            return strengths, np.where(has_ties, np.exp(x[:, size]), 0.0)
-        step = np.linalg.solve(information[open_], gradient[open_, :, None])[..., 0]
-        step /= np.maximum(1.0, np.abs(step).max(axis=1, keepdims=True) / 4.0)  # far from the optimum: no leaps
-        factor = np.ones(len(open_))
-        for _ in range(40):
-            trial = x[open_] + factor[:, None] * step
-            reached = _likelihood(trial, wins[open_], ties[open_], has_ties[open_])[0]
-            worse = reached < value[open_] - 1e-9 * (1 + np.abs(value[open_]))
-            if not worse.any():
-                break
-            factor[worse] /= 2
-        x[open_] = trial
-        value[open_], gradient[open_], information[open_] = _likelihood(
-            trial, wins[open_], ties[open_], has_ties[open_]
-        )
-    raise PreferenceError("the strengths did not converge; is a pair of models without any weight?")
-
-
-def _likelihood(x: Array, wins: Array, ties: Array, has_ties: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
-    """Log-likelihood (B,), its gradient (B, K + 1) and the information (B, K + 1, K + 1), invertible.
-
-    With h = (log pi_i - log pi_j) / 2 the three answers have logits h, -h and log nu. Every pair stands twice in the
-    (K, K) arrays, hence the halves.
-    """
-    size = wins.shape[1]
-    h = (x[:, :size, None] - x[:, None, :size]) / 2
-    log_nu = np.where(has_ties, x[:, size], -np.inf)[:, None, None]
-    log_sum = np.logaddexp(np.logaddexp(h, -h), log_nu)
-    first, tie = np.exp(h - log_sum), np.exp(log_nu - log_sum)
-    second = np.swapaxes(first, 1, 2)
-    n = wins + np.swapaxes(wins, 1, 2) + ties
-    tied = ties.sum(axis=(1, 2)) / 2
-
-    value = (
-        (wins * h).sum(axis=(1, 2)) + tied * np.where(has_ties, x[:, size], 0.0) - (n * log_sum).sum(axis=(1, 2)) / 2
-    )
-    gradient = np.empty_like(x)
-    gradient[:, :size] = (wins - np.swapaxes(wins, 1, 2) - n * (first - second)).sum(axis=2) / 2
-    gradient[:, size] = np.where(has_ties, tied - (n * tie).sum(axis=(1, 2)) / 2, 0.0)
-
-    a = n * (first + second - (first - second) ** 2) / 4
-    information = np.empty((len(x), size + 1, size + 1))
-    information[:, :size, :size] = -a
-    diagonal = np.arange(size)
-    information[:, diagonal, diagonal] += a.sum(axis=2)
-    # The mean of log pi is free. Fixing it adds this to the information and nothing to any difference.
-    information[:, :size, :size] += a.mean(axis=(1, 2))[:, None, None]
-    information[:, :size, size] = information[:, size, :size] = -(n * (first - second) * tie).sum(axis=2) / 2
-    information[:, size, size] = np.where(has_ties, (n * tie * (1 - tie)).sum(axis=(1, 2)) / 2, 1.0)
-    return value, gradient, information
-
-
-# --- saying it --------------------------------------------------------------------------------------------------------
-
-
-def _text(fit: Strengths) -> str:
-    low, high = fit.elo_interval
-    width = max(map(len, fit.models))
-    lines = [
-        f"{fit.question}: {_votes(fit.n_votes)}, {fit.n_ties} without preference",
-        f"  {'':{width}}   Elo  95 % interval   best   wins over, %: "
-        + "  ".join(f"{r + 1:>3}" for r in range(len(fit.models))),
-    ]
-    for rank, i in enumerate(fit.order):
-        rates = "  ".join(
-            "  –" if math.isnan(fit.win_rate[i, j]) else f"{100 * fit.win_rate[i, j]:>3.0f}" for j in fit.order
-        )
-        lines.append(
-            f"  {fit.models[i]:{width}}  {fit.elo[i]:>4.0f}  [{low[i]:>5.0f}, {high[i]:>5.0f}]  {fit.p_best[i]:>5.2f}"
-            f"   {rank + 1:>3}         {rates}"
-        )
-    return "\n".join([*lines, *(f"  ! {doubt}" for doubt in fit.doubts)])
-
-
 def _to_dict(fit: Strengths) -> dict[str, Any]:
     low, high = fit.elo_interval
     return {
@@ -456,10 +340,6 @@ def _to_dict(fit: Strengths) -> dict[str, Any]:
             for i in fit.order
         ],
     }
-
-
-def _votes(number: int) -> str:
-    return "1 vote" if number == 1 else f"{number} votes"
 
 
 def _number(value: float) -> float | None:

@@ -131,6 +131,10 @@ def parse_quality(key: str) -> tuple[str, str, str] | None:
     return (parts[1], parts[2], parts[3]) if len(parts) == 4 and parts[0] == _QUALITY_PREFIX else None
 
 
+# --- votes between two images -----------------------------------------------------------------------------------------
+CHOICES: tuple[str, ...] = ("left", "right", "none")
+"""What a person may answer: which image, or no preference."""
+
 # --- parameters of a run (written once) -------------------------------------------------------------------------------
 TRIAL_ID = "trial_id"
 PARAMS: dict[str, Key] = {

@@ -14,15 +14,16 @@ import pytest
 from scipy import optimize, stats
 
 from analysis import preference
+from analysis.davidson import solve
 from analysis.plot_preference import plot_preference
 from analysis.preference import (
     OVERALL,
     PreferenceError,
     fit_preference,
     read_votes,
-    solve,
     to_elo,
 )
+from analysis.wording_preference import text
 
 QUESTION = "prompt following"
 
@@ -217,14 +218,14 @@ def test_with_few_raters_the_interval_is_about_these_raters_question_by_question
     fit = fit_preference(pd.concat([five, two]), draws=50)
     assert fit.by_question[QUESTION].clusters == "people"
     assert fit.by_question["visual quality"].clusters == "image pairs"
-    assert "over people: what people in general prefer, on these prompts" in fit.text()
-    assert "over image pairs: what these raters prefer" in fit_preference(two, draws=50).text()
+    assert "over people: what people in general prefer, on these prompts" in text(fit)
+    assert "over image pairs: what these raters prefer" in text(fit_preference(two, draws=50))
     assert "over prompts: what these raters prefer (5 or more: people).\n" in (
-        fit_preference(two.assign(prompt=np.arange(40) % 5), draws=50).text()
+        text(fit_preference(two.assign(prompt=np.arange(40) % 5), draws=50))
     )
     both = fit_preference(five.assign(prompt=np.arange(100) % 7), draws=50)
     assert both.overall.clusters == "people and prompts"
-    assert "over people and prompts: what people in general prefer.\n" in both.text()
+    assert "over people and prompts: what people in general prefer.\n" in text(both)
     assert fit_preference(two.assign(prompt=np.arange(40) % 4), draws=50).overall.clusters == "image pairs"
 
 
@@ -312,12 +313,12 @@ def test_the_report_and_the_json() -> None:
     fit = fit_preference(
         table(*[("a", "b", "left")] * 6, ("b", "a", "left"), ("a", "b", "none"), ("b", "c", "left")), draws=100
     )
-    text = fit.text()
-    assert text.startswith("9 votes by 1 rater\n\nprompt following: 9 votes, 1 without preference")
-    best = text.splitlines()[4]
+    said = text(fit)
+    assert said.startswith("9 votes by 1 rater\n\nprompt following: 9 votes, 1 without preference")
+    best = said.splitlines()[4]
     assert best.split()[:2] == ["a", f"{fit.overall.elo[0]:.0f}"]
     assert best.split()[-3:] == ["–", "81", "–"]
-    assert "mean 1000" in text
+    assert "mean 1000" in said
     given = json.loads(json.dumps(fit.to_dict(), allow_nan=False))
     assert (given["votes"], given["raters"]) == (9, ["r"])
     (only,) = given["fits"]

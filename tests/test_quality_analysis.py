@@ -432,12 +432,12 @@ def test_trials_that_agree_by_chance_are_not_certain() -> None:
     """A task that fails on all 40 images of three trials: the trials say nothing of the error, their own errors do."""
     rows = pd.DataFrame({"formulation": ["rf"] * 3, "value": [0.0] * 3, "se": [0.03, 0.04, 0.05]})
     half = 1.959964 * (0.03**2 + 0.04**2 + 0.05**2) ** 0.5 / 3
-    for mean in (mean_over(rows["value"], rows["se"]), pooled_means(rows)["rf"]):
-        assert (mean.value, mean.low, mean.high) == (0.0, pytest.approx(-half), pytest.approx(half))
+    for found in (mean_over(rows["value"], rows["se"]), pooled_means(rows)["rf"]):
+        assert (found.value, found.low, found.high) == (0.0, pytest.approx(-half), pytest.approx(half))
     apart = rows.assign(value=[0.0, 0.5, 1.0])
     between = 4.302653 * 0.5 / 3**0.5
-    for mean in (mean_over(apart["value"], apart["se"]), pooled_means(apart)["rf"], mean_over(apart["value"])):
-        assert mean.high - mean.value == pytest.approx(between), "trials that differ more have the wider interval"
+    for found in (mean_over(apart["value"], apart["se"]), pooled_means(apart)["rf"], mean_over(apart["value"])):
+        assert found.high - found.value == pytest.approx(between), "trials that differ more have the wider interval"
     unknown = rows.assign(se=math.nan)
     assert mean_over(unknown["value"], unknown["se"]).interval == (0.0, 0.0)
 

@@ -27,18 +27,18 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import rfscale
-from analysis.preference import CHOICES as ANALYSED_CHOICES
 from analysis.preference import read_votes
 from rfscale.checkpoint import load_model
 from rfscale.cli import app
 from rfscale.data import load, load_text_encoder
 from rfscale.evals.samples import generate_images
+from rfscale.names import CHOICES
 from rfscale.rating import images as images_module
 from rfscale.rating.images import Drawing, draw_images, save_png
 from rfscale.rating.pairs import choose
-from rfscale.rating.server import LONGEST_REQUEST, TOKEN_HEADER, RatingServer
+from rfscale.rating.server import LONGEST_REQUEST, TOKEN_HEADER, RatingServer, kept_key
 from rfscale.rating.sitting import Design, Sitting
-from rfscale.rating.votes import CHOICES, QUESTIONS, RatingError, Showing, Vote, Votes, questions_of
+from rfscale.rating.votes import QUESTIONS, RatingError, Showing, Vote, Votes, questions_of
 from rfscale.store import Store
 from rfscale.sweep import Samples, Sweep
 from rfscale.sweep_file import parse_sweep
@@ -95,7 +95,6 @@ def test_the_questions_are_the_papers() -> None:
     ]
     assert questions_of("glyphs") == ("prompt following", "visual quality", "typography")
     assert questions_of("shapes") == questions_of("folder") == ("prompt following", "visual quality")
-    assert CHOICES == ANALYSED_CHOICES
 
 
 # --- votes ------------------------------------------------------------------------------------------------------------
@@ -433,6 +432,7 @@ def chunks(png: bytes) -> list[bytes]:
 # --- the server -------------------------------------------------------------------------------------------------------
 
 Ask = Callable[..., tuple[int, dict[str, str], bytes]]
+KEY = "a-key"
 
 
 @pytest.fixture
@@ -444,7 +444,7 @@ def served(tmp_path: Path) -> Iterator[tuple[RatingServer, Ask]]:
             files[trial, number] = tmp_path / f"{trial}-{number}.png"
             Image.new("RGB", (8, 8), (80 * i, 80 * number, 0)).save(files[trial, number])
     with RatingServer(0) as server:
-        server.open(Sitting(design(), Votes(tmp_path / "votes.sqlite")), files)
+        server.open(Sitting(design(), Votes(tmp_path / "votes.sqlite")), files, KEY)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
 
@@ -491,7 +491,26 @@ def test_the_server_asks_and_keeps_answers(served: tuple[RatingServer, Ask]) -> 
 def test_the_server_listens_on_loopback_only(served: tuple[RatingServer, Ask]) -> None:
     server, _ = served
     assert server.socket.getsockname()[0] == "127.0.0.1"
-    assert server.address == f"http://127.0.0.1:{server.port}/"
+    assert server.address == f"http://127.0.0.1:{server.port}/?key={KEY}"
+
+
+def test_the_page_and_its_token_are_for_who_has_the_key(served: tuple[RatingServer, Ask], tmp_path: Path) -> None:
+    server, ask = served
+    for path in ("/", "/?", "/?key=", "/?key=another", f"/?key={KEY}x", f"/?key={KEY}&more", f"/?Key={KEY}"):
+        status, headers, body = ask("GET", path)
+        assert status == 403, path
+        assert server.token not in repr(headers) + body.decode()
+        assert KEY not in body.decode()
+        assert "with its key" in json.loads(body)["error"]
+    status, _, body = ask("GET", f"/?key={KEY}")
+    assert (status, server.token in body.decode()) == (200, True)
+
+    path = tmp_path / "key"
+    key = kept_key(path)
+    assert re.fullmatch(r"[\w-]{22}", key)
+    assert kept_key(path) == key, "a page can be reloaded after the server was started again"
+    assert path.stat().st_mode & 0o777 == 0o600, "for its owner alone"
+    assert kept_key(tmp_path / "another") != key
 
 
 @pytest.mark.parametrize(
@@ -561,7 +580,7 @@ def test_a_disk_that_fails_is_a_sentence_that_names_no_path(
 
 def test_the_page_may_load_nothing_from_elsewhere(served: tuple[RatingServer, Ask]) -> None:
     _, ask = served
-    status, headers, page = ask("GET", "/", Origin="http://evil.example")
+    status, headers, page = ask("GET", f"/?key={KEY}", Origin="http://evil.example")
     assert status == 200
     policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
     assert policy["default-src"] == "'none'"
@@ -595,7 +614,7 @@ def test_nothing_that_is_sent_tells_the_models_apart(served: tuple[RatingServer,
         status, headers, body = ask("POST", "/vote", vote)
         told += repr(headers).encode() + body
         state = json.loads(body)
-    for path in ("/", "/page.css", "/page.js"):
+    for path in (f"/?key={KEY}", "/page.css", "/page.js"):
         _, headers, body = ask("GET", path)
         told += repr(headers).encode() + body
     for secret in (*TRIALS, str(tmp_path), "votes.sqlite", "formulation", "depth", ".png"):
@@ -709,7 +728,7 @@ def test_ctrl_c_ends_it_and_says_what_there_is(trained: tuple[Path, Sweep], tmp_
     )  # fmt: skip
     assert process.stdout is not None
     line = next(line for line in process.stdout if "open http" in line)
-    assert re.search(r"open http://127\.0\.0\.1:\d+/ in a browser", line)
+    assert re.search(r"open http://127\.0\.0\.1:\d+/\?key=[\w-]{22} in a browser", line)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")

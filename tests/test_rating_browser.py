@@ -115,6 +115,11 @@ def page(browser: Any) -> Iterator[Any]:
     assert [text for text in complaints if not any(known in text for known in allowed)] == []
 
 
+def origin(address: str) -> str:
+    """The address of the server, without the page and its key."""
+    return address.partition("/?")[0]
+
+
 def begin(page: Any, address: str, rater: str) -> None:
     page.goto(address)
     playwright.expect(page.locator("#rater")).to_be_focused()
@@ -212,7 +217,7 @@ def test_a_rating_from_the_first_page_to_the_results(serve: Serve, page: Any, tm
     assert all(prompt == captions[number] for _, number, prompt, *_ in kept)
 
     # What was at the left is what the database says was at the left.
-    images = {r.request.url.removeprefix(address.rstrip("/")): r.body() for r in responses if "/image/" in r.url}
+    images = {r.request.url.removeprefix(origin(address)): r.body() for r in responses if "/image/" in r.url}
     for row, sides in zip(kept, addresses, strict=True):
         for trial, src in zip(row[4:6], sides, strict=True):
             assert images[src] == files[trial, int(row[1])].read_bytes()
@@ -257,7 +262,7 @@ def check_blind(responses: list[Any], pages: list[str], address: str, trial_ids:
     told = "\n".join(pages).encode()
     tokens = []
     for response in responses:
-        assert response.url.startswith(address), "from elsewhere"
+        assert response.url.startswith(origin(address) + "/"), "from elsewhere"
         body = response.body()
         told += response.url.encode() + repr(sorted(response.all_headers().items())).encode() + body
         if "/image/" in response.url:
@@ -281,7 +286,7 @@ def check_picture(page: Any, path: Path) -> None:
         boxes.append(box)
         assert box["width"] == box["height"] == 320, "16 pixels, each 20 wide"
         shown = screen[box["y"] : box["y"] + 320, box["x"] : box["x"] + 320]
-        source = page.request.get(page.url.rstrip("/") + locator.get_attribute("src")).body()
+        source = page.request.get(origin(page.url) + locator.get_attribute("src")).body()
         small = np.asarray(Image.open(io.BytesIO(source)))
         np.testing.assert_array_equal(shown, small.repeat(20, axis=0).repeat(20, axis=1))
     left, right = boxes
@@ -331,7 +336,7 @@ def test_a_killed_server_loses_no_answer(serve: Serve, page: Any, tmp_path: Path
     process.wait()
     page.keyboard.press("ArrowLeft")
     playwright.expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
-    serve(int(address.rstrip("/").rsplit(":", 1)[1]))
+    serve(int(origin(address).rsplit(":", 1)[1]))
     page.keyboard.press("ArrowLeft")
     playwright.expect(page.get_by_role("alert")).to_contain_text("reload the page")
     greeted(page, address, "Eve")

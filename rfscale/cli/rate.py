@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -112,7 +113,7 @@ def _serve(
     port: int,
 ) -> None:
     """Draw what is missing, then answer the page until Ctrl-C."""
-    from rfscale.rating.server import RatingServer
+    from rfscale.rating.server import RatingServer, kept_key
     from rfscale.rating.sitting import Sitting
 
     store.check_writable()
@@ -124,7 +125,7 @@ def _serve(
         except KeyboardInterrupt:
             typer.echo("stopped while drawing; the same command goes on from there")
             raise typer.Exit(130) from None
-        server.open(Sitting(design, votes), images)
+        server.open(Sitting(design, votes), images, kept_key(folder / "key"))
         try:
             typer.echo(f"open {server.address} in a browser; Ctrl-C ends, and every vote is kept")
             server.serve_forever()
@@ -140,25 +141,17 @@ def _serve(
 def _draw(
     design: Design, trials: Sequence[Trial], store: Store, folder: Path, drawing: Drawing
 ) -> Mapping[tuple[str, int], Path]:
-    """Draw what is missing, with a bar in a terminal and ten lines elsewhere."""
-    from rich.progress import Progress
-
+    """Draw what is missing, with progress."""
+    from rfscale.progress import Bars
     from rfscale.rating.images import draw_images
 
-    screen = console()
-    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("drawing", total=None)
-
-        def progress(drawn: int, missing: int) -> None:
-            bar.update(task, completed=drawn, total=missing)
-            if drawn and not screen.is_terminal and drawn % -(-missing // 10) == 0:
-                typer.echo(f"drawing {drawn}/{missing}")
-
-        return draw_images(trials, design.prompts, store, folder / "images", drawing, progress)
+    with Bars(console()).shown() as bars:
+        return draw_images(trials, design.prompts, store, folder / "images", drawing, partial(bars.show, "drawing"))
 
 
 def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, plot: Path | None, as_json: bool) -> None:
     from analysis.preference import fit_preference, read_votes
+    from analysis.wording_preference import text
 
     if plot is not None and not plot.resolve().parent.is_dir():
         raise RatingError(f"there is no folder {plot.resolve().parent} for {plot.name}; create it or change --plot")
@@ -183,7 +176,7 @@ def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, plot
     if as_json:
         print_json({"sweep": sweep, "setting": setting, **preference.to_dict()})
     else:
-        typer.echo(f"{sweep}, {setting}: {preference.text()}")
+        typer.echo(f"{sweep}, {setting}: {text(preference)}")
 
 
 def _count(number: int, what: str) -> str:

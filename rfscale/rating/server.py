@@ -1,6 +1,6 @@
 """The page that asks, on loopback only.
 
-    GET  /                 the page            GET /page.css, /page.js    its parts
+    GET  /?key=<key>       the page            GET /page.css, /page.js    its parts
     GET  /image/<token>    one image of what stands on a page; the token is random and new for every showing
     POST /state            {rater}                                -> what to ask
     POST /vote             {rater, showing, question, choice}     -> what to ask next
@@ -8,13 +8,16 @@
 
 Nothing that leaves here tells the models apart: no trial, no formulation, no file name, no time of a file. Other pages
 in the same browser can neither read (the Host header must be ours, which stops DNS rebinding) nor write (POST needs
-JSON and a token that only our page holds).
+JSON and a token that only our page holds). Nor can other people on the same machine, whom loopback does not keep out:
+the page, and with it the token, is given only to who knows the key in the address that the terminal shows.
 """
 
 from __future__ import annotations
 
 import errno
+import hmac
 import json
+import os
 import secrets
 import sqlite3
 import sys
@@ -66,15 +69,19 @@ class RatingServer(ThreadingTCPServer):
             {HOST, "localhost"} if self.port == 80 else set()
         )
 
-    def open(self, sitting: Sitting, images: Mapping[tuple[str, int], Path]) -> None:
-        """Begin to answer: images holds the PNG of each trial and prompt."""
-        self.sitting, self.images = sitting, images
+    def open(self, sitting: Sitting, images: Mapping[tuple[str, int], Path], key: str) -> None:
+        """Begin to answer: images holds the PNG of each trial and prompt, `key` is what the page is asked for with."""
+        self.sitting, self.images, self.key = sitting, images, key
         self._take(self.server_activate)
 
     @property
     def address(self) -> str:
         """What to open in a browser."""
-        return f"http://{HOST}:{self.port}/"
+        return f"{self.origin}/?key={self.key}"
+
+    @property
+    def origin(self) -> str:
+        return f"http://{HOST}:{self.port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that went away is no error of ours; all else is printed."""
@@ -90,6 +97,19 @@ class RatingServer(ThreadingTCPServer):
             raise RatingError(
                 f"port {self._wanted} {reason}; choose another with --port, 0 for any free one"
             ) from error
+
+
+def kept_key(path: Path) -> str:
+    """The key of the page: made once, so that a page can be reloaded after the server was started again.
+
+    The file can be read by its owner alone. Raises OSError.
+    """
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(16))
+    except FileExistsError:
+        pass
+    return path.read_text()
 
 
 class _Refused(Exception):
@@ -113,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, respond: Callable[[], tuple[str, bytes]]) -> None:
         try:
             if self.headers.get("Host") not in self.server.hosts:
-                raise _Refused(HTTPStatus.MISDIRECTED_REQUEST, f"open {self.server.address}")
+                raise _Refused(HTTPStatus.MISDIRECTED_REQUEST, f"open {self.server.origin}")
             kind, body = self._reach(respond)
             self._send(HTTPStatus.OK, kind, body)
         except _Refused as refused:
@@ -136,7 +156,9 @@ class _Handler(BaseHTTPRequestHandler):
             ) from error
 
     def _get(self) -> tuple[str, bytes]:
-        if self.path == "/":
+        if self.path.partition("?")[0] == "/":
+            if not hmac.compare_digest(self.path.encode(), f"/?key={self.server.key}".encode()):
+                raise _Refused(HTTPStatus.FORBIDDEN, "open the whole address that the terminal shows, with its key")
             page = _part("/page.html").replace(b"{{token}}", self.server.token.encode())
             return "text/html; charset=utf-8", page
         if self.path in _PARTS:
@@ -150,9 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()  # before any refusal: closing with unread input would cut the answer off
         if not secrets.compare_digest(self.headers.get(TOKEN_HEADER, "").encode(), self.server.token.encode()):
             raise _Refused(HTTPStatus.FORBIDDEN, "the server was started again; reload the page")
-        if self.headers.get("Origin", self.server.address.rstrip("/")) not in {
-            f"http://{h}" for h in self.server.hosts
-        }:
+        if self.headers.get("Origin", self.server.origin) not in {f"http://{h}" for h in self.server.hosts}:
             raise _Refused(HTTPStatus.FORBIDDEN, "this page may not vote")
         given = self._object(body)
         sitting, rater = self.server.sitting, _rater(given)

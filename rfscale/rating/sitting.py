@@ -9,8 +9,9 @@ from random import Random, SystemRandom
 from threading import RLock
 from typing import Any
 
+from rfscale.names import CHOICES
 from rfscale.rating.pairs import all_pairs, choose
-from rfscale.rating.votes import CHOICES, QUESTIONS, RatingError, Showing, Vote, Votes
+from rfscale.rating.votes import QUESTIONS, RatingError, Showing, Vote, Votes
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-CHOICES = ("left", "right", "none")
-
 # The paper's questions, word for word (section 5.4).
 QUESTIONS: dict[str, str] = {
     "prompt following": ("Which image looks more representative of the text shown above and faithfully follows it?"),
