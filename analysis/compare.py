@@ -109,12 +109,6 @@ class Comparison:
         """JSON-ready; what is not known is None."""
         return {k: _plain(v) for k, v in asdict(self).items()}
 
-    def text(self) -> str:
-        """The ranking for a terminal."""
-        from analysis.wording import ranking_text
-
-        return ranking_text(self)
-
     def frame(self) -> pd.DataFrame:
         """One row per formulation."""
         return pd.DataFrame(

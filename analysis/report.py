@@ -124,7 +124,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _text(table: SweepTable, comparison: Comparison, ladder: Ladder, quality: Quality | None, path: Path) -> str:
-    parts = [comparison.text(), wording.laws_text(ladder, [s.formulation for s in comparison.standings])]
+    parts = [wording.ranking_text(comparison), wording.laws_text(ladder, [s.formulation for s in comparison.standings])]
     if quality is not None:
         parts.append(wording_quality.quality_text(quality))
     if len(table.rejected):

@@ -17,6 +17,7 @@ from analysis import paired
 from analysis.compare import CompareError, Comparison, compare
 from analysis.multiplier import crossing
 from analysis.table import read_sweep
+from analysis.wording import ranking_text
 from rfscale import names
 
 
@@ -68,7 +69,7 @@ def test_one_seed_gives_intervals_over_sizes_and_says_so(tmp_path: Path) -> None
     c = compared(tmp_path, World({"rf": 1.0, "better": 1.5}, noise=0.003))
     assert c.spread == "sizes"
     assert "one seed: the interval is over sizes only" in c.basis
-    assert "over sizes only" in c.text().lower()
+    assert "over sizes only" in ranking_text(c).lower()
     ratio = c.standing("better").ratio
     assert ratio.n == 4
     assert ratio.interval[0] < ratio.estimate < ratio.interval[1]
@@ -84,14 +85,14 @@ def test_one_size_and_one_seed_give_no_interval_and_a_reason(tmp_path: Path) -> 
     assert better.tied_with == ("rf",)
     assert "no interval" in better.ratio.reason
     assert "no interval" in better.compute_multiplier.reason
-    assert "no interval" in c.text()
+    assert "no interval" in ranking_text(c)
     assert "one size" in c.order
 
 
 def test_one_formulation_is_ranked_alone(tmp_path: Path) -> None:
     c = compared(tmp_path, World({"eps/linear": 1.0}))
     assert c.reference == c.best.formulation == "eps/linear"
-    assert c.text()
+    assert ranking_text(c)
 
 
 def test_a_missing_hard_size_does_not_flatter_a_formulation(tmp_path: Path) -> None:

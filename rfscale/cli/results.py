@@ -64,12 +64,13 @@ def compare(
     name, uri = load_sweep(sweep).name, mlflow_uri(open_store(store))
     from analysis.compare import compare as compare_table
     from analysis.table import read_sweep
+    from analysis.wording import ranking_text
 
     comparison = compare_table(read_sweep(uri, name), reference=reference)
     if as_json:
         print_json(comparison.to_dict())
     else:
-        typer.echo(comparison.text())
+        typer.echo(ranking_text(comparison))
 
 
 @app.command()
