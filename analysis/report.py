@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -75,16 +75,17 @@ def write_report(
     reference: str | None = None,
     command: str | None = None,
     quality_setting: str | None = None,
+    trials: Collection[str] | None = None,
 ) -> Report:
     """Write the report of a sweep into `folder` (made if missing; older files of a report are replaced).
 
     `reference`: as in `analysis.compare.compare`. `command`: what made the sweep, shown as the way to run it again.
-    `quality_setting`: as in `analysis.quality.assess`. Raises TableError where the sweep cannot be read or has no
+    `quality_setting`: as in `analysis.quality.assess`. `trials`: as in `analysis.table.read_sweep`. Raises TableError where the sweep cannot be read or has no
     finished trial, CompareError for an unknown reference, QualityError for a setting at which nothing was scored.
     Where no law or no interval is possible the report says so in a sentence.
     """
     folder = Path(folder)
-    table = read_sweep(tracking_uri, sweep)
+    table = read_sweep(tracking_uri, sweep, trials=trials)
     comparison = compare(table, reference=reference)
     ladder = ladder_laws(table)
     quality = assess(table, setting=quality_setting)

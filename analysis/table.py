@@ -1,8 +1,8 @@
 """MLflow -> one tidy validated row per trial, and the reject list with reasons; the only reader.
 
 `read_sweep` reads what `rfscale` wrote under the keys of `rfscale.names`. A run that cannot stand for its trial
-(unfinished, diverged, without a finite `val/loss` at its last step, without its parameters, a second run of one trial)
-is in `rejected` with the reason and in nothing else. A value that was not measured is NaN.
+(unfinished, diverged, without a finite `val/loss` at its last step, without its parameters, a second run of one trial,
+a trial that the sweep file no longer has) is in `rejected` with the reason and in nothing else. A value that was not measured is NaN.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +50,7 @@ REQUIRED_PARAMS = (
 )  # fmt: skip
 """Without one of these a run cannot be used; another that is missing (an older run lacks newer keys) is NaN."""
 
+OTHER_TRIAL = "the sweep file has no such trial: it was trained by another version of the file"
 CONNECT_SECONDS = 5.0
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PROFILE_PREFIX = names.denoising_level(0.0).removesuffix("0.00")
@@ -90,8 +91,10 @@ class SweepTable:
         return self.curves[self.curves["key"] == key].merge(parameters, on="trial_id", how="left")
 
 
-def read_sweep(tracking_uri: str, sweep: str, curves: Sequence[str] = CURVES) -> SweepTable:
-    """Read the experiment `sweep` from MLflow.
+def read_sweep(
+    tracking_uri: str, sweep: str, curves: Sequence[str] = CURVES, *, trials: Collection[str] | None = None
+) -> SweepTable:
+    """Read the experiment `sweep` from MLflow; with `trials`, ids as in the sweep file, the runs of those alone.
 
     Raises TableError where the tracking store cannot be reached or read, where it holds no such sweep (the message
     lists those it holds), and where no trial of it is finished.
@@ -99,7 +102,7 @@ def read_sweep(tracking_uri: str, sweep: str, curves: Sequence[str] = CURVES) ->
     with _short_waits():
         _check_reachable(tracking_uri)
         client, runs = _runs(tracking_uri, sweep)
-        usable, rejected = _validated(runs)
+        usable, rejected = _validated(runs, trials)
         history = _histories(client, [run for run, _ in usable], curves)
         scored = _scores(client, [run for run, _ in usable])
     rows, points, profile, quality, used = [], [], [], [], []
@@ -122,12 +125,12 @@ def read_sweep(tracking_uri: str, sweep: str, curves: Sequence[str] = CURVES) ->
     if not rows:
         raise TableError(_none_finished(sweep, rejected))
     order = ["parameters", "formulation", "steps", "seed", "trial_id"]
-    trials = pd.DataFrame(rows).sort_values(order, ignore_index=True)
+    frame = pd.DataFrame(rows).sort_values(order, ignore_index=True)
     return SweepTable(
         name=sweep,
         tracking_uri=tracking_uri,
         question=_tag_values(runs, names.TAG_QUESTION)[0] if _tag_values(runs, names.TAG_QUESTION) else "",
-        trials=trials,
+        trials=frame,
         curves=pd.DataFrame(points, columns=list(CURVE_COLUMNS)),
         profile=pd.DataFrame(profile, columns=["trial_id", "logsnr", "value"]),
         rejected=pd.DataFrame(rejected, columns=list(REJECTED_COLUMNS))
@@ -243,13 +246,17 @@ def _first_line(error: Exception) -> str:
 # --- runs -> rows -----------------------------------------------------------------------------------------------------
 
 
-def _validated(runs: Iterable[Run]) -> tuple[list[tuple[Run, dict[str, Any]]], list[dict[str, Any]]]:
+def _validated(
+    runs: Iterable[Run], trials: Collection[str] | None
+) -> tuple[list[tuple[Run, dict[str, Any]]], list[dict[str, Any]]]:
     """Runs that may stand for their trial with their typed parameters, and rows of the reject list for the others."""
     usable: list[tuple[Run, dict[str, Any]]] = []
     rejected: list[dict[str, Any]] = []
     first_run: dict[str, str] = {}
     for run in sorted(runs, key=lambda r: (r.info.start_time, r.info.run_id)):
         row, reason = _row(run)
+        if trials is not None and _trial_id(run) and _trial_id(run) not in trials:
+            reason = OTHER_TRIAL
         if not reason and row["trial_id"] in first_run:
             reason = f"a second run of this trial; run {first_run[row['trial_id']]} is used"
         if reason:
