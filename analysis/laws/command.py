@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from analysis.laws.catalogue import FORMS
 from analysis.laws.diagnostics import diagnose
 from analysis.laws.fit import fit
+from analysis.laws.forms import Array
 from analysis.laws.isoflop import IsoflopResult, isoflop
-from analysis.laws.optimal import FLOPS_PER_PARAMETER_AND_SAMPLE, compute_optimal
+from analysis.laws.optimal import ComputeRule, compute_optimal, compute_rule
 from analysis.laws.powerfit import PowerFit, fit_power
-from analysis.laws.problem import find_form
 from analysis.laws.result import FitResult, Prediction
 from analysis.laws.status import FitError
-from analysis.laws.text import clean, optima_text, power_summary, power_to_dict, predictions_text
-from analysis.laws.where import Column, where
+from analysis.laws.table import Table, positive, read_table
+from analysis.laws.text import clean, compute_line, optima_text, power_summary, power_to_dict, predictions_text
+from analysis.laws.where import Column
 
 ISOFLOP = "isoflop"
 POWER = "power"
 OPTIONAL_COLUMNS = ("C",)
-"""Taken along when the table has them: held-out tests by compute need C."""
+"""Taken along when the table has them: held-out tests by compute, and N_opt at a compute, need C."""
+_VARIABLES = {ISOFLOP: (("C", "N", "loss"), ("D",)), POWER: (("x", "y"), ("sd",))}
+"""Needed and optional variables of the forms that are no `FORMS`."""
+_OF_LAWS = ("objective", "delta", "bootstrap", "seed", "group", "weight", "fixed")
+_DOES_NOT_APPLY = {ISOFLOP: _OF_LAWS, POWER: (*_OF_LAWS, "predict")}
+"""Options that would change nothing."""
+POINT = "N=1e10,D=2e11"
 
 
 @dataclass(frozen=True)
 class TableFit:
-    """A fit of a table: the result, its predictions (of the loss, or of the best N and D at a C), and what was read."""
+    """A fit of a table: the result, its predictions (of the loss, or of the best N and D at a C), and what was read.
+
+    `columns`: the column of each variable. `rule`: how C follows from N and D, for laws in both."""
 
     result: FitResult | IsoflopResult | PowerFit
     predictions: tuple[Prediction, ...]
@@ -38,14 +47,19 @@ class TableFit:
     condition: str
     n_read: int
     n_kept: int
+    columns: Mapping[str, str] = field(default_factory=dict)
+    rule: ComputeRule | None = None
 
     def to_dict(self) -> dict[str, object]:
         out = power_to_dict(self.result) if isinstance(self.result, PowerFit) else self.result.to_dict()
         if isinstance(self.result, FitResult):
             out["diagnostics"] = clean(diagnose(self.result).to_dict())
+        if self.rule is not None:
+            out["compute"] = clean({"flops_per_nd": self.rule.flops_per_nd, "measured": self.rule.spread})
         rows = [row for prediction in self.predictions for row in prediction.rows()]
         out["predictions"] = clean([*rows, *self.optima])
-        out["table"] = {"path": self.path, "where": self.condition, "rows": self.n_read, "kept": self.n_kept}
+        table = {"path": self.path, "where": self.condition, "rows": self.n_read, "kept": self.n_kept}
+        out["table"] = {**table, "columns": dict(self.columns)}
         return out
 
     def to_json(self) -> str:
@@ -56,6 +70,8 @@ class TableFit:
         head = f"{self.path}: {kept}" + (f" where {self.condition}" if self.condition else "")
         body = power_summary(self.result) if isinstance(self.result, PowerFit) else self.result.summary()
         parts = [head, body]
+        if self.rule is not None:
+            parts.append(compute_line(self.rule, self.columns.get("C", "C")))
         if self.predictions:
             parts.append(predictions_text(self.predictions))
         if self.optima:
@@ -69,10 +85,10 @@ def fit_table(
     columns: Mapping[str, str] | None = None,
     *,
     where_: str = "",
-    objective: str = "huber",
+    objective: str | None = None,
     delta: float | str | None = None,
-    bootstrap: int = 1000,
-    seed: int = 42,
+    bootstrap: int | None = None,
+    seed: int | None = None,
     group: str | None = None,
     weight: str | None = None,
     fixed: Mapping[str, float] | None = None,
@@ -80,68 +96,97 @@ def fit_table(
     checks: bool = True,
     predict: Sequence[Mapping[str, float]] = (),
     degree: int = 2,
-    flops_per_nd: float = FLOPS_PER_PARAMETER_AND_SAMPLE,
+    flops_per_nd: float | None = None,
 ) -> TableFit:
     """Fit `form` to a CSV file with a header row.
 
     columns: {variable: column}, for example {"D": "tokens", "loss": "final_loss"}; a variable left out is the column
     of its own name. where_: a row filter (analysis.laws.where). form "isoflop" needs C, N, loss (D if known); form
     "power" is log-log regression of y on x with optional standard deviations sd of log y. `group` and `weight` name
-    columns. predict: points of the form's variables, or {"C": ...} for the best N and D at that compute. Raises
-    FitError for all that cannot be done, a missing file included.
+    columns. objective, bootstrap, seed: None for the defaults of `fit`. predict: points of the form's variables, or
+    {"C": ...} for the best N and D at that compute. flops_per_nd: k of C = k N D, None for that of the column C, or 6
+    without one. Raises FitError for all that cannot be done, a missing file and an option without effect included.
     """
-    table = read_csv(path)
-    n_read = len(next(iter(table.values())))
-    if where_:
-        keep = where(where_, table)
-        table = {name: values[keep] for name, values in table.items()}
-        if not keep.any():
-            raise FitError(f"no row of {path} passes the filter {where_!r}: check its values.")
-    n_kept = len(next(iter(table.values())))
-    chosen = dict(columns or {})
+    given: dict[str, object] = {"objective": objective, "delta": delta, "bootstrap": bootstrap, "seed": seed, "group": group}
+    given |= {"weight": weight, "fixed": fixed, "predict": predict or None}
+    _check_options(form, [name for name, value in given.items() if value is not None], predict)
+    whole = read_table(path)
+    table = whole.where(where_) if where_ else whole
+    data = _pick(table, form, columns or {})
     predictions: tuple[Prediction, ...] = ()
     optima: tuple[dict[str, float], ...] = ()
+    rule = None
     result: FitResult | IsoflopResult | PowerFit
     if form == ISOFLOP:
-        data = _pick(table, chosen, ("C", "N", "loss"), ("D",))
         result = isoflop(data, degree=degree, flops_per_nd=flops_per_nd)
-        optima = tuple(_isoflop_optimum(result, point) for point in predict)
+        optima = tuple(_isoflop_optimum(result, point["C"]) for point in predict)
     elif form == POWER:
-        data = _pick(table, chosen, ("x", "y"), ("sd",))
         result = fit_power(data["x"], data["y"], data.get("sd"))
     else:
-        found = find_form(form)
         result = fit(
-            found,
-            _pick(table, chosen, (*found.variables, "loss"), OPTIONAL_COLUMNS),
-            groups=None if group is None else _column(table, group),
-            weights=None if weight is None else _number_column(table, weight),
+            form,
+            data,
+            groups=None if group is None else table.column(group, "--group"),
+            weights=None if weight is None else table.numbers(weight, "--weight"),
             fixed=fixed,
-            objective=objective,
+            objective=objective or "huber",
             delta=delta,
-            bootstrap=bootstrap,
-            seed=seed,
+            bootstrap=1000 if bootstrap is None else bootstrap,
+            seed=42 if seed is None else seed,
             fallback=fallback,
             checks=checks,
         )
-        only_compute = [point for point in predict if set(point) == {"C"} and "C" not in found.variables]
-        predictions = tuple(result.predict(point) for point in predict if point not in only_compute)
-        optima = tuple(_law_optimum(result, point["C"], flops_per_nd) for point in only_compute)
-    return TableFit(result, predictions, optima, str(path), where_, n_read, n_kept)
+        rule = compute_rule(result.problem.x, flops_per_nd) if {"N", "D"} <= set(data) else None
+        predictions = tuple(result.predict(point) for point in predict if not _asks_for_optimum(form, point))
+        at = [point["C"] for point in predict if _asks_for_optimum(form, point)]
+        optima = tuple(_law_optimum(result, compute, rule) for compute in at if rule is not None)
+    names = {variable: (columns or {}).get(variable, variable) for variable in data}
+    return TableFit(result, predictions, optima, str(path), where_, len(whole), len(table), names, rule)
 
 
-def _isoflop_optimum(result: IsoflopResult, point: Mapping[str, float]) -> dict[str, float]:
-    if set(point) != {"C"}:
-        raise FitError("an isoFLOP fit predicts the best size for a compute: write the point as C=1e21.")
-    row = {"C": point["C"]}
+def variables_of(form: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The variables that a form needs, and those that it takes along."""
+    if form in _VARIABLES:
+        return _VARIABLES[form]
+    needed = (*FORMS[form].variables, "loss")
+    return needed, tuple(name for name in OPTIONAL_COLUMNS if name not in needed)
+
+
+def _check_options(form: str, given: Sequence[str], predict: Sequence[Mapping[str, float]]) -> None:
+    """What would be without effect is refused, before anything is computed."""
+    if form not in (*FORMS, *_VARIABLES):
+        raise FitError(f"form {form!r} is unknown: use one of {', '.join((*FORMS, *_VARIABLES))}.")
+    for name in given:
+        if name in _DOES_NOT_APPLY.get(form, ()):
+            raise FitError(f"--{name} does not apply to form {form!r}: leave it out.")
+    for point in predict:
+        if form == ISOFLOP and set(point) != {"C"}:
+            raise FitError("an isoFLOP fit predicts the best size for a compute: write the point as C=1e21.")
+        if form == ISOFLOP or _asks_for_optimum(form, point):
+            continue
+        needed = FORMS[form].variables
+        if set(point) != set(needed):
+            example = ",".join(f"{name}={value}" for name, value in zip(needed, ("1e10", "2e11"), strict=False))
+            raise FitError(
+                f"--predict gives {', '.join(point)}, and form {form!r} is a law of {' and '.join(needed)}: write the "
+                f"point as {example}{', or as C=1e21 for the best N and D' if len(needed) > 1 else ''}."
+            )
+
+
+def _asks_for_optimum(form: str, point: Mapping[str, float]) -> bool:
+    return set(point) == {"C"} and set(FORMS[form].variables) == {"N", "D"}
+
+
+def _isoflop_optimum(result: IsoflopResult, compute: float) -> dict[str, float]:
+    row = {"C": compute}
     for name, power in (("N_opt", result.size), ("D_opt", result.data)):
-        value, low, high = (float(side[0]) for side in power.predict(point["C"]))
+        value, low, high = (float(side[0]) for side in power.predict(compute))
         row |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return row
 
 
-def _law_optimum(result: FitResult, compute: float, flops_per_nd: float) -> dict[str, float]:
-    best = compute_optimal(result, compute, flops_per_nd)
+def _law_optimum(result: FitResult, compute: float, rule: ComputeRule) -> dict[str, float]:
+    best = compute_optimal(result, compute, rule.flops_per_nd)
     row = {"C": compute}
     for name, value, interval in (
         ("N_opt", best.size, best.size_interval),
@@ -152,70 +197,44 @@ def _law_optimum(result: FitResult, compute: float, flops_per_nd: float) -> dict
     return row
 
 
-def read_csv(path: str | Path) -> dict[str, Column]:
-    """Columns of a CSV with a header row: float64 where every cell is a number or empty (NaN), else text."""
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except OSError as error:
-        raise FitError(f"cannot read {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise FitError(f"cannot read {path}: it is no UTF-8 text; give a CSV file.") from error
-    if len(rows) < 2:
-        raise FitError(f"{path} has no rows: a CSV with a header row and one row per run is needed.")
-    header, body = [name.strip() for name in rows[0]], rows[1:]
-    for number, row in enumerate(body, start=2):
-        if len(row) != len(header):
-            raise FitError(f"row {number} of {path} has {len(row)} cells, the header has {len(header)}: mend the file.")
-    return {name: _typed([row[j].strip() for row in body]) for j, name in enumerate(header)}
+def read_csv(path: str | Path) -> Mapping[str, Column]:
+    """The columns of `read_table`."""
+    return read_table(path).columns
 
 
-def _typed(cells: list[str]) -> Column:
-    try:
-        return np.array([float(cell) if cell else np.nan for cell in cells])
-    except ValueError:
-        return np.array(cells, dtype=np.str_)
-
-
-def _column(table: Mapping[str, Column], name: str) -> Column:
-    if name not in table:
-        raise FitError(f"there is no column {name!r}; there are {', '.join(table)}.")
-    return table[name]
-
-
-def _number_column(table: Mapping[str, Column], name: str) -> Column:
-    column = _column(table, name)
-    if column.dtype.kind == "U":
-        raise FitError(f"column {name!r} holds text: numbers are needed.")
-    return column
-
-
-def _pick(
-    table: Mapping[str, Column], chosen: Mapping[str, str], needed: Sequence[str], optional: Sequence[str]
-) -> dict[str, Column]:
+def _pick(table: Table, form: str, chosen: Mapping[str, str]) -> dict[str, Array]:
+    """The arrays of a form's variables. Optional ones are taken unasked where they are usable as they stand."""
+    needed, optional = variables_of(form)
     known = (*needed, *optional)
     for variable in chosen:
         if variable not in known:
-            raise FitError(f"this form has no variable {variable!r}: it takes {', '.join(known)}.")
+            takes = ", ".join(f"--{name}" for name in known)
+            forms = [name for name in (*FORMS, *_VARIABLES) if variable in sum(variables_of(name), ())]
+            other = f", or choose a form that takes it: {', '.join(forms)}" if forms else ""
+            raise FitError(f"--{variable} does not apply to form {form!r}, which takes {takes}: leave it out{other}.")
     data = {}
     for variable in known:
         name = chosen.get(variable, variable)
         if variable in chosen or variable in needed:
-            data[variable] = _number_column(table, name)
-        elif name in table and table[name].dtype.kind != "U" and bool(np.all(np.isfinite(table[name]))):
-            data[variable] = table[name]
+            data[variable] = table.numbers(name, f"--{variable}")
+        elif name in table.columns and table.columns[name].dtype.kind != "U":
+            values = np.asarray(table.columns[name], dtype=np.float64)
+            data |= {variable: values} if positive(values).all() else {}
     return data
 
 
-def parse_point(text: str) -> dict[str, float]:
-    """\"N=1e10,D=2e11\" -> {"N": 1e10, "D": 2e11}; also for fixed parameters (\"E=1.69\"). Raises FitError."""
+def parse_point(text: str, example: str = POINT) -> dict[str, float]:
+    """\"N=1e10,D=2e11\" -> {"N": 1e10, "D": 2e11}; `example` is what the error shows (\"E=1.69\"). Raises FitError."""
     point: dict[str, float] = {}
     for part in text.split(","):
-        name, equals, value = part.partition("=")
+        name, equals, value = (piece.strip() for piece in part.partition("="))
         try:
-            point[name.strip()] = float(value)
+            number = float(value)
         except ValueError as error:
-            raise FitError(f"cannot read {text!r}: write it as N=1e10,D=2e11.") from error
-        if not equals or not name.strip():
-            raise FitError(f"cannot read {text!r}: write it as N=1e10,D=2e11.")
+            raise FitError(f"cannot read {text!r}: write it as {example}.") from error
+        if not equals or not name:
+            raise FitError(f"cannot read {text!r}: write it as {example}.")
+        if name in point:
+            raise FitError(f"{text!r} gives {name} twice: leave one of them out.")
+        point[name] = number
     return point

@@ -13,17 +13,21 @@ from rfscale.cli.common import (
     StoreFolder,
     SweepFile,
     app,
+    ids,
     mlflow_uri,
     one_sentence,
     open_store,
     print_json,
     print_table,
+    said_of,
     trial_row,
 )
+from rfscale.cli.judging import check_judges
 from rfscale.flow import FAMILIES, canonical, signature
 from rfscale.store import Store
 from rfscale.sweep import Sweep, SweepError, Trial
 from rfscale.sweep_file import load_sweep, read_mapping
+from rfscale.units import units
 
 _PLAN_COLUMNS = (
     *("trial_id", "formulation", "depth", "width", "heads", "parameters", "train_flops"),
@@ -64,12 +68,20 @@ def plan(
     if budget is not None:
         _propose(sweep, definition, place, budget, formulation, target, out, as_json)
         return
+    for option, value in (("--target", target), ("--out", out), ("--formulation", formulation)):
+        if value is not None:
+            raise SweepError(f"{option} says nothing without --budget; add --budget FLOPS, or remove it")
+    if definition.quality is not None:
+        check_judges(definition, definition.quality)
     rows = [_planned(trial, place) for trial in definition.trials]
     totals = {
         "trials": len(rows),
         "duplicates_merged": definition.duplicates,
         "train_flops": sum(row["train_flops"] for row in rows),
         "samples": sum(row["samples"] for row in rows),
+        "evaluations": sum(len(units(trial, definition.quality)) for trial in definition.trials)
+        if definition.quality
+        else 0,
         **{status: sum(row["status"] == status for row in rows) for status in _PLAN_STATUSES},
     }
     if as_json:
@@ -81,6 +93,9 @@ def plan(
     if definition.duplicates:
         parts.append(f"{definition.duplicates} duplicates merged")
     typer.echo(", ".join(parts))
+    if definition.quality is not None:
+        typer.echo(f"{totals['evaluations']} evaluations of images")
+    typer.echo(said_of(place))
 
 
 def _propose(
@@ -99,11 +114,11 @@ def _propose(
     from analysis.table import read_sweep
     from rfscale.propose import Target, propose_sweep
 
-    table = read_sweep(uri, sweep.name)
+    table = read_sweep(uri, sweep.name, trials=ids(sweep))
     name = canonical(formulation) if formulation is not None else compare(table).best.formulation
     goal = None
     if target is not None:
-        point = parse_point(target)
+        point = parse_point(target, "depth=8,steps=2400")
         if set(point) != {"depth", "steps"} or not all(v >= 1 and v == int(v) for v in point.values()):
             raise SweepError(f"--target {target!r} is not a training; write it as depth=8,steps=2400")
         goal = Target(int(point["depth"]), int(point["steps"]))
