@@ -2,15 +2,14 @@
 
     what is not scored yet -> weights -> [ draw -> judge -> grid of samples -> journal ]
 
-A unit is one judge's view of one set of weights under one setting. Its scores reach the journal as one line, so a unit
-is there or it is not: an evaluation that was killed goes on with the next one, and nothing is scored twice.
+The scores of a unit (`rfscale.units`) reach the journal as one line, so a unit is there or it is not: an evaluation
+that was killed goes on with the next one, and nothing is scored twice.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,37 +26,11 @@ from rfscale.evals.samples import COLUMNS, generate_images, save_grid
 from rfscale.judges import Judge, JudgeError, JudgeSpec, Score, load_judge
 from rfscale.model import MMDiT
 from rfscale.store import Journal, Store, StoreError, TrialFolder, read_json, write_json
-from rfscale.sweep import Quality, Resources, Setting, Trial, Weights
+from rfscale.sweep import Quality, Resources, Setting, Trial
+from rfscale.units import Unit, units
 
 GRID_IMAGES = 4 * COLUMNS
 NOISE_SEED = 0  # of every trial: all draw the same prompt from the same noise
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """One judge's view of the weights of one step under one setting."""
-
-    step: int
-    judge: JudgeSpec
-    setting: Setting
-    weights: Weights
-
-    @property
-    def label(self) -> str:
-        return names.setting_label(self.setting.steps, self.setting.guidance, self.weights)
-
-
-def units(trial: Trial, quality: Quality) -> list[Unit]:
-    """All that the sweep asks of a trial: the last step with every kind of weights, earlier ones with EMA weights."""
-    earlier = trial.evaluation.steps(trial.steps)[:-1] if quality.checkpoints == "all" else ()
-    kinds: list[tuple[int, Weights]] = [(trial.steps, kind) for kind in quality.weights]
-    kinds += [(step, "ema") for step in reversed(earlier)]
-    return [
-        Unit(step, judge, setting, kind)
-        for step, kind in kinds
-        for judge in quality.judges_of(trial.data)
-        for setting in quality.settings
-    ]
 
 
 def missing(trial: Trial, folder: TrialFolder, quality: Quality) -> list[Unit]:

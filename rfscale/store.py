@@ -273,11 +273,15 @@ class Store:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in the file, or None where there is no such file."""
+    """The JSON object in the file, or None where there is no such file. Raises StoreError for a damaged one."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError) as error:  # rfscale writes it whole: a disk or somebody else has changed it
+        raise StoreError(
+            f"{path} is damaged ({error}); restore it, or remove the folder {path.parent} to train the trial anew"
+        ) from error
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -41,7 +41,14 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-Positive = Annotated[int, Field(gt=0)]
+def _no_truth_value(value: Any) -> Any:
+    """`batch: yes` is a truth value in YAML, and Python would take it for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is a truth value; give a number")
+    return value
+
+
+Positive = Annotated[int, BeforeValidator(_no_truth_value), Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -89,6 +96,12 @@ class Training(Strict):
             raise ValueError("give either steps or samples, exactly one of them")
         if self.lr_rule == "inverse_width" and self.lr_base_width is None:
             raise ValueError("lr_rule inverse_width needs lr_base_width, the width at which learning_rate holds")
+        if self.lr_rule == "constant" and self.lr_base_width is not None:
+            raise ValueError("lr_base_width says nothing under lr_rule constant; remove it, or set inverse_width")
+        if self.warmup_steps is not None and self.warmup_steps > min(self.budgets):
+            raise ValueError(
+                f"warmup_steps = {self.warmup_steps} is longer than a training of {min(self.budgets)} steps; shorten it"
+            )
         return self
 
     @property

@@ -38,7 +38,7 @@ class _Header(Strict):
     question: Annotated[str, Field(min_length=1)]
     resources: Resources = Resources()
     samples: Samples = Samples()
-    quality: Quality | None = None
+    quality: Quality = Quality()
 
 
 class _Loader(yaml.SafeLoader):
@@ -94,7 +94,13 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
     _check_keys(body, Grid, source, extra=(*_Header.model_fields, "grids"))
     if not isinstance(grids, list) or not grids or not all(isinstance(g, Mapping) for g in grids):
         raise SweepError(f"{source}: grids must be a non-empty list of mappings, each overriding keys of the sweep")
+    for i, grid in enumerate(grids):
+        _check_grid(grid, f"{source}: grids[{i}]")
     stated = {k: v for k, v in raw.items() if k in _Header.model_fields}
+    if "quality" in stated and stated["quality"] is None:
+        raise SweepError(f"{source}: quality is empty; write `quality: {{}}` for every default, or leave it out")
+    if isinstance(stated.get("quality"), Mapping) and stated["quality"].get("judges", ...) in ([], None):
+        raise SweepError(f"{source}: quality.judges is empty; name a judge, or leave it out for that of the data")
     header = _validated(_Header, _located_judges(stated, folder), source)
     data_identity.cache_clear()  # an image folder may have changed since the last sweep of this process
     trials: dict[str, Trial] = {}
@@ -109,10 +115,18 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
         question=header.question,
         resources=header.resources,
         samples=header.samples,
-        quality=header.quality,
+        quality=header.quality if "quality" in raw else None,
         trials=tuple(trials.values()),
         duplicates=seen - len(trials),
     )
+
+
+def _check_grid(grid: Mapping[str, Any], source: str) -> None:
+    """The keys of one entry of `grids:`: those of a grid, since a sweep has one name, one question and so on."""
+    whole = [key for key in grid if key in (*_Header.model_fields, "grids")]
+    if whole:
+        raise SweepError(f"{source}: {whole[0]!r} is one for the whole sweep; move it out of grids")
+    _check_keys(grid, Grid, source)
 
 
 def _grid_trials(grid: Grid, source: str) -> list[Trial]:
@@ -200,9 +214,10 @@ def _check_keys(raw: Mapping[str, Any], model: type[BaseModel], source: str, ext
 
 def _unknown_key(key: str, section: str, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
-    near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.0)[0]
+    near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
     where = f" in {section}" if section else ""
-    return f"unknown key {key!r}{where}; did you mean {near!r}? Allowed are {', '.join(allowed)}"
+    meant = f"did you mean {near[0]!r}? Allowed" if near else "allowed"
+    return f"unknown key {key!r}{where}; {meant} are {', '.join(allowed)}"
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -229,7 +244,8 @@ _KINDS: dict[type, str] = {str: "text", list: "a list", int: "a number", float: 
 
 def _sentence(error: ValidationError) -> str:
     """The first problem of a pydantic error as one sentence, with how many more there are."""
-    problem, *more = error.errors(include_url=False)
+    # A misspelt key first: that the right one is missing too is the same mistake.
+    problem, *more = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     location = [str(part) for part in problem["loc"]]
     kind: type[BaseModel] = Grid
     known = _DATA
@@ -255,7 +271,12 @@ def _sentence(error: ValidationError) -> str:
     elif problem["type"] in ("model_type", "model_attributes_type"):
         text = f"{name} = {problem['input']!r} is not a mapping; write {name}: {{key: value, ...}}"
     elif problem["type"] == "string_pattern_mismatch":
-        text = f"{name} = {problem['input']!r} is not a file name; use letters, digits, '.', '_' and '-'"
+        text = (
+            f"{name} = {problem['input']!r} is not a file name; begin with a letter or digit, and use letters, digits, "
+            "'.', '_' and '-'"
+        )
+    elif problem["type"] == "string_too_long":
+        text = f"{name} has {len(problem['input'])} characters; give it at most {problem['ctx']['max_length']}"
     elif problem["type"] in ("too_short", "string_too_short"):
         text = f"{name} is empty; give it a value"
     else:

@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evals",),  # measures a network for train, draws its images for evaluate
     ("checkpoint", "solver"),  # solver knows formulations, checkpoint knows models; neither knows training
     ("model", "store"),  # the network; the files of a trial
-    ("sweep_file",),  # YAML -> sweep, and every sentence about what is wrong with it
+    ("sweep_file", "units"),  # YAML -> sweep, and every sentence about what is wrong with it
     ("sweep",),  # what is trained: pure, no torch
     ("presets", "judges"),  # what may stand under `formulations:` and under `quality: judges:`
     ("data",),  # what it is trained on

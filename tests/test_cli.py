@@ -413,7 +413,7 @@ def test_options_and_ids_that_cannot_be(
     (tmp_path / "a-file").touch()
     done = invoke("run", path, "--store", tmp_path / "a-file")
     assert done.exit_code == 2
-    assert "cannot write the store" in done.stderr
+    assert f"the store {tmp_path / 'a-file'} is a file; give a folder with --store" in done.stderr
     assert files_in(tmp_path) - before == {"a-file"}
 
 

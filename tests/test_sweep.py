@@ -418,8 +418,23 @@ BAD_VALUES: dict[str, tuple[Mapping, str]] = {
         "unknown key 'resolutoin' in data; did you mean 'resolution'? Allowed are name, resolution, max_objects",
     ),
     "a key of the whole sweep in a grid": (
-        {"grids": [{"name": "b"}]},
-        "unknown key 'name'; did you mean 'model'? Allowed are data, text, model, formulations, training, seeds, ",
+        {"grids": [{}, {"quality": {}}]},
+        "grids[1]: 'quality' is one for the whole sweep; move it out of grids",
+    ),
+    "a misspelt key in a grid": ({"grids": [{"sead": [0]}]}, "grids[0]: unknown key 'sead'; did you mean 'seeds'? "),
+    "a key that is like none": ({"foobarbaz": 1}, "unknown key 'foobarbaz'; allowed are data, text, model, "),
+    "a misspelt key before the missing one": (
+        {"quality": {"settings": [{"stps": 50}]}},
+        "unknown key 'stps' in quality.settings.0; did you mean 'steps'? Allowed are steps, guidance (and 1 more",
+    ),
+    "a long name": ({"name": "a" * 300}, "name has 300 characters; give it at most 100"),
+    "an empty quality": ({"quality": None}, "quality is empty; write `quality: {}` for every default, or leave it out"),
+    "no judge": ({"quality": {"judges": []}}, "quality.judges is empty; name a judge, or leave it out"),
+    "a truth value for a number": ({"training": {"batch": True}}, "training.batch: true is a truth value; give a num"),
+    "a base width without its rule": ({"training": {"lr_base_width": 64}}, "lr_base_width says nothing under lr_rule"),
+    "a warm-up that never ends": (
+        {"training": {"steps": 100, "warmup_steps": 101}},
+        "warmup_steps = 101 is longer than a training of 100 steps; shorten it",
     ),
     "which grid": (
         {"grids": [{}, {"seeds": [-1]}]},
@@ -502,7 +517,10 @@ BAD_VALUES: dict[str, tuple[Mapping, str]] = {
         {"data": {"name": "folder", "path": "/no/such/folder", "resolution": 8}},
         "the data folder /no/such/folder does not exist: give `path` an existing folder with a metadata.jsonl",
     ),
-    "name that is no file name": ({"name": "a/b"}, "name = 'a/b' is not a file name; use letters, digits"),
+    "name that is no file name": (
+        {"name": "a/b"},
+        "name = 'a/b' is not a file name; begin with a letter or digit, and use letters, digits",
+    ),
     "empty question": ({"question": ""}, "question is empty; give it a value"),
     "more than one problem": ({"training": {"batch": -1, "beta1": 2}}, "(and 1 more problem)"),
 }

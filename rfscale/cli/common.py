@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from rfscale import __version__
-from rfscale.store import Store, default_store
+from rfscale.store import Store, StoreError, default_store
 from rfscale.sweep import Resources, Sweep, SweepError, Trial
 
 if TYPE_CHECKING:
@@ -32,11 +33,24 @@ SweepFile = Annotated[
 StoreFolder = Annotated[
     Path | None, typer.Option("--store", help="folder of all results [default: $RFSCALE_STORE or ./runs]")
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="join this Ray cluster instead of starting one here; 'auto' is the cluster this machine is part of",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 Cpus = Annotated[float | None, typer.Option("--cpus", help="CPUs per trial, instead of the sweep's resources")]
 Gpus = Annotated[float | None, typer.Option("--gpus", help="GPUs per trial, instead of the sweep's resources")]
 
 P = ParamSpec("P")
+
+
+class FileError(RuntimeError):
+    """A file cannot be written; the message is one sentence that says what to do."""
+
+
 R = TypeVar("R")
 
 
@@ -79,7 +93,29 @@ def main(
 
 
 def open_store(given: Path | None) -> Store:
-    return Store(given if given is not None else default_store())
+    """The store, which need not exist yet. Raises StoreError for a file."""
+    store = Store(given if given is not None else default_store())
+    if store.root.exists() and not store.root.is_dir():
+        raise StoreError(f"the store {store.root} is a file; give a folder with --store")
+    return store
+
+
+def said_of(store: Store) -> str:
+    """Where the results were looked for, so that a mistyped folder is seen."""
+    return f"store: {store.root}" + ("" if store.root.is_dir() else " (it does not exist yet)")
+
+
+def check_file(path: Path, option: str) -> None:
+    """Before anything is computed for it: a PNG can be written there. Raises FileError."""
+    folder = path.resolve().parent
+    if path.suffix.lower() != ".png":
+        raise FileError(f"{option} {path} is not possible: what is written is a PNG; give a name that ends in .png")
+    if path.is_dir():
+        raise FileError(f"{option} {path} is a folder; give a file")
+    if not folder.is_dir():
+        raise FileError(f"there is no folder {folder} for {path.name}; create it or change {option}")
+    if not os.access(folder, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise FileError(f"{option} {path} cannot be written: permission denied; give another place")
 
 
 def with_resources(sweep: Sweep, cpus: float | None, gpus: float | None) -> Sweep:
@@ -97,11 +133,22 @@ def trial_row(trial: Trial) -> dict[str, Any]:
     return {"trial_id": trial.trial_id, **trial.parameters()}
 
 
-def write_report(sweep: str, store: Store, setting: str | None = None) -> None:
+def write_report(sweep: Sweep, store: Store, setting: str | None = None) -> None:
+    """Raises FileError where the folder of the report cannot be written."""
     uri = mlflow_uri(store)
     from analysis.report import write_report
 
-    typer.echo(write_report(uri, sweep, store.report(sweep), quality_setting=setting).text)
+    folder = store.report(sweep.name)
+    try:
+        report = write_report(uri, sweep.name, folder, quality_setting=setting, trials=ids(sweep))
+    except OSError as error:
+        raise FileError(f"cannot write the report to {folder} ({error.strerror}); correct its permissions") from error
+    typer.echo(report.text)
+
+
+def ids(sweep: Sweep) -> frozenset[str]:
+    """The trials that the sweep file has now: what an earlier version of it trained is in no number."""
+    return frozenset(trial.trial_id for trial in sweep.trials)
 
 
 def mlflow_uri(store: Store) -> str:

@@ -8,6 +8,7 @@ from rfscale.cli.common import console
 from rfscale.judges import Judge, JudgeError
 from rfscale.store import Store
 from rfscale.sweep import Quality, Sweep, Trial
+from rfscale.units import units
 
 
 def check_judges(sweep: Sweep, quality: Quality) -> None:
@@ -39,7 +40,7 @@ def judge_trials(
     sweep: Sweep, quality: Quality, finished: list[Trial], store: Store, address: str | None
 ) -> dict[str, str]:
     """Score what is missing and mirror it to MLflow, with progress; returns the trials that failed, with reasons."""
-    from rfscale.evaluate import check_same_judge, missing, units
+    from rfscale.evaluate import check_same_judge, missing
     from rfscale.launch import Outcome, launch_evaluation
     from rfscale.progress import Bars
     from rfscale.tracking import Mirror

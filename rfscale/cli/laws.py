@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ def fit(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV file with a header row and one row per run")],
     form: Annotated[
         str,
-        typer.Option("--form", help="N, D, C, chinchilla, tied, kaplan, broken ... or isoflop; a wrong one lists all"),
+        typer.Option("--form", help="N, D, C, chinchilla, tied, kaplan, isoflop, power ...; a wrong one lists all"),
     ] = "chinchilla",
     n: Annotated[str | None, typer.Option("--N", metavar="COLUMN", help="column of N, parameters")] = None,
     d: Annotated[str | None, typer.Option("--D", metavar="COLUMN", help="column of D, samples or tokens")] = None,
@@ -27,12 +28,16 @@ def fit(
     sd: Annotated[str | None, typer.Option("--sd", metavar="COLUMN", help="column of the sd of log y (power)")] = None,
     loss: Annotated[str | None, typer.Option("--loss", metavar="COLUMN", help="column of the loss")] = None,
     where: Annotated[str, typer.Option("--where", help='rows to use, such as "kept == 1 and N > 1e6"')] = "",
-    objective: Annotated[str, typer.Option("--objective", help="huber, lad or ls, of the log residual")] = "huber",
+    objective: Annotated[
+        str | None, typer.Option("--objective", help="huber, lad or ls, of the log residual [default: huber]")
+    ] = None,
     delta: Annotated[
         str | None, typer.Option("--delta", help="width of the Huber loss [default: from the residuals]; or chinchilla")
     ] = None,
-    bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="resamples for the intervals")] = 1000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the bootstrap")] = 42,
+    bootstrap: Annotated[
+        int | None, typer.Option("--bootstrap", min=0, help="resamples for the intervals [default: 1000]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="seed of the bootstrap [default: 42]")] = None,
     group: Annotated[
         str | None, typer.Option("--group", metavar="COLUMN", help="rows of one group are resampled together (one run)")
     ] = None,
@@ -50,9 +55,8 @@ def fit(
     """
     from analysis.laws.command import fit_table, parse_point
 
-    if plot is not None and not plot.resolve().parent.is_dir():
-        raise StoreError(f"there is no folder {plot.resolve().parent} for {plot.name}; create it or change --plot")
-
+    if plot is not None:
+        _check_figure(plot)
     given = {"N": n, "D": d, "C": c, "x": x, "y": y, "sd": sd, "loss": loss}
     found = fit_table(
         table,
@@ -65,17 +69,34 @@ def fit(
         seed=seed,
         group=group,
         weight=weight,
-        fixed=parse_point(fixed) if fixed else None,
+        fixed=parse_point(fixed, "E=1.69") if fixed is not None else None,
         predict=[parse_point(point) for point in predict or []],
     )
-    if plot is not None:
-        from analysis.plot_laws import plot_fit
-        from analysis.report import save_figure
-
-        save_figure(lambda: plot_fit(found.result), plot)
     typer.echo(found.to_json() if as_json else found.to_text())
-    if plot is not None and not as_json:
+    if plot is None:
+        return
+    from analysis.plot_laws import plot_fit
+    from analysis.report import save_figure
+
+    try:
+        save_figure(lambda: plot_fit(found.result, columns=found.columns), plot)
+    except OSError as error:
+        raise StoreError(f"cannot write {plot}: {error.strerror}; name another file with --plot") from error
+    if not as_json:
         typer.echo(f"\nFigure: {plot}")
+
+
+def _check_figure(plot: Path) -> None:
+    """What can be known of the figure's file before the fit is made."""
+    folder = plot.resolve().parent
+    if plot.is_dir():
+        raise StoreError(f"--plot {plot} is a folder; name a file in it, such as {plot / 'fit.png'}")
+    if plot.suffix.lower() != ".png":
+        raise StoreError(f"--plot {plot} is no name of a PNG file, which a figure is; write {plot.with_suffix('.png')}")
+    if not folder.is_dir():
+        raise StoreError(f"there is no folder {folder} for {plot.name}; create it or change --plot")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreError(f"the folder {folder} cannot be written to; name a file in another one with --plot")
 
 
 def _delta(text: str | None) -> float | str | None:

@@ -9,6 +9,7 @@ import typer
 
 from rfscale import names
 from rfscale.cli.common import (
+    Address,
     Cpus,
     Gpus,
     Json,
@@ -34,10 +35,7 @@ from rfscale.sweep_file import load_sweep
 def evaluate(
     sweep: SweepFile,
     store: StoreFolder = None,
-    address: Annotated[
-        str | None,
-        typer.Option("--address", help="join this Ray cluster instead of starting one here; 'auto' is that of here"),
-    ] = None,
+    address: Address = None,
     cpus: Cpus = None,
     gpus: Gpus = None,
 ) -> None:
@@ -50,14 +48,14 @@ def evaluate(
     quality = definition.quality or Quality()
     check_judges(definition, quality)
     mlflow_uri(place)
-    place.check_writable()
     finished = [t for t in definition.trials if place.trial(t.trial_id).state().status == names.FINISHED]
     if not finished:
         raise StoreError(
             f"no trial of sweep {definition.name} in {place.root} is finished; `rfscale run {sweep}` trains them"
         )
+    place.check_writable()
     failed = judge_trials(definition, quality, finished, place, address)
-    write_report(definition.name, place)
+    write_report(definition, place)
     stop_on_failures(failed)
 
 

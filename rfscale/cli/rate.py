@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rfscale import names
-from rfscale.cli.common import Json, StoreFolder, SweepFile, app, console, one_sentence, open_store, print_json
+from rfscale.cli.common import (
+    Json,
+    StoreFolder,
+    SweepFile,
+    app,
+    check_file,
+    console,
+    one_sentence,
+    open_store,
+    print_json,
+)
 from rfscale.flow import canonical
 from rfscale.rating.votes import RatingError, Votes, questions_of
 from rfscale.store import Store
@@ -153,8 +163,8 @@ def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, plot
     from analysis.preference import fit_preference, read_votes
     from analysis.wording_preference import text
 
-    if plot is not None and not plot.resolve().parent.is_dir():
-        raise RatingError(f"there is no folder {plot.resolve().parent} for {plot.name}; create it or change --plot")
+    if plot is not None:
+        check_file(plot, "--plot")
     votes, ids = read_votes(path), {trial.trial_id for trial in trials}
     drawn = votes[votes["setting"] == setting]
     if drawn.empty:

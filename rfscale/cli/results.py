@@ -15,12 +15,15 @@ from rfscale.cli.common import (
     StoreFolder,
     SweepFile,
     app,
+    check_file,
+    ids,
     mlflow_uri,
     one_sentence,
     open_store,
     print_json,
     write_report,
 )
+from rfscale.flow import canonical
 from rfscale.store import Store, StoreError, TrialFolder, read_json
 from rfscale.sweep import Trial
 from rfscale.sweep_file import load_sweep
@@ -44,7 +47,7 @@ def report(
 
     It goes to <store>/reports/<name of the sweep>/report.html.
     """
-    write_report(load_sweep(sweep).name, open_store(store), setting)
+    write_report(load_sweep(sweep), open_store(store), setting)
 
 
 @app.command()
@@ -61,16 +64,20 @@ def compare(
 
     Says also what each costs in FLOPs at equal loss.
     """
-    name, uri = load_sweep(sweep).name, mlflow_uri(open_store(store))
+    definition = load_sweep(sweep)
+    uri = mlflow_uri(open_store(store))
     from analysis.compare import compare as compare_table
     from analysis.table import read_sweep
     from analysis.wording import ranking_text
 
-    comparison = compare_table(read_sweep(uri, name), reference=reference)
+    table = read_sweep(uri, definition.name, trials=ids(definition))
+    comparison = compare_table(table, reference=None if reference is None else canonical(reference))
     if as_json:
         print_json(comparison.to_dict())
     else:
         typer.echo(ranking_text(comparison))
+        if len(table.rejected):
+            typer.echo(f"runs that are in no number: {len(table.rejected)}; the report says why")
 
 
 @app.command()
@@ -91,9 +98,8 @@ def sample(
     raw: Annotated[bool, typer.Option("--raw", help="weights as trained instead of their EMA")] = False,
 ) -> None:
     """Make a PNG grid of images from a trained trial."""
+    check_file(out, "--out")
     folder = find_trial(open_store(store), trial_id)
-    if not out.resolve().parent.is_dir():
-        raise StoreError(f"there is no folder {out.resolve().parent} for {out.name}; create it or change --out")
     trial = Trial.model_validate((read_json(folder.record) or {})["trial"])
     import torch
 

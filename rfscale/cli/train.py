@@ -8,6 +8,7 @@ import typer
 
 from rfscale import names
 from rfscale.cli.common import (
+    Address,
     Cpus,
     Gpus,
     Json,
@@ -20,6 +21,7 @@ from rfscale.cli.common import (
     open_store,
     print_json,
     print_table,
+    said_of,
     trial_row,
     with_resources,
     write_report,
@@ -34,13 +36,7 @@ from rfscale.sweep_file import load_sweep
 def run(
     sweep: SweepFile,
     store: StoreFolder = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            help="join this Ray cluster instead of starting one here; 'auto' is the cluster this machine is part of",
-        ),
-    ] = None,
+    address: Address = None,
     cpus: Cpus = None,
     gpus: Gpus = None,
 ) -> None:
@@ -87,9 +83,9 @@ def run(
         try:
             unjudged = judge_trials(definition, definition.quality, finished, place, address)
         except RuntimeError:  # no judge, no Ray, no MLflow: what was trained has its report all the same
-            write_report(definition.name, place)
+            write_report(definition, place)
             raise
-    write_report(definition.name, place)
+    write_report(definition, place)
     failed = [
         f"{trial_id} ({state.reason})"
         for trial_id, state in outcome.unfinished.items()
@@ -177,6 +173,7 @@ def status(sweep: SweepFile, store: StoreFolder = None, as_json: Json = False) -
         definition.name, ("trial_id", "formulation", "depth", "seed", "step", "steps", "loss", "status", "reason"), rows
     )
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items() if number))
+    typer.echo(said_of(place))
     typer.echo("loss: val/loss where finished, else the last training loss, which formulations do not share")
 
 

@@ -70,7 +70,8 @@ def split(folder: Path, entries: Sequence[Entry], fraction: float) -> tuple[list
 
 def _read_metadata(folder: Path) -> bytes:
     if not folder.is_dir():
-        raise DataError(f"the data folder {folder} does not exist: give `path` an existing folder with a {METADATA}.")
+        what = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"the data folder {folder} {what}: give `path` an existing folder with a {METADATA}.")
     metadata = folder / METADATA
     if not metadata.is_file():
         raise DataError(
