@@ -5,7 +5,7 @@ Use them inside `with analysis.style.house_style():` for the look of the other f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from analysis.laws import FitError, FitResult, IsoflopResult, PowerFit, Profile, compute_optimal, frontier
 from analysis.laws.forms import Array
-from analysis.laws.optimal import FLOPS_PER_PARAMETER_AND_SAMPLE
+from analysis.laws.optimal import compute_rule
 from analysis.style import GREY, INK, PALETTE, log_axis, new_axes, pad
 
 BLUE, RED, GREEN = PALETTE[0], PALETTE[1], PALETTE[2]
@@ -23,12 +23,18 @@ MANY_DRAWS = 1500
 MANY_ROWS = 40
 
 
-def plot_fit(result: FitResult | IsoflopResult | PowerFit, *, ax: Axes | None = None) -> Axes:
-    """The figure that shows most of the result: surface for N and D, curve for one variable, isoFLOP profiles."""
+def plot_fit(
+    result: FitResult | IsoflopResult | PowerFit, *, columns: Mapping[str, str] | None = None, ax: Axes | None = None
+) -> Axes:
+    """The figure that shows most of the result: surface for N and D, curve for one variable, isoFLOP profiles.
+
+    columns: {variable: column} of the table, for axes that have no name of their own (x and y of a power law).
+    """
     if isinstance(result, IsoflopResult):
         return plot_isoflop(result, ax=ax)
     if isinstance(result, PowerFit):
-        return plot_power(result, ax=ax)
+        names = columns or {}
+        return plot_power(result, x=names.get("x", "x"), y=names.get("y", "y"), ax=ax)
     if len(result.problem.form.variables) == 1:
         return plot_law(result, ax=ax)
     return plot_surface(result, ax=ax)
@@ -69,16 +75,18 @@ def plot_law(result: FitResult, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_surface(
-    result: FitResult, *, flops_per_nd: float = FLOPS_PER_PARAMETER_AND_SAMPLE, ax: Axes | None = None
-) -> Axes:
+def plot_surface(result: FitResult, *, flops_per_nd: float | None = None, ax: Axes | None = None) -> Axes:
     """L(N, D) over compute and size (Hoffmann et al. 2022, figure 4): isoloss contours, runs, efficient frontier.
 
-    C = flops_per_nd N D; the frontier is N_opt(C) with its 95 % band, drawn ten times past the largest run.
+    The runs stand at their measured compute where the fit has a column C, and contours and frontier at C = k N D, k
+    the geometric mean of C / (N D) over the runs; without C, k = 6 is assumed for both, and the axis says so. The
+    frontier is N_opt(C) with its 95 % band, drawn ten times past the largest run.
     """
-    ax = ax or new_axes(6.2, 4.2)
+    ax = ax or new_axes(6.2, 4.4)
     size, data, loss = result.problem.x["N"], result.problem.x["D"], result.problem.loss
-    compute = flops_per_nd * size * data
+    rule = compute_rule(result.problem.x, flops_per_nd)
+    flops_per_nd = rule.flops_per_nd
+    compute = flops_per_nd * size * data if rule.spread is None else result.problem.x["C"]
     c = np.geomspace(compute.min() / 2.0, compute.max() * 10.0, 120)
     n = np.geomspace(size.min() / 2.0, size.max() * 4.0, 120)
     cc, nn = np.meshgrid(c, n)
@@ -95,7 +103,8 @@ def plot_surface(
     ax.fill_between(c, best.size_interval[:, 0], best.size_interval[:, 1], color=RED, alpha=0.18, lw=0, zorder=2)
     ax.plot(c, best.size, color=RED, lw=1.6, zorder=4)
     a = result.derived["a"]
-    ax.set(xlim=(c[0], c[-1]), ylim=(n[0], n[-1]), xlabel=AXIS_NAME["C"], ylabel=AXIS_NAME["N"])
+    axis = AXIS_NAME["C"] if rule.spread else f"compute taken as {flops_per_nd:.3g} N D (FLOPs), not measured"
+    ax.set(xlim=(c[0], c[-1]), ylim=(n[0], n[-1]), xlabel=axis, ylabel=AXIS_NAME["N"])
     log_axis(ax, "x", "power")
     log_axis(ax, "y", "power")
     ax.clabel(contours, levels[::3], fmt=lambda value: f"{value:.3g}", fontsize=7)
@@ -106,11 +115,9 @@ def plot_surface(
     colours.set_label("loss")
     ax.legend(
         handles=[Patch(color=RED, alpha=0.6, label=f"efficient frontier, $N_{{opt}} \\propto C^{{{a:.2f}}}$, 95 %")],
-        loc="upper left",
-        frameon=True,
-        facecolor="white",
-        edgecolor="none",
-        framealpha=0.9,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),  # above the axes: anywhere inside it would cover contours and their labels
+        borderaxespad=0.2,
     )
     return ax
 
@@ -147,15 +154,16 @@ def plot_isoflop(result: IsoflopResult, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_power(result: PowerFit, *, ax: Axes | None = None) -> Axes:
-    """y = k x^a with its 95 % band through its points."""
+def plot_power(result: PowerFit, *, x: str = "x", y: str = "y", ax: Axes | None = None) -> Axes:
+    """y = k x^a with its 95 % band through its points; `x`, `y` name the axes."""
     ax = ax or new_axes()
-    x = np.geomspace(result.x.min() / 2.0, result.x.max() * 10.0, 100)
-    value, low, high = result.predict(x)
-    ax.fill_between(x, low, high, color=BLUE, alpha=0.2, lw=0)
-    ax.plot(x, value, color=BLUE, label=f"$a = {result.exponent:.3f}$")
-    ax.plot(result.x, result.y, "o", color=INK, ms=4)
-    ax.set(xlabel="x", ylabel="y", xlim=(x[0], x[-1]), ylim=pad(value))
+    grid = np.geomspace(result.x.min() / 2.0, result.x.max() * 10.0, 100)
+    value, low, high = result.predict(grid)
+    if np.all(np.isfinite(low)):
+        ax.fill_between(grid, low, high, color=BLUE, alpha=0.2, lw=0, label="line, 95 %")
+    ax.plot(grid, value, color=BLUE, label=f"$a = {result.exponent:.3f}$")
+    ax.plot(result.x, result.y, "o", color=INK, ms=4, label="points")
+    ax.set(xlabel=x, ylabel=y, xlim=(grid[0], grid[-1]), ylim=pad(np.concatenate([value, result.y])))
     log_axis(ax, "x", "power")
     log_axis(ax, "y", "power")
     ax.legend()

@@ -107,7 +107,13 @@ def fit_table(
     {"C": ...} for the best N and D at that compute. flops_per_nd: k of C = k N D, None for that of the column C, or 6
     without one. Raises FitError for all that cannot be done, a missing file and an option without effect included.
     """
-    given: dict[str, object] = {"objective": objective, "delta": delta, "bootstrap": bootstrap, "seed": seed, "group": group}
+    given: dict[str, object] = {
+        "objective": objective,
+        "delta": delta,
+        "bootstrap": bootstrap,
+        "seed": seed,
+        "group": group,
+    }
     given |= {"weight": weight, "fixed": fixed, "predict": predict or None}
     _check_options(form, [name for name, value in given.items() if value is not None], predict)
     whole = read_table(path)

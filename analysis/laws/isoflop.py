@@ -49,7 +49,8 @@ class IsoflopProfile:
 
 @dataclass(frozen=True)
 class IsoflopResult:
-    """All budgets and the two power laws; `a` of N_opt ~ C^a, `b` of D_opt ~ C^b. `cubic_a`: a with degree 3."""
+    """All budgets and the two power laws; `a` of N_opt ~ C^a, `b` of D_opt ~ C^b. `cubic_a`: a with degree 3.
+    `flops_per_nd`: k of D = C / (k N) where D was not measured, else None."""
 
     profiles: tuple[IsoflopProfile, ...]
     size: PowerFit
@@ -57,6 +58,7 @@ class IsoflopResult:
     degree: int
     status: Status
     cubic_a: float
+    flops_per_nd: float | None = None
 
     @property
     def n(self) -> int:
@@ -82,16 +84,17 @@ def isoflop(
     *,
     degree: int = 2,
     window: float = WINDOW,
-    flops_per_nd: float = FLOPS_PER_PARAMETER_AND_SAMPLE,
+    flops_per_nd: float | None = None,
 ) -> IsoflopResult:
-    """data = {"C", "N", "loss"} and, if known, "D" (else D = C / (flops_per_nd N)), one entry per run.
+    """data = {"C", "N", "loss"} and, if known, "D" (else D = C / (flops_per_nd N), 6 unless given), one entry per run.
 
     Raises FitError where fewer than two budgets have an interior minimum; single budgets without one are in `profiles`
     with their reason and the sizes to add.
     """
     if degree not in (2, 3):
         raise FitError(f"degree is {degree}: use 2 (parabola) or 3 (cubic).")
-    columns = _columns(data, flops_per_nd)
+    assumed = None if "D" in data else flops_per_nd or FLOPS_PER_PARAMETER_AND_SAMPLE
+    columns = _columns(data, assumed)
     profiles = profiles_of(columns, degree, window)
     good = [profile for profile in profiles if np.isfinite(profile.size)]
     if len(good) < 2:
@@ -105,7 +108,8 @@ def isoflop(
     reasons = [Reason(Code.NOTE, sentence) for profile in profiles for sentence in profile.status.sentences]
     if len(good) == 2:
         reasons.append(Reason(Code.WEAK, "Two budgets give the exponent without any error: add a third."))
-    return IsoflopResult(profiles, size, data_fit, degree, Status(tuple(reasons)), _cubic(columns, degree, window))
+    cubic = _cubic(columns, degree, window)
+    return IsoflopResult(profiles, size, data_fit, degree, Status(tuple(reasons)), cubic, assumed)
 
 
 def _cubic(columns: dict[str, Array], degree: int, window: float) -> float:
@@ -119,7 +123,7 @@ def _cubic(columns: dict[str, Array], degree: int, window: float) -> float:
     return fit_power([p.compute for p in good], [p.size for p in good], sd).exponent
 
 
-def _columns(data: Mapping[str, ArrayLike], flops_per_nd: float) -> dict[str, Array]:
+def _columns(data: Mapping[str, ArrayLike], flops_per_nd: float | None) -> dict[str, Array]:
     missing = [name for name in ("C", "N", "loss") if name not in data]
     if missing:
         raise FitError(f"isoFLOP profiles need columns C, N and loss; {', '.join(missing)} missing.")
@@ -127,10 +131,10 @@ def _columns(data: Mapping[str, ArrayLike], flops_per_nd: float) -> dict[str, Ar
     for name, values in columns.items():
         if not np.all(np.isfinite(values) & (values > 0.0)):
             raise FitError(f"column {name} has values that are not positive and finite: drop these rows, and say so.")
-    known = data.get("D")
-    columns["D"] = (
-        columns["C"] / (flops_per_nd * columns["N"]) if known is None else np.asarray(known, dtype=np.float64)
-    )
+    if flops_per_nd is None:
+        columns["D"] = np.asarray(data["D"], dtype=np.float64)
+    else:
+        columns["D"] = columns["C"] / (flops_per_nd * columns["N"])
     return columns
 
 

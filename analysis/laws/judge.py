@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.laws.diagnostics import MIN_POINTS, runs_test
 from analysis.laws.forms import EXPONENT_BOUNDS, PowerLaws
-from analysis.laws.problem import Problem, distinct_sizes
+from analysis.laws.problem import Problem, distinct_sizes, simpler_form
 from analysis.laws.result import FitResult
 from analysis.laws.status import Code, Reason, Status
 
@@ -68,27 +68,28 @@ def _identification(result: FitResult) -> Iterator[Reason]:
         yield Reason(
             Code.NOT_IDENTIFIED,
             f"{n_sizes} distinct sizes cannot determine {problem.p} parameters, however often each is repeated: add "
-            f"sizes, fix a parameter{_or_simpler(problem)}.",
+            f"sizes, fix a parameter{_or_simpler(problem, n_sizes)}.",
         )
         return
     if df == 0:
         yield Reason(
             Code.NOT_IDENTIFIED,
             f"{problem.n} points and {problem.p} parameters: the curve passes through every point, so nothing is "
-            f"known of its error; add points, fix a parameter{_or_simpler(problem)}.",
+            f"known of its error; add points, fix a parameter{_or_simpler(problem, problem.p - 1)}.",
         )
         return
     if df < problem.p:
         yield Reason(
             Code.WEAK,
             f"{problem.n} points for {problem.p} parameters leave {df} degree{'s' if df > 1 else ''} of freedom: the "
-            f"intervals are wide and lean on the form; add points, fix a parameter{_or_simpler(problem)}.",
+            f"intervals are wide and lean on the form; add points, fix a parameter"
+            f"{_or_simpler(problem, problem.p - 1)}.",
         )
     elif n_sizes == problem.p:
         yield Reason(
             Code.WEAK,
             f"{n_sizes} distinct sizes for {problem.p} parameters: repeats measure the noise, but nothing tests the "
-            f"form; add a size, fix a parameter{_or_simpler(problem)}.",
+            f"form; add a size, fix a parameter{_or_simpler(problem, problem.p - 1)}.",
         )
     for name, (low, high) in result.interval.items():
         if name in problem.fixed:
@@ -98,7 +99,7 @@ def _identification(result: FitResult) -> Iterator[Reason]:
             yield Reason(
                 Code.NOT_IDENTIFIED,
                 f"E is not identified: its 95 % interval [{low:.3g}, {high:.3g}] reaches 0; fix "
-                f"E{_or_simpler(problem)}.",
+                f"E{_or_simpler(problem, problem.p - 1)}.",
             )
         elif name in problem.form.exponents and (low <= 0.0 or high > 4.0 * max(value, 1e-12)):
             yield Reason(
@@ -107,8 +108,10 @@ def _identification(result: FitResult) -> Iterator[Reason]:
             )
 
 
-def _or_simpler(problem: Problem) -> str:
-    return f", or use the simpler form {problem.form.simpler!r}" if problem.form.simpler else ""
+def _or_simpler(problem: Problem, parameters: int) -> str:
+    """The remedy of a simpler form with at most so many free parameters, where there is one."""
+    simpler = simpler_form(problem.form, problem.fixed, parameters)
+    return f", or use the simpler form {simpler.name!r}" if simpler else ""
 
 
 def _minima(result: FitResult) -> Iterator[Reason]:

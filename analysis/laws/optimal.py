@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,23 @@ from analysis.laws.uncertainty import percentile_interval
 
 FLOPS_PER_PARAMETER_AND_SAMPLE = 6.0
 """C = 6 N D of decoder-only language models. An MM-DiT needs another number: pass your own."""
+
+
+@dataclass(frozen=True)
+class ComputeRule:
+    """C = flops_per_nd N D. `spread`: range of the measured C / (N D) over the runs, whose geometric mean is taken;
+    None where compute was not measured and the factor is assumed."""
+
+    flops_per_nd: float
+    spread: tuple[float, float] | None
+
+
+def compute_rule(x: Mapping[str, Array], flops_per_nd: float | None = None) -> ComputeRule:
+    """How compute follows from N and D for runs with columns x: as given, else as measured (C), else C = 6 N D."""
+    if flops_per_nd is not None or "C" not in x:
+        return ComputeRule(flops_per_nd or FLOPS_PER_PARAMETER_AND_SAMPLE, None)
+    ratio = x["C"] / (x["N"] * x["D"])
+    return ComputeRule(float(np.exp(np.log(ratio).mean())), (float(ratio.min()), float(ratio.max())))
 
 
 @dataclass(frozen=True)

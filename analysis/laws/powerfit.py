@@ -15,7 +15,8 @@ from analysis.laws.uncertainty import LEVEL, t_quantile
 @dataclass(frozen=True)
 class PowerFit:
     """log y = log y0 + exponent (log x - log x0), x0 the weighted geometric mean. `scatter`: Birge ratio, how much more
-    than their standard deviations the points scatter; the interval is widened by it where it exceeds 1."""
+    than their standard deviations the points scatter; the interval is widened by it where it exceeds 1. Without
+    standard deviations (not `weighted`) it is the standard deviation of log y around the line."""
 
     exponent: float
     standard_error: float
@@ -26,6 +27,7 @@ class PowerFit:
     scatter: float
     x: Array
     y: Array
+    weighted: bool = True
 
     @property
     def n(self) -> int:
@@ -48,6 +50,7 @@ def fit_power(x: ArrayLike, y: ArrayLike, log_sd: ArrayLike | None = None, level
     """Weighted least squares of log y on log x with weights 1 / log_sd^2 (Porian et al. 2024, sec. 3); rows with a NaN
     are left out. Raises FitError with fewer than two points left, or with x all equal."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    weighted = log_sd is not None
     sd = np.ones(len(a)) if log_sd is None else np.asarray(log_sd, dtype=np.float64)
     keep = np.isfinite(a) & np.isfinite(b) & np.isfinite(sd)
     a, b, sd = a[keep], b[keep], sd[keep]
@@ -64,10 +67,11 @@ def fit_power(x: ArrayLike, y: ArrayLike, log_sd: ArrayLike | None = None, level
     df = len(u) - 2
     if df == 0:
         unknown = float("nan")
-        return PowerFit(slope, unknown, (unknown, unknown), u0, v0, unknown, unknown, a, b)
+        return PowerFit(slope, unknown, (unknown, unknown), u0, v0, unknown, unknown, a, b, weighted)
     chi2 = float(np.sum(w * (v - v0 - slope * (u - u0)) ** 2))
     scatter = float(np.sqrt(chi2 / df))
-    inflate = scatter if log_sd is None else max(1.0, scatter)
+    inflate = max(1.0, scatter) if weighted else scatter
     se = float(inflate / np.sqrt(sxx))
     half = t_quantile(df, level) * se
-    return PowerFit(slope, se, (slope - half, slope + half), u0, v0, float(inflate / np.sqrt(w.sum())), scatter, a, b)
+    y_se = float(inflate / np.sqrt(w.sum()))
+    return PowerFit(slope, se, (slope - half, slope + half), u0, v0, y_se, scatter, a, b, weighted)

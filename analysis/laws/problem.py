@@ -105,6 +105,19 @@ def find_form(form: str | Form) -> Form:
     return FORMS[form]
 
 
+def simpler_form(form: Form, fixed: Mapping[str, float], n: int) -> Form | None:
+    """The first form down the chain of simpler ones that keeps what is fixed and that n points can determine."""
+    while form.simpler:
+        form = FORMS[form.simpler]
+        if set(fixed) <= set(form.parameters) and 0 < len(form.parameters) - len(fixed) <= n:
+            return form
+    return None
+
+
+def _points(n: int) -> str:
+    return f"{n} point{'' if n == 1 else 's'}"
+
+
 def make_problem(
     form: str | Form,
     data: Mapping[str, ArrayLike],
@@ -139,9 +152,11 @@ def make_problem(
     if p == 0:
         raise FitError("every parameter is fixed: nothing is left to fit.")
     if len(y) < p:
-        hint = f", or use the simpler form {form.simpler!r}" if form.simpler else ""
+        simpler = simpler_form(form, fixed, len(y))
+        hint = f", or use the simpler form {simpler.name!r}" if simpler else ""
         raise FitError(
-            f"{len(y)} points cannot determine the {p} parameters of form {form.name!r}: add points, fix some{hint}."
+            f"{_points(len(y))} cannot determine the {p} parameters of form {form.name!r}: add points, fix "
+            f"parameters{hint}."
         )
     _check_spread(form, x, y)
     weight = np.ones(len(y)) if weights is None else _column("weights", np.asarray(weights), len(y))
@@ -169,8 +184,8 @@ def _column(name: str, values: NDArray[np.generic], length: int | None) -> Array
     if np.any(bad):
         row = int(np.flatnonzero(bad)[0])
         raise FitError(
-            f"{name} is {column[row]} in row {row} ({int(bad.sum())} such row{'s' if bad.sum() > 1 else ''}): values "
-            f"must be positive and finite; drop these rows, and say so."
+            f"{name} is {column[row]} at index {row} ({int(bad.sum())} such point{'s' if bad.sum() > 1 else ''}): "
+            f"values must be positive and finite; drop these points, and say so."
         )
     return column
 

@@ -45,7 +45,8 @@ def _grid_minima(
     exponents = [name for name in form.exponents if name not in fixed]
     per_axis = NODES.get(len(exponents), 5)
     axis = np.geomspace(*EXPONENT_RANGE, per_axis)
-    nodes = np.array(list(product(axis, repeat=len(exponents)))).reshape(-1, len(exponents))
+    # With every exponent held there is one node, without coordinates.
+    nodes = np.array(list(product(axis, repeat=len(exponents)))).reshape(per_axis ** len(exponents), len(exponents))
     columns, target = _columns(form, log_x, centre, log_loss, fixed, nodes, exponents)
     rss, coefficients = _nonnegative(columns, target, weight)
     shape = (per_axis,) * len(exponents)
