@@ -8,17 +8,20 @@ that the budget can buy, those are proposed that most reduce the variance of the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import yaml
 
-from analysis.laws import Design, FitResult, propose
+from analysis.laws import Design, FitResult, PlannedRun, propose
 from analysis.surface import curve_points, fit_surface
 from analysis.table import SweepTable
 from rfscale.sweep import Sweep, SweepError, Trial
+
+LARGER, LONGER = 2, 16
+"""Considered: depths up to this many times the pilot's deepest, and steps up to this many times its longest."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,34 @@ class Target:
 
 
 @dataclass(frozen=True)
+class ProposedRun:
+    """One training, for `seeds` seeds; `train_flops` is for all of them."""
+
+    depth: int
+    steps: int
+    seeds: int
+    train_flops: float
+
+    def to_grid(self) -> dict[str, Any]:
+        """As it stands in a sweep file."""
+        return {
+            "model": {"depths": [self.depth]},
+            "training": {"steps": self.steps},
+            "seeds": list(range(self.seeds)),
+        }
+
+
+@dataclass(frozen=True)
 class Proposal:
-    """What to train next and why. `sweep` is the definition, ready to be written."""
+    """What to train next and why. `sweep` is the definition, ready to be written. `optimum`: where one run of the whole
+    budget would be spent best. `unspent`: why a part of the budget is left, empty where none is."""
 
     formulation: str
     target: Target
     design: Design
+    runs: tuple[ProposedRun, ...]
     optimum: str
+    unspent: str
     sweep: dict[str, Any]
 
     def to_yaml(self) -> str:
@@ -47,12 +71,35 @@ class Proposal:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"formulation": self.formulation, **self.design.to_dict(), "optimum": self.optimum, "sweep": self.sweep}
+        runs = [
+            {"depth": run.depth, "steps": run.steps, **vars(planned)}
+            for run, planned in zip(self.runs, self.design.runs, strict=True)
+        ]
+        target = {**self.design.target, **vars(self.target)}
+        words = {"unspent": self.unspent, "optimum": self.optimum}
+        design = {**self.design.to_dict(), "target": target, "runs": runs}
+        return {"formulation": self.formulation, **design, **words, "sweep": self.sweep}
 
     def text(self) -> str:
         """For a terminal."""
-        head = f"{self.formulation}, target depth {self.target.depth}, {self.target.steps} steps"
-        return f"{head}\n{self.design.summary()}\n{self.optimum}"
+        design, p = self.design, self.design.prediction
+        lines = [
+            f"Next for {self.formulation}: runs for {design.flops:.3g} of {design.budget:.3g} training FLOPs",
+            *([self.unspent] if self.unspent else []),
+            "",
+            f"  target: depth {self.target.depth}, {self.target.steps} steps; predicted loss {p.value[0]:.5g}, 95 % "
+            f"interval {p.low[0]:.5g} to {p.high[0]:.5g}",
+            f"  its standard error: {design.log_sd_before:.2%} now, {design.log_sd_after:.2%} expected after these "
+            f"runs",
+            "",
+            "  depth  steps       seeds  training FLOPs  share",
+        ]
+        lines += [
+            f"  {run.depth:<5}  {run.steps:<10}  {run.seeds:<5}  {run.train_flops:<14.3g}"
+            f"  {run.train_flops / design.flops:.0%}"
+            for run in self.runs
+        ]
+        return "\n".join([*lines, "", self.optimum])
 
 
 def propose_sweep(
@@ -73,7 +120,7 @@ def propose_sweep(
     deepest, longest = max(t.depth for t in sweep.trials), max(t.steps for t in sweep.trials)
     target = target or Target(2 * deepest, 4 * longest)
     law = fit_surface(curve_points(table, formulation))
-    ladder = [trial for depth in range(1, 2 * deepest + 1) if (trial := _at_depth(template, depth)) is not None]
+    ladder = [trial for depth in range(1, LARGER * deepest + 1) if (trial := _at_depth(template, depth)) is not None]
     by_size = {trial.shape.parameter_count(): trial for trial in ladder}
     goal = _at_depth(template, target.depth)
     if goal is None:
@@ -82,19 +129,24 @@ def propose_sweep(
     def train_flops(size: float, samples: float) -> float:
         return by_size[int(size)].shape.flops().train * samples
 
-    steps = np.unique(np.geomspace(longest / 4, longest * 16, 13).round())
+    steps = np.unique(np.geomspace(longest / 4, longest * LONGER, 13).round())
     point = {"N": float(goal.shape.parameter_count()), "D": float(target.steps * template.batch)}
     design = propose(law, budget, sorted(by_size), [float(s * template.batch) for s in steps], train_flops, point)
-    grids = [
-        {
-            "model": {"depths": [by_size[int(run.size)].depth]},
-            "training": {"steps": max(1, round(run.data / template.batch))},
-            "seeds": list(range(run.repeats)),
-        }
-        for run in design.runs
-    ]
-    definition = _definition(raw, sweep, formulation, grids)
-    return Proposal(formulation, target, design, _optimum(law, ladder, sweep, budget), definition)
+
+    def proposed(run: PlannedRun) -> ProposedRun:
+        length = max(1, round(run.data / template.batch))
+        return ProposedRun(by_size[int(run.size)].depth, length, run.repeats, run.flops)
+
+    runs = tuple(map(proposed, design.runs))
+    unspent = design.unspent and (
+        f"{design.unspent} Offered were depths {ladder[0].depth} to {ladder[-1].depth} (up to {LARGER} times the "
+        f"pilot's deepest) and up to {longest * LONGER} steps ({LONGER} times its longest): a larger budget needs a "
+        f"larger pilot."
+    )
+    optimum = _optimum(law, ladder, sweep, budget, [run.depth for run in runs])
+    return Proposal(
+        formulation, target, design, runs, optimum, unspent, _definition(raw, sweep, formulation, target, runs)
+    )
 
 
 def _at_depth(trial: Trial, depth: int) -> Trial | None:
@@ -113,32 +165,50 @@ def _template(sweep: Sweep, formulation: str) -> Trial:
     raise SweepError(f"sweep {sweep.name} does not train {formulation!r}; choose one of {known}")
 
 
-def _optimum(law: FitResult, ladder: list[Trial], sweep: Sweep, budget: float) -> str:
-    """Where the whole budget in one run would be spent best, and whether the pilot's sizes enclose that size."""
+def _optimum(law: FitResult, ladder: list[Trial], sweep: Sweep, budget: float, proposed: Collection[int]) -> str:
+    """Where the whole budget in one run would be spent best, whether the pilot's sizes enclose that size, and if not,
+    which trials would and whether they are among those proposed."""
     sizes = np.array([float(t.shape.parameter_count()) for t in ladder])
     samples = np.array([budget / t.shape.flops().train for t in ladder])
     best = int(np.argmin(law.predict({"N": sizes, "D": samples}).value))
-    trial, steps = ladder[best], max(1, round(samples[best] / ladder[best].batch))
-    where = f"In one run, {budget:.3g} FLOPs are predicted to be spent best at depth {trial.depth} for {steps} steps"
+    depth, steps = ladder[best].depth, max(1, round(samples[best] / ladder[best].batch))
     seen = sorted({t.depth for t in sweep.trials})
-    if seen[0] < trial.depth < seen[-1]:
-        return f"{where}, inside the pilot's sizes."
-    add = f"depth {trial.depth} and {trial.depth + 1}" if trial.depth >= seen[-1] else f"depth {trial.depth}"
+    pilot = f"the pilot's sizes (depth {seen[0]} to {seen[-1]})"
+    if best in (0, len(ladder) - 1):
+        end, beyond = ("largest", "larger") if best else ("smallest", "smaller")
+        return (
+            f"Which size spends {budget:.3g} FLOPs best in one run is not known: of the depths offered, "
+            f"{ladder[0].depth} to {ladder[-1].depth}, the {end} is predicted to be best, so the isoFLOP curve has no "
+            f"minimum inside {pilot}, and the optimum may be far {beyond}."
+        )
+    where = f"In one run, {budget:.3g} FLOPs are predicted to be spent best at depth {depth} for {steps} steps"
+    if seen[0] < depth < seen[-1]:
+        return f"{where}, inside {pilot}."
+    beside = ladder[best + 1] if depth >= seen[-1] else ladder[best - 1]
+    add = sorted({depth, beside.depth} - set(seen))
+    if set(add) <= set(proposed):
+        held = "which are among the runs proposed"
+    else:
+        held = "which the runs proposed are not: they sharpen the prediction at the target"
     return (
-        f"{where}: the isoFLOP curve has no minimum inside the pilot's sizes (depth {seen[0]} to {seen[-1]}), so do "
-        f"not rely on it before you have added trials of {add}."
+        f"{where}: the isoFLOP curve has no minimum inside {pilot}, so do not rely on it before you have added trials "
+        f"of depth {' and '.join(map(str, add))}, {held}."
     )
 
 
-def _definition(raw: Mapping[str, Any], sweep: Sweep, formulation: str, grids: list[dict[str, Any]]) -> dict[str, Any]:
-    """The pilot's file with the proposed grids in place of its own. A list of grids has its first one as the base."""
+def _definition(
+    raw: Mapping[str, Any], sweep: Sweep, formulation: str, target: Target, runs: tuple[ProposedRun, ...]
+) -> dict[str, Any]:
+    """The pilot's file with the proposed runs in place of its grids. A list of grids has its first one as the base."""
+    grids = [run.to_grid() for run in runs]
     first = (raw.get("grids") or [{}])[0]
     body = {key: value for key, value in {**raw, **first}.items() if key not in ("grids", "seeds")}
     training = {k: v for k, v in {**raw.get("training", {}), **first.get("training", {})}.items() if k != "samples"}
     return {
         **body,
         "name": f"{sweep.name}-next",
-        "question": f"What does {formulation} reach beyond the sizes of {sweep.name}?",
+        "question": f"What loss does {formulation} reach at depth {target.depth} after {target.steps} steps, as "
+        f"predicted from {sweep.name} and these runs?",
         "formulations": [formulation],
         "training": {**training, "steps": grids[0]["training"]["steps"]},
         "model": {**raw.get("model", {}), **first.get("model", {}), "depths": grids[0]["model"]["depths"]},

@@ -8,6 +8,7 @@ held-out test of the pilot says how far that can be trusted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ MAX_RUNS = 32
 MAX_REPEATS = 4
 """Many repeats of a tiny run would be cheapest on paper; they lean on the law where it is least likely to hold."""
 TOLERANCE = 0.02
+MAX_STRETCH = 4.0
+"""Amounts of data are stretched by at most this factor to meet the budget."""
 
 TrainFlops = Callable[[float, float], float]
 """(size N, data D) -> FLOPs of the whole run."""
@@ -45,7 +48,8 @@ class PlannedRun:
 @dataclass(frozen=True)
 class Design:
     """The proposed runs. `log_sd_before`, `log_sd_after`: standard deviation of the predicted log loss at the target
-    with the pilot alone, and as expected once the runs are in (if the law holds)."""
+    with the pilot alone, and as expected once the runs are in (if the law holds). `unspent`: why a part of the budget
+    is left, empty where none is."""
 
     runs: tuple[PlannedRun, ...]
     budget: float
@@ -54,6 +58,7 @@ class Design:
     prediction: Prediction
     log_sd_before: float
     log_sd_after: float
+    unspent: str = ""
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -63,6 +68,7 @@ class Design:
             "prediction": self.prediction.rows()[0],
             "log_sd_before": self.log_sd_before,
             "log_sd_after": self.log_sd_after,
+            "unspent": self.unspent,
             "runs": [dict(vars(run)) for run in self.runs],
         }
 
@@ -70,8 +76,9 @@ class Design:
         p = self.prediction
         where = ", ".join(f"{name} = {value:.4g}" for name, value in self.target.items())
         lines = [
-            f"[[Next experiment]]  {self.flops:.4g} of {self.budget:.4g} FLOPs",
-            f"    predicted loss at {where}: {p.value[0]:.5g}  [{p.low[0]:.5g}, {p.high[0]:.5g}]",
+            f"Next experiment: runs for {self.flops:.4g} of {self.budget:.4g} FLOPs",
+            *([f"    {self.unspent}"] if self.unspent else []),
+            f"    predicted loss at {where}: {p.value[0]:.5g}  [{p.low[0]:.5g}, {p.high[0]:.5g}] (95 %)",
             f"    its standard error: {self.log_sd_before:.3%} now, {self.log_sd_after:.3%} expected after these runs",
             "    N            D            repeats  FLOPs        share",
         ]
@@ -106,7 +113,8 @@ def propose(
         raise FitError(f"the budget is {budget}: give a positive number of FLOPs.")
     if not np.isfinite(result.noise) or result.noise <= 0.0:
         raise FitError("the pilot has no degree of freedom left, so its noise is unknown: add runs to it first.")
-    if not set(result.problem.form.variables) <= {"N", "D"}:
+    variables = result.problem.form.variables
+    if not set(variables) <= {"N", "D"}:
         raise FitError(f"form {result.form!r} is not a law of N and D: fit 'chinchilla', 'tied', 'N' or the like.")
     pairs = [(float(n), float(d)) for n in sizes for d in data]
     cost = np.array([train_flops(n, d) for n, d in pairs])
@@ -114,34 +122,54 @@ def propose(
     if not affordable.any():
         raise FitError(
             f"the cheapest of {len(pairs)} candidate runs costs {cost.min():.3g} FLOPs, more than {max_share:.0%} of "
-            f"the budget {budget:.3g}: raise the budget, or offer smaller sizes or less data."
+            f"the budget {budget:.3g}: raise the budget to at least {_round_up(cost.min() / max_share):.3g}."
         )
     pairs = [pair for pair, ok in zip(pairs, affordable, strict=True) if ok]
     plan = _Plan.prepare(result, pairs, cost[affordable], target, max_runs, max_repeats)
     chosen = plan.best(budget)
     counts = np.bincount(np.array(chosen, dtype=np.intp), minlength=len(pairs))
     stretch = 1.0
-    if "D" in result.problem.form.variables:
+    if "D" in variables:
         stretch = _stretch(pairs, counts, train_flops, budget)
     runs = tuple(
         PlannedRun(n, d * stretch, int(k), float(k) * train_flops(n, d * stretch))
         for (n, d), k in zip(pairs, counts, strict=True)
         if k
     )
+    flops = sum(run.flops for run in runs)
     return Design(
         runs=runs,
         budget=budget,
-        flops=sum(run.flops for run in runs),
+        flops=flops,
         target=dict(target),
         prediction=result.predict(target),
         log_sd_before=float(np.exp(0.5 * plan.score([]))),
         log_sd_after=float(np.exp(0.5 * plan.score(chosen))),
+        unspent="" if flops >= (1.0 - TOLERANCE) * budget else _why_unspent(plan, counts, "D" in variables),
     )
+
+
+def _why_unspent(plan: _Plan, counts: Indices, stretched: bool) -> str:
+    """Which limit of a design left a part of the budget."""
+    if counts.sum() >= plan.max_runs:
+        limit = f"a design has at most {plan.max_runs} runs"
+    elif counts.min() >= plan.max_repeats:
+        limit = f"every candidate is in already {plan.max_repeats} times"
+    else:
+        limit = "no further candidate fits into what is left"
+    longer = f", and their data are at most {MAX_STRETCH:g} times those offered" if stretched else ""
+    return f"The rest of the budget is not spent: {limit}{longer}."
+
+
+def _round_up(value: float) -> float:
+    """To three digits, never down: what is printed is enough."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return math.ceil(value / unit) * unit
 
 
 def _stretch(pairs: Sequence[tuple[float, float]], counts: Indices, train_flops: TrainFlops, budget: float) -> float:
     """The factor on all amounts of data at which the chosen runs cost the budget (bisection: cost grows with data)."""
-    low, high = 0.25, 4.0
+    low, high = 1.0 / MAX_STRETCH, MAX_STRETCH
     for _ in range(60):
         middle = float(np.sqrt(low * high))
         total = sum(k * train_flops(n, d * middle) for (n, d), k in zip(pairs, counts, strict=True) if k)

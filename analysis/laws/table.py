@@ -61,9 +61,14 @@ class Table:
             raise FitError(
                 f"column {name!r} is {'empty or nan' if np.isnan(found) else found} on line {self.lines[bad[0]]} of "
                 f"{self.path} ({bad.size} such line{'s' if bad.size > 1 else ''}): values must be positive and finite; "
-                f"leave such rows out with --where, and say so."
+                f"leave such rows out with --where '{_written(name)} > 0', and say so."
             )
         return numbers
+
+
+def _written(name: str) -> str:
+    """A column's name as a filter has it."""
+    return name if name.isidentifier() else f"`{name}`"
 
 
 def positive(values: Array) -> NDArray[np.bool_]:
