@@ -39,10 +39,21 @@ def missing(trial: Trial, folder: TrialFolder, quality: Quality) -> list[Unit]:
     return [unit for unit in units(trial, quality) if (unit.step, unit.judge.label, unit.label) not in scored]
 
 
+def forget(trial: Trial, folder: TrialFolder, quality: Quality) -> None:
+    """What these judges have scored so far counts for nothing: `evaluate` scores it anew, and the later score counts.
+
+    The journal keeps the earlier scores; what it held when they were forgotten, in bytes, is noted by judge.
+    """
+    with folder.claim():
+        folder.quality.mkdir(exist_ok=True)
+        _, size = folder.points()
+        labels = (judge.label for judge in quality.judges_of(trial.data))
+        write_json(folder.forgotten, {**(read_json(folder.forgotten) or {}), **dict.fromkeys(labels, size)})
+
+
 def _scored(folder: TrialFolder) -> set[tuple[int, str, str]]:
-    """(step, judge label, setting) of every score in the journal."""
-    points, _ = folder.points()
-    keys = ((point.step, names.parse_quality(key)) for point in points for key in point.metrics)
+    """(step, judge label, setting) of every score in the journal that is not forgotten."""
+    keys = ((step, names.parse_quality(key)) for step, key in folder.logged())
     return {(step, found[1], found[2]) for step, found in keys if found}
 
 
@@ -157,7 +168,7 @@ def _known_judges(judge: Judge, trial: Trial, folder: TrialFolder) -> dict[str, 
     if differs and judge.label in {label for _, label, _ in _scored(folder)}:
         raise JudgeError(
             f"trial {trial.trial_id} has scores of another judge {judge.label} (it differs in {', '.join(differs)}); "
-            f"judge with that one, or train into a new store with --store"
+            f"judge with that one, or score the whole sweep anew with `rfscale evaluate SWEEP --again`"
         )
     return {**known, judge.label: identity}
 

@@ -7,7 +7,8 @@
         model.safetensors    final weights as trained          ema.safetensors    final EMA weights
         ema-<step>.safetensors   EMA weights along the way, where the sweep asks for them
         samples.png          a few images of the finished model
-        quality/             what judges saw: a grid of images for each setting, and judges.json, who they were
+        quality/             what judges saw: a grid of images for each setting, and judges.json, who they were,
+                             and forgotten.json, from where in the journal their scores count
         result.json          how it ended: finished, diverged or failed, with the reason
         lock                 held while a process trains it
     <store>/judges/                          what a judge trains or computes once
@@ -101,6 +102,10 @@ class TrialFolder:
     def judges(self) -> Path:
         return self.quality / "judges.json"
 
+    @property
+    def forgotten(self) -> Path:
+        return self.quality / "forgotten.json"
+
     def sample_grid(self, step: int, judge: str, setting: str) -> Path:
         """The picture of the first images that a judge saw of one set of weights under one setting."""
         return self.quality / f"{step:09d}-{judge}-{setting}.png"
@@ -193,6 +198,19 @@ class TrialFolder:
         whole = data[: data.rfind(b"\n") + 1]
         return [_point(line) for line in whole.splitlines()], start + len(whole)
 
+    def logged(self) -> set[tuple[int, str]]:
+        """(step, key) of all that the journal holds and that counts: scores that are forgotten do not."""
+        forgotten = read_json(self.forgotten) or {}
+        found = set()
+        for start in {0, *forgotten.values()}:
+            points, _ = self.points(start)
+            for point in points:
+                for key in point.metrics:
+                    score = names.parse_quality(key)
+                    if start == (forgotten.get(score[1], 0) if score else 0):
+                        found.add((point.step, key))
+        return found
+
     def _last_point(self) -> Point | None:
         """The last point with a training loss, read from the end of the journal."""
         if not self.journal.exists():
@@ -214,14 +232,14 @@ class TrialFolder:
 
 
 class Journal:
-    """Appends points to a trial's journal. A (step, key) that is already there is not written again.
+    """Appends points to a trial's journal. A (step, key) that is already there, and counts, is not written again.
 
     So a trial that was killed after a point and resumed from a checkpoint before it logs that point once.
     """
 
     def __init__(self, folder: TrialFolder) -> None:
-        points, size = folder.points()
-        self._seen = {(point.step, key) for point in points for key in point.metrics}
+        _, size = folder.points()
+        self._seen = folder.logged()
         self._file: IO[str] = open(folder.journal, "a", encoding="utf-8")  # noqa: SIM115 -- lives as long as the trial
         self._file.truncate(size)  # a line that a kill cut short
 

@@ -20,12 +20,14 @@ from conftest import environment_in
 
 from rfscale import names
 from rfscale.checkpoint import load_model
-from rfscale.evaluate import Drawer, Unit, check_same_judge, evaluate, missing, units
+from rfscale.data import load
+from rfscale.evaluate import Drawer, check_same_judge, evaluate, forget, missing
 from rfscale.judges import JudgeError, load_judge
 from rfscale.store import ClaimedError, Store, StoreError, TrialFolder, read_json, write_json
 from rfscale.sweep import PAPER_SETTINGS, Quality, Setting, Sweep, Trial
 from rfscale.sweep_file import parse_sweep
 from rfscale.train import train
+from rfscale.units import Unit, units
 
 Mapping = dict[str, Any]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -106,6 +108,9 @@ def test_every_unit_is_scored_once_with_its_error_ceiling_and_path_length(traine
     length = {k: v for step, k, v in written if step == trial.steps and k.split("/")[1] == "path_length"}
     drawn_by = [length[names.quality_key("path_length", "glyphs-10", f"s2-g1-{kind}")] for kind in ("ema", "raw")]
     assert drawn_by[0] != drawn_by[1], "two sets of weights draw two sets of images"
+    drawer = Drawer(trial, load_model(trial, folder), Setting(steps=2, guidance=1.0))
+    drawer(load(trial.data).validation(10).captions)
+    assert drawn_by[0] == pytest.approx(float(torch.cat(drawer.lengths).mean()))
     before = folder.journal.read_bytes()
     evaluate(trial, store, quality, progress=seen.append)
     assert (folder.journal.read_bytes(), len(seen)) == (before, len(units(trial, quality)))
@@ -121,6 +126,33 @@ def test_a_setting_added_later_is_all_that_is_scored(trained: tuple[Sweep, Trial
     assert len(seen) == 4
 
 
+def test_forgotten_scores_are_given_again_by_another_judge_and_the_later_count(
+    trained: tuple[Sweep, Trial, Store],
+) -> None:
+    sweep, trial, store = trained
+    folder, quality = store.trial(trial.trial_id), quality_of(sweep)
+    evaluate(trial, store, quality)
+    judge = load_judge(quality.judges[0], trial.data, store.judges)
+    write_json(folder.judges, {judge.label: {**judge.identity, "judge": "another"}})
+    before, first = folder.journal.read_bytes(), len(scores(folder))
+    forget(trial, folder, quality)
+    assert missing(trial, folder, quality) == units(trial, quality)
+    check_same_judge(judge, [trial], store)
+
+    kept = folder.kept_weights(trial.evaluation.steps(trial.steps)[1])
+    kept.rename(kept.with_suffix(".away"))
+    with pytest.raises(StoreError):  # stopped on its way: it goes on with what is left, and not from the start
+        evaluate(trial, store, quality)
+    kept.with_suffix(".away").rename(kept)
+    seen: list[Unit] = []
+    evaluate(trial, store, quality, progress=seen.append)
+    assert {unit.step for unit in seen} == {trial.evaluation.steps(trial.steps)[1]}
+    assert missing(trial, folder, quality) == []
+    assert folder.journal.read_bytes().startswith(before), "the journal is never rewritten"
+    assert len(scores(folder)) == 2 * first
+    assert read_json(folder.judges) == {judge.label: judge.identity}
+
+
 def test_images_depend_on_their_place_and_not_on_the_batch(trained: tuple[Sweep, Trial, Store]) -> None:
     _, trial, store = trained
     network = load_model(trial, store.trial(trial.trial_id))
@@ -130,6 +162,8 @@ def test_images_depend_on_their_place_and_not_on_the_batch(trained: tuple[Sweep,
     assert drawn.shape == (7, 3, 16, 16)
     np.testing.assert_allclose(drawn, parts(captions), atol=1e-5)
     np.testing.assert_allclose(torch.cat(whole.lengths), torch.cat(parts.lengths), rtol=1e-5)
+    other_seed = Drawer(trial.model_copy(update={"seed": 7}), network, Setting(steps=3, guidance=2.0), batch=7)
+    np.testing.assert_array_equal(drawn, other_seed(captions), "all trials draw a prompt from the same noise")
     same = whole(["the word A in red"] * 2)
     assert np.abs(same[0] - same[1]).max() > 0.1, "two places must not share their noise"
     np.testing.assert_allclose(same[0], drawn[0], atol=1e-5)
@@ -168,10 +202,13 @@ def test_a_unit_that_fails_stops_no_other(trained: tuple[Sweep, Trial, Store]) -
     folder, quality = store.trial(trial.trial_id), quality_of(sweep)
     kept = folder.kept_weights(trial.evaluation.steps(trial.steps)[1])
     kept.rename(kept.with_suffix(".away"))
-    with pytest.raises(StoreError, match=r"kept no weights of step 5: .*`checkpoints: all`"):
+    earliest = folder.kept_weights(trial.evaluation.steps(trial.steps)[0])
+    earliest.rename(earliest.with_suffix(".away"))
+    with pytest.raises(StoreError, match=r"kept no weights of step 5: .*`checkpoints: all`"):  # the first problem met
         evaluate(trial, store, quality)
-    assert {unit.step for unit in missing(trial, folder, quality)} == {5}
-    kept.with_suffix(".away").rename(kept)
+    assert {unit.step for unit in missing(trial, folder, quality)} == set(trial.evaluation.steps(trial.steps)[:2])
+    for path in (kept, earliest):
+        path.with_suffix(".away").rename(path)
     evaluate(trial, store, quality)
     assert missing(trial, folder, quality) == []
 

@@ -38,6 +38,9 @@ def evaluate(
     address: Address = None,
     cpus: Cpus = None,
     gpus: Gpus = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="score all anew, such as after a change of a judge; the later scores count")
+    ] = False,
 ) -> None:
     """Judge the images of finished trials, then write the report.
 
@@ -54,6 +57,11 @@ def evaluate(
             f"no trial of sweep {definition.name} in {place.root} is finished; `rfscale run {sweep}` trains them"
         )
     place.check_writable()
+    if again:
+        from rfscale.evaluate import forget
+
+        for trial in finished:
+            forget(trial, place.trial(trial.trial_id), quality)
     failed = judge_trials(definition, quality, finished, place, address)
     write_report(definition, place)
     stop_on_failures(failed)

@@ -1,10 +1,13 @@
-"""The cache of the judges: computed by one process at a time, kept with all that it depends on."""
+"""The cache of the judges: computed by one process at a time, kept with all that it depends on, code included."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import io
 import json
 import os
+import tokenize
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +34,27 @@ def locked(folder: Path) -> Iterator[None]:
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def code_hash(*files: Path) -> str:
+    """12 hex digits of what Python files do: comments, docstrings and blank lines change nothing.
+
+    An expression that is a string alone on its line counts as a docstring.
+    """
+    blocks = {tokenize.INDENT: "{", tokenize.DEDENT: "}"}
+    digest = hashlib.sha256()
+    for file in files:
+        statement: list[tokenize.TokenInfo] = []
+        for token in tokenize.generate_tokens(io.StringIO(file.read_text(encoding="utf-8")).readline):
+            if token.type in blocks:
+                digest.update(blocks[token.type].encode())
+            elif token.type not in (tokenize.COMMENT, tokenize.NL):
+                statement.append(token)
+            if token.type == tokenize.NEWLINE:
+                if [part.type for part in statement] != [tokenize.STRING, tokenize.NEWLINE]:
+                    digest.update(" ".join(part.string for part in statement).encode())
+                statement = []
+    return digest.hexdigest()[:12]
 
 
 def kept(path: Path, depends: dict[str, JsonValue], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

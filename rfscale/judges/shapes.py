@@ -10,7 +10,6 @@ Beside each score stands its ceiling: what true images of the same scenes score,
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +36,7 @@ from rfscale.judges import distances as distances_module
 from rfscale.judges import encoder as encoder_module
 from rfscale.judges import phrases as phrases_module
 from rfscale.judges.base import Generate, JudgeError, Progress, Score, share
-from rfscale.judges.cache import kept
+from rfscale.judges.cache import code_hash, kept
 from rfscale.judges.distances import distances
 from rfscale.judges.encoder import (
     Encoder,
@@ -59,7 +58,7 @@ QUICK: Final = 512  # scenes of the exam before the first use
 FULL: Final = 2000  # scenes of the exam that the documentation quotes
 PROMPTS: Final = 240  # GenEval prompts of either
 
-# What an exam or a ceiling was computed by: it is computed again when the text of one of these files changes.
+# What an exam or a ceiling was computed by: it is computed again when the code of one of these files changes.
 _CODE: Final[tuple[ModuleType, ...]] = (
     counter,
     raster,
@@ -382,11 +381,8 @@ def _next_of_the_task(metadata: Sequence[geneval.Metadata]) -> npt.NDArray[np.in
 
 
 def _code() -> str:
-    """Hash of the text of every file that an exam or a ceiling depends on."""
-    digest = hashlib.sha256()
-    for module in _CODE:
-        digest.update(Path(str(module.__file__)).read_bytes())
-    return digest.hexdigest()[:12]
+    """Hash of the code of every file that an exam or a ceiling depends on."""
+    return code_hash(*(Path(str(module.__file__)) for module in _CODE))
 
 
 def _kept(
