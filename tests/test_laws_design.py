@@ -111,3 +111,25 @@ def test_impossible_budgets_raise() -> None:
     exact = fit("N", {"N": [1e6, 1e7, 1e8], "loss": [0.9, 0.7, 0.6]}, checks=False)
     with pytest.raises(FitError, match="no degree of freedom"):
         propose(exact, 1e15, SIZES, [1e7], flops, {"N": 1e8})
+
+
+def test_a_budget_that_is_too_small_names_one_that_is_not() -> None:
+    first = pilot(np.random.default_rng(0))
+    with pytest.raises(FitError, match="raise the budget to at least") as caught:
+        propose(first, 1e9, SIZES, DATA, flops, TARGET)
+    enough = float(str(caught.value).split()[-1].rstrip("."))
+    assert propose(first, enough, SIZES, DATA, flops, TARGET).runs
+    assert enough == pytest.approx(3 * min(flops(n, d) for n in SIZES for d in DATA), rel=0.01)
+
+
+def test_what_is_left_of_a_budget_has_a_reason() -> None:
+    first = pilot(np.random.default_rng(0))
+    assert propose(first, BUDGET, SIZES, DATA, flops, TARGET).unspent == ""
+    rich = propose(first, 1e24, SIZES, DATA, flops, TARGET)
+    assert rich.flops < 1e22
+    assert "at most 32 runs, and their data are at most 4 times those offered" in rich.unspent
+    assert rich.unspent in rich.summary()
+    assert rich.to_dict()["unspent"] == rich.unspent
+    full = propose(first, 1e24, SIZES[:2], DATA[:1], flops, TARGET)
+    assert sum(run.repeats for run in full.runs) == 8
+    assert "every candidate is in already 4 times" in full.unspent

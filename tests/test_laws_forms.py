@@ -243,3 +243,44 @@ def test_a_form_of_ones_own() -> None:
     result = fit(form, {**x, "loss": loss}, objective="ls", bootstrap=0, checks=False)
     assert result.equation == "L = E + K / (N^p D^q)"
     assert result.estimate == pytest.approx({"E": 0.5, "K": 300.0, "p": 0.1, "q": 0.2}, rel=1e-3)
+
+
+HELD_EXPONENTS = {
+    "N": ("alpha",), "N_E0": ("alpha",), "D": ("beta",), "D_E0": ("beta",), "C": ("gamma",), "C_E0": ("gamma",),
+    "chinchilla": ("alpha", "beta"), "tied": ("alpha",), "chinchilla_E0": ("alpha", "beta"), "tied_E0": ("alpha",),
+}  # fmt: skip
+
+
+def test_every_sum_of_power_laws_is_held_to_its_exponents_below() -> None:
+    assert set(HELD_EXPONENTS) == {name for name, form in FORMS.items() if isinstance(form, PowerLaws)}
+
+
+@pytest.mark.parametrize("name", list(HELD_EXPONENTS))
+def test_with_every_exponent_held_the_fit_is_the_linear_one(name: str) -> None:
+    """Reweighted by 1 / prediction, linear least squares of the loss on the powers has the stationary points of least
+    squares of the logarithm up to terms of second order in the noise, which is small here."""
+    x, values = points(name), TRUE[name]
+    noise = np.random.default_rng(0).normal(size=len(next(iter(x.values()))))
+    loss = law(name, x, values) * np.exp(1e-4 * noise)
+    fixed = {exponent: values[exponent] for exponent in HELD_EXPONENTS[name]}
+    result = fit(name, {**x, "loss": loss}, fixed=fixed, objective="ls", bootstrap=50)
+    free = [parameter for parameter in FORMS[name].parameters if parameter not in fixed]
+    columns = np.stack([law(name, x, {**dict.fromkeys(values, 0.0), **fixed, p: 1.0}) for p in free], axis=1)
+    linear = np.linalg.lstsq(columns / loss[:, None], np.ones(len(loss)), rcond=None)[0]
+    for parameter, expected in zip(free, linear, strict=True):
+        assert result.estimate[parameter] == pytest.approx(expected, rel=1e-5), parameter
+        low, high = result.interval[parameter]
+        assert low < result.estimate[parameter] < high
+    for exponent in fixed:
+        assert result.interval[exponent] == pytest.approx((fixed[exponent],) * 2)
+    at = {variable: x[variable].max() for variable in x}
+    assert result.predict(at).low < result.predict(at).value < result.predict(at).high
+    assert "(fixed)" in result.summary()
+
+
+@pytest.mark.parametrize("objective_name", ["huber", "lad"])
+def test_exponents_may_be_held_under_every_objective(objective_name: str) -> None:
+    x = points("N")
+    data = {**x, "loss": law("N", x, TRUE["N"])}
+    result = fit("N", data, fixed={"alpha": 0.34}, objective=objective_name, bootstrap=0, checks=False)
+    assert result.estimate == pytest.approx(TRUE["N"], rel=1e-6)

@@ -149,3 +149,30 @@ def test_regression_refuses_what_gives_no_exponent() -> None:
         fit_power([2.0, 2.0, 2.0], [1.0, 2.0, 3.0])
     with pytest.raises(FitError, match="positive"):
         fit_power([1.0, 2.0, 3.0], [1.0, -2.0, 3.0])
+
+
+def test_scatter_without_standard_deviations_is_that_of_log_y() -> None:
+    x = np.geomspace(1, 1e4, 6)
+    error = np.array([0.1, -0.2, 0.05, 0.1, -0.1, 0.05])
+    plain = fit_power(x, 3.0 * x**0.6 * np.exp(error))
+    assert not plain.weighted
+    left = np.log(plain.y) - np.log(plain.coefficient * x**plain.exponent)
+    assert plain.scatter == pytest.approx(np.sqrt(np.sum(left**2) / 4))
+    assert fit_power(x, plain.y, np.full(6, 0.1)).weighted
+    assert fit_power(x, plain.y, np.full(6, 0.1)).scatter == pytest.approx(plain.scatter / 0.1)
+    assert not fit_power(x[:2], plain.y[:2]).weighted
+    assert fit_power(x[:2], plain.y[:2], [0.1, 0.1]).weighted
+
+
+def test_data_that_are_not_given_follow_from_the_factor_that_is_said() -> None:
+    data = curves()
+    bare = {name: values for name, values in data.items() if name != "D"}
+    assert isoflop(data).flops_per_nd is None
+    assert isoflop(bare).flops_per_nd == 6.0
+    third = isoflop(bare, flops_per_nd=2.0)
+    assert third.flops_per_nd == 2.0
+    for one, other in zip(isoflop(bare).profiles, third.profiles, strict=True):
+        assert other.data == pytest.approx(3.0 * one.data)
+        assert other.size == pytest.approx(one.size)
+    assert "D = C / (2 N) is assumed" in third.summary()
+    assert "assumed" not in isoflop(data).summary()
