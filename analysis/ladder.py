@@ -15,7 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.grid import CONDITION
-from analysis.laws import Code, FitError, FitResult, Prediction, fit
+from analysis.laws import Code, FitError, FitResult, fit
+from analysis.misfit import Miss, largest_miss
 from analysis.surface import HeldOut, SurfaceLaw, surface_law
 from analysis.table import SweepTable
 from rfscale import names
@@ -38,7 +39,7 @@ class LadderLaw:
     """val/loss of one formulation against N (all parameters) or C (training FLOPs) at the ends of training.
 
     `points`: what it is fitted to, in words. `fit` is None where no law can be fitted, with the `reason`; `held_out`
-    likewise.
+    likewise. `miss`: where the law is furthest from the losses.
     """
 
     formulation: str
@@ -50,6 +51,7 @@ class LadderLaw:
     reason: str
     held_out: HeldOut | None
     held_out_reason: str
+    miss: Miss | None
 
     @property
     def without_floor(self) -> bool:
@@ -71,7 +73,6 @@ class Ladder:
 
     laws: tuple[LadderLaw, ...]
     surfaces: tuple[SurfaceLaw, ...]
-    samples: float  # that every trial of the ladder saw in all
     description: str
     trial_ids: frozenset[str]
 
@@ -94,25 +95,9 @@ class Ladder:
             return min(known, key=lambda held: held.interval[1] / held.interval[0]), ""
         return law.held_out, law.held_out_reason
 
-    def predict(self, formulation: str, variable: Variable, x: Array) -> Prediction:
-        """The loss at the end of training at sizes x (N or C): by the surface, else by the law of the ends.
-
-        On the surface, a compute between two sizes of the ladder belongs to the size that log-log interpolation gives.
-        Raises FitError where the formulation has no law at all.
-        """
-        surface, law = self.surface(formulation), self.law(formulation, variable)
-        if surface.fit is not None:
-            order = np.argsort(law.x)
-            sizes = self.law(formulation, "N").x[order]
-            n = np.exp(_interpolate(np.log(x), np.log(law.x[order]), np.log(sizes)))
-            return surface.fit.predict({"N": n, "D": np.full_like(n, self.samples)})
-        if law.fit is None:
-            raise FitError(f"{formulation} has no law over {variable}: {law.reason}.")
-        return law.fit.predict({variable: x})
-
     def frame(self) -> pd.DataFrame:
-        """One row per law."""
-        return pd.DataFrame(map(_record, self.laws))
+        """One row per law: L(N) and L(C) of every formulation, then its surface L(N, D)."""
+        return pd.DataFrame([*(_record(law, law.variable) for law in self.laws), *map(_surface_record, self.surfaces)])
 
     def of(self, variable: Variable) -> tuple[LadderLaw, ...]:
         return tuple(law for law in self.laws if law.variable == variable)
@@ -128,40 +113,37 @@ def ladder_laws(table: SweepTable) -> Ladder:
     laws = [_law(trials[trials["formulation"] == name], name, variable) for name in formulations for variable in COLUMN]
     ids, on_surface = frozenset(trials["trial_id"]), _any_length(table.trials, trials)
     surfaces = [surface_law(table, name, on_surface) for name in formulations]
-    return Ladder(tuple(laws), tuple(surfaces), float(trials["samples"].iloc[0]), description, ids)
+    return Ladder(tuple(laws), tuple(surfaces), description, ids)
 
 
-def _interpolate(at: Array, x: Array, y: Array) -> Array:
-    """Piecewise linear, and straight on beyond the ends; x rises (repeats allowed)."""
-    x, first = np.unique(x, return_index=True)
-    y = y[first]
-    inside = np.interp(at, x, y)
-    below, above = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
-    return np.where(at < x[0], y[0] + below * (at - x[0]), np.where(at > x[-1], y[-1] + above * (at - x[-1]), inside))
+PARAMETERS = ("E", "A", "alpha", "B", "beta", "gamma")
+"""Of all laws: L(N) has E, A and alpha, L(C) E, A and gamma, the surface E, A, alpha, B and beta."""
 
 
-def _record(law: LadderLaw) -> dict[str, object]:
-    exponent, (low, high) = law.exponent
-    floor = (math.nan, (math.nan, math.nan))
-    if law.fit is not None and not law.without_floor:
-        floor = law.fit.estimate["E"], law.fit.interval["E"]
-    held = law.held_out
-    return {
-        "formulation": law.formulation,
-        "variable": law.variable,
-        "exponent": exponent,
-        "exponent_low": low,
-        "exponent_high": high,
-        "A": law.fit.estimate["A"] if law.fit else math.nan,
-        "E": floor[0],
-        "E_low": floor[1][0],
-        "E_high": floor[1][1],
-        "fitted_to": law.points,
+def _surface_record(law: SurfaceLaw) -> dict[str, object]:
+    return _record(law, "N, D")
+
+
+def _record(law: LadderLaw | SurfaceLaw, variable: str) -> dict[str, object]:
+    """What is known of a law; a parameter that it does not have is NaN."""
+    held, miss = law.held_out, law.miss
+    told: dict[str, object] = {"formulation": law.formulation, "variable": variable}
+    for name in PARAMETERS:
+        known = law.fit is not None and name in law.fit.estimate
+        sides = law.fit.interval[name] if law.fit is not None and known else (math.nan, math.nan)
+        told[name] = law.fit.estimate[name] if law.fit is not None and known else math.nan
+        told[f"{name}_low"], told[f"{name}_high"] = sides
+    points = law.points if isinstance(law, LadderLaw) else f"{law.fit.n if law.fit else 0} points of the curves"
+    return told | {
+        "fitted_to": points,
         "held_out": held.label if held else "",
         "predicted": held.predicted if held else math.nan,
         "predicted_low": held.interval[0] if held else math.nan,
         "predicted_high": held.interval[1] if held else math.nan,
         "measured": held.measured if held else math.nan,
+        "largest_miss": miss.share if miss else math.nan,
+        "largest_miss_at": miss.label if miss else "",
+        "noise_there": miss.noise if miss else math.nan,
         "status": " ".join(law.fit.status.sentences) if law.fit else law.reason,
     }
 
@@ -196,10 +178,11 @@ def _law(rows: pd.DataFrame, formulation: str, variable: Variable) -> LadderLaw:
         except FitError as error:
             reason = str(error).rstrip(".")
     if reason:
-        return LadderLaw(formulation, variable, x, loss, None, "", reason, None, reason)
+        return LadderLaw(formulation, variable, x, loss, None, "", reason, None, reason, None)
     held_out, why_not = _held_out(rows, variable, x, loss)
     points = f"{found.n} trials" if found.n == len(x) else f"{found.n} size means"
-    return LadderLaw(formulation, variable, x, loss, found, points, "", held_out, why_not)
+    miss = largest_miss(rows, found.law({variable: x}))
+    return LadderLaw(formulation, variable, x, loss, found, points, "", held_out, why_not, miss)
 
 
 def _fit(variable: Variable, x: Array, loss: Array) -> FitResult:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from analysis.compare import Comparison, Estimate
 from analysis.grid import size_labels
-from analysis.ladder import Ladder, Variable
+from analysis.plot_ladder import LAWS_UP_TO, LOSS_LABEL, geometric_mean
 from analysis.style import (
     GREY,
     INK,
@@ -32,128 +32,8 @@ from analysis.style import (
 from analysis.table import SweepTable
 from rfscale import names
 
-LOSS_LABEL = "validation loss (velocity MSE)"
 CENTRAL_LOGSNR = 5.0
 """Inside the log-SNRs that every formulation of the paper trains on; LDM-linear, the narrowest, ends at -5.36."""
-BAND_SPAN = 2.0
-"""Where a band is wider than this factor it says nothing, and would cover what does: it is not drawn there."""
-LAWS_UP_TO = 4
-"""With more formulations only the law of the best is drawn, and only its band: overlapping ones hide each other."""
-
-
-def plot_loss_against_compute(
-    table: SweepTable, ladder: Ladder, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
-) -> Axes:
-    """val/loss along every training against training FLOPs, ends marked, with L(C) and the largest size predicted."""
-    ax = ax or new_axes(6.8, 4.0)
-    look = look or looks(sorted(set(table.trials["formulation"])))
-    trials = table.trials[table.trials["trial_id"].isin(ladder.trial_ids)]
-    points = table.curve(names.VAL_LOSS)
-    points = points[points["trial_id"].isin(ladder.trial_ids) & (points["flops"] > 0)]
-    curves = points.groupby(["formulation", "parameters", "flops"])["value"].agg(_geometric_mean).reset_index()
-    for (name, _), curve in curves.groupby(["formulation", "parameters"]):
-        style = look[str(name)]
-        lw, alpha = (0.9, 0.5) if style.shown else (0.6, 0.3)
-        ax.plot(curve["flops"], curve["value"], color=style.colour, lw=lw, alpha=alpha, zorder=style.zorder - 0.5)
-    size = 5.0 if trials["seed"].nunique() == 1 else 3.2
-    for name, rows in trials.groupby("formulation"):
-        style = look[str(name)]
-        ax.plot(
-            rows["train_flops"], rows[names.VAL_LOSS], style.marker, color=style.colour, ms=size,
-            zorder=style.zorder + 1, label=legend_name(str(name), style),
-        )  # fmt: skip
-    ends = trials[names.VAL_LOSS].to_numpy(float)
-    # The first steps from zero are steep and the same for all: the axis shows what tells the trials apart.
-    shown = points.loc[points["value"] < 2.2 * ends.max(), ["flops", "value"]]
-    ax.set_xlim(*pad(shown["flops"].to_numpy(float), 0.03))
-    _laws(ax, ladder, "C", look)
-    ax.set_ylim(*pad(np.concatenate([shown["value"].to_numpy(float), _limits(ladder)]), 0.05))
-    _size_labels(ax, trials, "train_flops")
-    ax.set(xlabel="training compute (FLOPs, forward and backward)", ylabel=LOSS_LABEL)
-    log_axis(ax, "x", "power")
-    log_axis(ax, "y")
-    legend_beside(ax, look)
-    return ax
-
-
-def plot_loss_against_parameters(
-    ladder: Ladder, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
-) -> Axes:
-    """val/loss at the end of training against all parameters, with L(N), its band, and the largest size predicted."""
-    ax = ax or new_axes(6.4, 3.8)
-    laws = ladder.of("N")
-    look = look or looks([law.formulation for law in laws])
-    for law in laws:
-        style = look[law.formulation]
-        ax.plot(
-            law.x, law.loss, style.marker, color=style.colour, zorder=style.zorder + 1,
-            label=legend_name(law.formulation, style),
-        )  # fmt: skip
-    ax.set_xlim(*pad(np.concatenate([law.x for law in laws]), 0.06))
-    _laws(ax, ladder, "N", look)
-    ax.set_ylim(*pad(np.concatenate([*(law.loss for law in laws), _limits(ladder)])))
-    ax.set(xlabel="parameters (all trainable)", ylabel=LOSS_LABEL)
-    log_axis(ax, "x", "count")
-    log_axis(ax, "y")
-    legend_beside(ax, look)
-    return ax
-
-
-def _laws(ax: Axes, ladder: Ladder, variable: Variable, look: Mapping[str, Look]) -> None:
-    """Fitted laws with their bands, and the prediction of the largest size beside its measured value.
-
-    The law is the surface L(N, D) at the end of training where there is one, else that of the ends alone.
-    """
-    fitted = [law for law in ladder.of(variable) if law.fit is not None and look[law.formulation].shown]
-    whose = ""
-    if len(fitted) > LAWS_UP_TO:
-        fitted = [law for law in fitted if law.formulation == next(iter(look))]
-        whose = " of the best"
-    left, right = ax.get_xlim()
-    gap = (right / left) ** 0.02
-    for i, law in enumerate(fitted):
-        style = look[law.formulation]
-        x = np.geomspace(law.x.min() / 1.05, law.x.max() * 1.05, 80)
-        prediction = ladder.predict(law.formulation, variable, x)
-        ax.plot(x, prediction.value, ls="--", lw=1.2, color=style.colour, zorder=style.zorder)
-        told = np.asarray(prediction.high) < BAND_SPAN * np.asarray(prediction.low)
-        ax.fill_between(
-            x, prediction.low, prediction.high, where=told, color=style.colour, alpha=0.12, lw=0, zorder=1
-        )  # fmt: skip
-        held, _ = ladder.held_out(law.formulation)
-        if held is not None and held.inside is not None:
-            place = law.x.max() * gap ** (i + 1)
-            errors = [[held.predicted - held.interval[0]], [held.interval[1] - held.predicted]]
-            ax.errorbar(place, held.predicted, yerr=errors, fmt="_", ms=7, color=style.colour, capsize=2.5, lw=1)
-            ax.set_xlim(left, max(right, place * gap))
-    if fitted:
-        ax.plot([], [], ls="--", color=INK, lw=1.2, label=f"fitted law{whose},\n95 % band")
-    if len(_limits(ladder)):
-        label = "largest size predicted\nfrom the smaller ones, 95 %"
-        ax.errorbar([], [], yerr=[], fmt="_", color=INK, ms=7, capsize=2.5, lw=1, label=label)
-
-
-def _limits(ladder: Ladder) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """What the axis must hold of the predictions; an interval wider than a factor of 1.3 each way may leave it."""
-    held = [ladder.held_out(law.formulation)[0] for law in ladder.of("N")]
-    known = [h for h in held if h is not None and h.inside is not None]
-    return np.array([min(max(side, h.predicted / 1.3), h.predicted * 1.3) for h in known for side in h.interval])
-
-
-def _size_labels(ax: Axes, trials: pd.DataFrame, column: str) -> None:
-    """The depths along the lower edge, each with a thin line up to its lowest loss."""
-    bottom = ax.get_ylim()[0]
-    for depth, rows in trials.groupby("depth"):
-        x = rows[column].max()
-        ax.plot([x, x], [bottom, rows[names.VAL_LOSS].min()], color="#999999", lw=0.6, ls=":", zorder=1)
-        ax.annotate(
-            f"d = {depth}", (x, 0), xycoords=("data", "axes fraction"), xytext=(-3, 3), textcoords="offset points",
-            ha="right", va="bottom", fontsize=8, color=INK,
-        )  # fmt: skip
-
-
-def _geometric_mean(values: pd.Series) -> float:
-    return float(np.exp(np.log(values).mean()))
 
 
 def plot_learning_curves(
@@ -167,7 +47,7 @@ def plot_learning_curves(
     points = points[points["trial_id"].isin(chosen["trial_id"])]
     for name, curves in points.groupby("formulation"):
         style = look[str(name)]
-        mean = curves.groupby("step")["value"].agg(_geometric_mean)
+        mean = curves.groupby("step")["value"].agg(geometric_mean)
         if curves["trial_id"].nunique() > 1:
             for _, curve in curves.groupby("trial_id"):
                 ax.plot(curve["step"], curve["value"], color=style.colour, lw=0.6, alpha=0.4, zorder=style.zorder - 0.5)

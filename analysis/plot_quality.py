@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from analysis.quality import LABELS, Quality, Relation
-from analysis.quality_means import shared_guidance
+from analysis.quality_means import error_bar, shared_guidance
 from analysis.style import INK, Look, legend_beside, legend_name, log_axis, looks, new_axes, pad
 from rfscale import names
 
@@ -52,7 +53,7 @@ def plot_loss_against_metric(
         ax.errorbar(
             rows["loss"],
             rows["value"],
-            yerr=rows["se"],
+            yerr=_bars(relation.metric, [rows.iloc[[i]] for i in range(len(rows))]),
             fmt=style.marker,
             ms=sizes[str(size)],
             color=style.colour,
@@ -71,6 +72,13 @@ def plot_loss_against_metric(
     ax.set(xlabel="validation loss", ylabel=metric_label(relation.metric))
     log_axis(ax, "x", most=5)
     return ax
+
+
+def _bars(metric: str, groups: Sequence[pd.DataFrame]) -> NDArray[np.float64]:
+    """Lengths of the bars of one standard error below and above the mean of each group of scores, (2, groups)."""
+    means = np.array([group["value"].mean() for group in groups])
+    low, high = np.array([error_bar(metric, group["value"], group["se"]) for group in groups]).T
+    return np.array([means - low, high - means])
 
 
 def _title(ax: Axes, relation: Relation) -> None:
@@ -139,7 +147,7 @@ def plot_metric_against_steps(
     guidance = shared_guidance(rows)
     rows = rows[(rows["size"] == size) & (rows["guidance"] == guidance)]
     look = look or looks(sorted(set(rows["formulation"])))
-    _lines(ax, rows, "solver_steps", look)
+    _lines(ax, rows, metric, "solver_steps", look)
     ax.set(
         xlabel="solver steps (Euler)",
         ylabel=metric_label(metric),
@@ -165,7 +173,7 @@ def plot_metric_against_compute(
     ax = ax or new_axes(4.2, 3.4)
     points = relation.points[relation.points["last"]]
     look = look or looks(sorted(set(points["formulation"])))
-    _lines(ax, points, "flops", look)
+    _lines(ax, points, relation.metric, "flops", look)
     ax.set_xlim(*pad(points["flops"].to_numpy(float)))
     _ceiling(ax, relation.ceiling, side="left")
     ax.set_title(relation.setting.words, fontsize=8.5)
@@ -174,15 +182,15 @@ def plot_metric_against_compute(
     return ax
 
 
-def _lines(ax: Axes, rows: pd.DataFrame, x: str, look: Mapping[str, Look]) -> None:
+def _lines(ax: Axes, rows: pd.DataFrame, metric: str, x: str, look: Mapping[str, Look]) -> None:
     for name in [n for n in look if n in set(rows["formulation"])]:
         style = look[name]
-        means = rows[rows["formulation"] == name].groupby(x).agg(
-            value=("value", "mean"), spread=("value", "sem"), own=("se", "mean"), n=("value", "count")
-        )  # fmt: skip
-        error = means["spread"].where(means["n"] > 1, means["own"])
+        own = rows[rows["formulation"] == name]
+        places = sorted(set(own[x]))
+        groups = [own[own[x] == place] for place in places]
         ax.errorbar(
-            means.index.to_numpy(float), means["value"], yerr=error if style.shown else None, marker=style.marker,
+            np.array(places, dtype=float), np.array([group["value"].mean() for group in groups]),
+            yerr=_bars(metric, groups) if style.shown else None, marker=style.marker,
             color=style.colour, elinewidth=0.8, capsize=1.8 if style.shown else 0, zorder=style.zorder,
             lw=1.4 if style.shown else 0.9, ms=5 if style.shown else 3, label=legend_name(name, style),
         )  # fmt: skip

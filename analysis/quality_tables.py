@@ -77,7 +77,7 @@ class AtSteps:
 
 @dataclass(frozen=True)
 class FewStepsRow:
-    """One size: `drops` in per cent of the CLIP score, one per number of steps, and the path length."""
+    """One size: `drops` in per cent of the CLIP score per number of steps, and the path length (n = 0: none)."""
 
     size: str
     parameters: float
@@ -91,7 +91,7 @@ class FewSteps:
 
     Drop = 100 (C(most) - C(steps)) / C(most) of each trial at one guidance with EMA weights: the same prompts and
     noise at every number of steps. `trend`: change of the drop, in points per tenfold parameters, of each formulation
-    and seed across its sizes, then averaged. `path_steps`: of the path length.
+    and seed across its sizes, then averaged.
     """
 
     judge: str
@@ -101,6 +101,11 @@ class FewSteps:
     rows: tuple[FewStepsRow, ...]
     trend: tuple[Mean, ...]
     formulations: tuple[str, ...]
+
+    @property
+    def path_known(self) -> bool:
+        """Whether this judge gave a path length at any size."""
+        return any(row.path.n for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -227,7 +232,7 @@ def at_steps(scores: pd.DataFrame) -> AtSteps:
     made = []
     for size in reversed(sizes_of(rows)):
         here = rows[rows["size"] == size]
-        means = [pooled_means(here[here["metric"] == m]) for m in metrics]
+        means = [pooled_means(here[here["metric"] == m], m) for m in metrics]
         for name in sorted(set(here["formulation"])):
             missing = Mean(np.nan, np.nan, np.nan, 0)
             found = tuple(m.get(name, missing) for m in means)
@@ -309,11 +314,12 @@ def size_tables(
 
 def _by_formulation(rows: pd.DataFrame, metrics: tuple[str, ...]) -> dict[str, tuple[Mean, ...]]:
     """Best first by the first metric; all metrics with a size table are better when higher."""
-    pooled = [pooled_means(rows[rows["metric"] == m]) for m in metrics]
+    pooled = [pooled_means(rows[rows["metric"] == m], m) for m in metrics]
     missing = Mean(np.nan, np.nan, np.nan, 0)
     found = {name: tuple(p.get(name, missing) for p in pooled) for name in sorted(set(rows["formulation"]))}
     return dict(sorted(found.items(), key=lambda item: -np.nan_to_num(item[1][0].value, nan=-np.inf)))
 
 
 def _row(rows: pd.DataFrame, metrics: tuple[str, ...]) -> tuple[Mean, ...]:
-    return tuple(mean_over(of["value"], of["se"]) for of in (rows[rows["metric"] == m] for m in metrics))
+    found = ((m, rows[rows["metric"] == m]) for m in metrics)
+    return tuple(mean_over(of["value"], of["se"], m) for m, of in found)

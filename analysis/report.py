@@ -21,10 +21,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis import plot, plot_quality, wording, wording_quality
+from analysis import plot, plot_ladder, plot_quality, wording, wording_quality
 from analysis.compare import Comparison, compare
 from analysis.grid import size_labels
-from analysis.ladder import COLUMN, Ladder, ladder_laws
+from analysis.ladder import COLUMN, Ladder, Variable, ladder_laws
 from analysis.quality import Quality, assess
 from analysis.style import PALETTE, Look, house_style, legend_beside, log_axis, looks, si
 from analysis.table import SweepTable, read_sweep
@@ -80,9 +80,9 @@ def write_report(
     """Write the report of a sweep into `folder` (made if missing; older files of a report are replaced).
 
     `reference`: as in `analysis.compare.compare`. `command`: what made the sweep, shown as the way to run it again.
-    `quality_setting`: as in `analysis.quality.assess`. `trials`: as in `analysis.table.read_sweep`. Raises TableError where the sweep cannot be read or has no
-    finished trial, CompareError for an unknown reference, QualityError for a setting at which nothing was scored.
-    Where no law or no interval is possible the report says so in a sentence.
+    `quality_setting`: as in `analysis.quality.assess`. `trials`: as in `analysis.table.read_sweep`. Raises TableError
+    where the sweep cannot be read or has no finished trial, CompareError for an unknown reference, QualityError for a
+    setting at which nothing was scored. Where no law or no interval is possible the report says so in a sentence.
     """
     folder = Path(folder)
     table = read_sweep(tracking_uri, sweep, trials=trials)
@@ -144,24 +144,21 @@ def _figures(
 ) -> Iterator[tuple[str, str, Draw]]:
     """Name, caption and drawing of every figure that the data allow, in reading order."""
     reference, several = comparison.reference, len(comparison.standings) > 1
-    many = len(comparison.standings) > plot.LAWS_UP_TO
+    many = len(comparison.standings) > plot_ladder.LAWS_UP_TO
     bands = f", {'band of the best:' if many else 'bands of'} two standard errors over seeds"
     bands = f"{bands if comparison.n_seeds > 1 else ''}."
     leaving = " Lines of formulations far behind leave the axis." if len(comparison.standings) > len(PALETTE) else ""
     yield (
         "loss_against_compute",
         f"Validation loss along every training against its compute ({ladder.description}). Markers: the end of "
-        f"training. Dashed: the fitted law at the ends, and its 95 % band where that is narrower than a factor of 2. "
-        f"All sizes train for the same steps, so this is the loss along the ladder, not the lowest loss that a budget "
-        f"can buy.",
-        lambda: plot.plot_loss_against_compute(table, ladder, look=look),
+        f"training. {_laws_caption(ladder, 'C', look)} All sizes train for the same steps, so this is the loss along "
+        f"the ladder, not the lowest loss that a budget can buy.",
+        lambda: plot_ladder.plot_loss_against_compute(table, ladder, look=look),
     )
     yield (
         "loss_against_parameters",
-        "Validation loss at the end of training against all trainable parameters, with the fitted law and its 95 % "
-        "band. Bars at the right: the largest size as predicted from the smaller ones alone; the table has those that "
-        "leave the figure.",
-        lambda: plot.plot_loss_against_parameters(ladder, look=look),
+        f"Validation loss at the end of training against all trainable parameters. {_laws_caption(ladder, 'N', look)}",
+        lambda: plot_ladder.plot_loss_against_parameters(ladder, look=look),
     )
     if several:
         yield (
@@ -201,6 +198,25 @@ def _figures(
             f"Every formulation sees the same problem at a given log-SNR.{leaving}",
             lambda: plot.plot_denoising_profile(table, reference, look=look),
         )
+
+
+def _laws_caption(ladder: Ladder, variable: Variable, look: Mapping[str, Look]) -> str:
+    """What the dashed lines, the bands and the bars of a ladder's figure are, of what it shows."""
+    drawn = plot_ladder.drawn_laws(ladder, variable, look)
+    if not drawn:
+        return ""
+    band = "its 95 % band where that is nowhere wider than a factor of 2"
+    none = "its 95 % band is wider than a factor of 2 and not drawn"
+    told = f"Dashed: the law L({variable}) fitted to the ends of training, "
+    told += f"and {band}." if any(law.banded for law in drawn) else f"without a band: {none}."
+    bars = plot_ladder.held_out_bars(ladder, [law.formulation for law in drawn])
+    if bars:
+        told += (
+            f" Bars at the right: the largest size as predicted from the smaller ones alone, by "
+            f"{plot_ladder.by_which(bars)}, with a 95 % interval; an arrow: the interval goes on beyond the figure "
+            f"(the tables of the laws have its ends)."
+        )
+    return told
 
 
 def _quality_figures(quality: Quality | None, look: Mapping[str, Look]) -> Iterator[tuple[str, str, Draw]]:
@@ -291,6 +307,10 @@ def _page(
         ladder=ladder,
         laws=laws,
         surfaces=surfaces,
+        misses={
+            "surface": wording.misses_sentence(surfaces, "The surface"),
+            **{f"L({v})": wording.misses_sentence(ladder.of(v), f"L({v})") for v in COLUMN},
+        },
         surface_notes=list(dict.fromkeys(map(wording.surface_status, surfaces))),
         law_notes=list(dict.fromkeys(map(wording.fit_status, laws))),
         pictures={picture.name: picture for picture in pictures},

@@ -153,6 +153,12 @@ def tick_label(value: float, unit: Literal["", "count", "power"] = "") -> str:
     return f"{value:.6g}"
 
 
+def decimal(value: float, places: int) -> str:
+    """A number with fixed decimals; what rounds to zero has no sign."""
+    text = f"{value:.{places}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
 def si(value: float, digits: int = 3) -> str:
     """1234567 -> '1.23 M'."""
     for factor, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):

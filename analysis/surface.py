@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.laws import FitError, FitResult, Prediction, fit
+from analysis.misfit import Miss, largest_miss
 from analysis.table import SweepTable
 from rfscale import names
 
@@ -72,13 +73,17 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class SurfaceLaw:
-    """The surface of one formulation, or the `reason` why there is none; the same for the held-out largest size."""
+    """The surface of one formulation, or the `reason` why there is none; the same for the held-out largest size.
+
+    `miss`: where it is furthest from the losses at the ends of training.
+    """
 
     formulation: str
     fit: FitResult | None
     reason: str
     held_out: HeldOut | None
     held_out_reason: str
+    miss: Miss | None
 
 
 def curve_points(table: SweepTable, formulation: str) -> pd.DataFrame:
@@ -105,17 +110,24 @@ def surface_law(table: SweepTable, formulation: str, trial_ids: frozenset[str]) 
         whole = fit_surface(points)
     except FitError as error:
         reason = str(error).rstrip(".")
-        return SurfaceLaw(formulation, None, reason, None, reason)
+        return SurfaceLaw(formulation, None, reason, None, reason, None)
+    held, why_not = _held_out(points)
+    trials = table.trials[(table.trials["formulation"] == formulation) & table.trials["trial_id"].isin(trial_ids)]
+    law = whole.law({"N": trials["parameters"].to_numpy(float), "D": trials["samples"].to_numpy(float)})
+    return SurfaceLaw(formulation, whole, "", held, why_not, largest_miss(trials, law))
+
+
+def _held_out(points: pd.DataFrame) -> tuple[HeldOut | None, str]:
+    """The end of the longest training of the largest size, by the surface of the smaller ones; or why not."""
     largest = points["parameters"] == points["parameters"].max()
     try:
         smaller = fit_surface(points[~largest])
     except FitError as error:
-        return SurfaceLaw(formulation, whole, "", None, f"the smaller sizes alone: {str(error).rstrip('.')}")
+        return None, f"the smaller sizes alone: {str(error).rstrip('.')}"
     ends = points[largest & (points["step"] == points["steps"])]
     ends = ends[ends["samples"] == ends["samples"].max()]
     size, samples = float(ends["parameters"].iloc[0]), float(ends["samples"].iloc[0])
     prediction = smaller.predict({"N": size, "D": samples})
     label, measured = f"d = {ends['depth'].iloc[0]}", ends["value"].to_numpy(float)
     held = HeldOut.of(label, size, prediction, measured, int((~largest).sum()), FORM)
-    why_not = "the smaller sizes leave no interval" if held.inside is None else ""
-    return SurfaceLaw(formulation, whole, "", held, why_not)
+    return held, "the smaller sizes leave no interval" if held.inside is None else ""

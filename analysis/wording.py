@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from analysis.compare import Comparison, Estimate, Standing
 from analysis.ladder import EXPONENT, Ladder, LadderLaw
 from analysis.laws import Code
+from analysis.misfit import Miss
+from analysis.style import decimal
 from analysis.surface import FORM, SurfaceLaw
 
 NOT_KNOWN = "–"
@@ -20,7 +22,7 @@ def number(value: float, digits: int = 4) -> str:
         return NOT_KNOWN
     if value and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.{digits - 1}e}"
-    return f"{value:#.{digits}g}".rstrip(".")
+    return f"{abs(value) if value == 0 else value:#.{digits}g}".rstrip(".")
 
 
 def interval(sides: tuple[float, float], digits: int = 4) -> str:
@@ -38,7 +40,8 @@ def fixed(value: float, sides: tuple[float, float], decimals: int) -> str:
     if not math.isfinite(value):
         return NOT_KNOWN
     known = all(map(math.isfinite, sides))
-    return f"{value:.{decimals}f}" + (f" [{sides[0]:.{decimals}f}, {sides[1]:.{decimals}f}]" if known else "")
+    told = decimal(value, decimals)
+    return f"{told} [{decimal(sides[0], decimals)}, {decimal(sides[1], decimals)}]" if known else told
 
 
 def probability(p: float) -> str:
@@ -138,9 +141,9 @@ def percent(ratio: Estimate) -> str:
         return "not comparable"
     sign = -1 if ratio.estimate < 1 else 1
     sides = sorted(100 * sign * (side - 1) for side in ratio.interval)
-    text = f"{100 * sign * (ratio.estimate - 1):.1f} %"
+    text = f"{decimal(100 * sign * (ratio.estimate - 1), 1)} %"
     if all(map(math.isfinite, sides)):
-        text += f" [{sides[0]:.1f}, {sides[1]:.1f}]"
+        text += f" [{decimal(sides[0], 1)}, {decimal(sides[1], 1)}]"
     return f"{text} {'lower' if sign < 0 else 'higher'}"
 
 
@@ -163,15 +166,45 @@ def equation(law: LadderLaw) -> str:
     return f"L = {floor}{number(value['A'], 3)} / {law.variable}^{number(value[EXPONENT[law.variable]], 3)}"
 
 
+def miss_words(miss: Miss | None) -> str:
+    """'+20 % at d = 1': where a law is furthest from the losses that it was fitted to."""
+    return f"{miss.share * 100:+.0f} % at {miss.label}" if miss else ""
+
+
+NOISE_WORDS = {
+    "seeds": "standard error from the spread between seeds",
+    "images": "standard error over the validation images",
+}
+
+
+def misses_sentence(laws: Sequence[LadderLaw] | Sequence[SurfaceLaw], law: str) -> str:
+    """Which laws miss losses that they were fitted to by much more than their noise; empty where none does."""
+    missed = {x.formulation: x.miss for x in laws if x.miss and x.miss.beyond_noise}
+    if not missed:
+        return ""
+    worst = sorted(missed, key=lambda name: -abs(missed[name].share))
+    told = [f"{name} by {miss_words(missed[name])}" for name in worst[:3]]
+    noise = [100 * m.noise for m in missed.values()]
+    about = f"{min(noise):.1f}" + (f" to {max(noise):.1f}" if f"{min(noise):.1f}" != f"{max(noise):.1f}" else "")
+    return (
+        f"{law} misses losses that it was fitted to by much more than their noise: {_listed([*told, *worst[3:]], 3)} "
+        f"(noise {about} %, {NOISE_WORDS[missed[worst[0]].over]}). The losses do not have the shape of this law, so "
+        f"its parameters and its predictions mean less than their intervals say."
+    )
+
+
 def law_sentence(law: LadderLaw) -> str:
     """The exponent with its interval, or why there is none."""
     if law.fit is None:
         return f"No law over {WORDS[law.variable]} is fitted: {law.reason}."
     estimate, sides = law.exponent
-    return (
+    told = (
         f"Its law over {WORDS[law.variable]} is {equation(law)}, exponent {with_interval(estimate, sides, 3)}, "
         f"fitted to {law.points}."
     )
+    if law.miss and law.miss.beyond_noise:
+        told += f" It misses them by up to {100 * abs(law.miss.share):.0f} %, much more than their noise."
+    return told
 
 
 def held_out_sentence(ladder: Ladder, formulation: str) -> str:
@@ -196,7 +229,7 @@ def held_out_words(ladder: Ladder, formulation: str) -> str:
 
 STATUS_WORDS: dict[Code, str] = {
     Code.WEAK: "Few points for its parameters: the interval is wide and leans on the form of the law.",
-    Code.NOT_IDENTIFIED: "The points hardly determine a parameter by itself; predictions hold up better.",
+    Code.NOT_IDENTIFIED: "The points hardly determine a parameter by itself: read none of them alone.",
     Code.BOUND: "A parameter is at its bound.",
     Code.TWO_MINIMA: "The law fits in more than one way.",
     Code.NOT_CONVERGED: "The fit did not converge: do not use it.",

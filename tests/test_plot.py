@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -11,13 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.lines import Line2D
 from synthetic_sweep import World, world_trials, write_sweep
 
-from analysis import plot
+from analysis import plot, plot_ladder
 from analysis.compare import Comparison, compare
 from analysis.grid import size_labels
-from analysis.ladder import Ladder, ladder_laws
+from analysis.ladder import EXPONENT, Ladder, Variable, ladder_laws
 from analysis.style import PALETTE, house_style, log_axis, log_ticks, looks, new_axes, si, tick_label
+from analysis.surface import HeldOut
 from analysis.table import SweepTable, read_sweep
 
 Results = tuple[SweepTable, Comparison, Ladder]
@@ -31,8 +35,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 FIGURES: dict[str, Callable[[Results, Axes | None], Axes]] = {
-    "compute": lambda r, ax: plot.plot_loss_against_compute(r[0], r[2], ax=ax),
-    "parameters": lambda r, ax: plot.plot_loss_against_parameters(r[2], ax=ax),
+    "compute": lambda r, ax: plot_ladder.plot_loss_against_compute(r[0], r[2], ax=ax),
+    "parameters": lambda r, ax: plot_ladder.plot_loss_against_parameters(r[2], ax=ax),
     "learning": lambda r, ax: plot.plot_learning_curves(r[0], "d = 4", ax=ax),
     "levels": lambda r, ax: plot.plot_loss_levels(r[0], "rf", ax=ax),
     "profile": lambda r, ax: plot.plot_denoising_profile(r[0], "rf", ax=ax),
@@ -56,16 +60,83 @@ def test_a_figure_draws_on_the_axes_given_and_leaves_no_setting_behind(results: 
     assert len([t for t in given_axes.get_xticklabels() if t.get_text()]) >= 2, "an axis without ticks says nothing"
 
 
-def test_the_ends_of_training_and_the_law_are_where_they_were_measured(results: Results) -> None:
+def test_the_ends_of_training_are_where_they_were_measured(results: Results) -> None:
     table, _, ladder = results
-    ax = plot.plot_loss_against_compute(table, ladder)
+    ax = plot_ladder.plot_loss_against_compute(table, ladder)
     drawn = {line.get_label(): line for line in ax.get_lines()}
     rows = table.trials[table.trials["formulation"] == "better"]
     assert sorted(drawn["better"].get_xdata()) == sorted(rows["train_flops"])
     assert sorted(drawn["better"].get_ydata()) == sorted(rows["val/loss"])
-    dashed = [line for line in ax.get_lines() if line.get_linestyle() == "--" and len(line.get_xdata()) > 10]
-    assert len(dashed) == 3
-    assert any(np.allclose(line.get_ydata(), ladder.predict("better", "C", line.get_xdata()).value) for line in dashed)
+
+
+def _dashed(ax: Axes) -> list[Line2D]:
+    return [line for line in ax.get_lines() if line.get_linestyle() == "--" and len(np.asarray(line.get_xdata())) > 10]
+
+
+@pytest.mark.parametrize(("variable", "figure"), [("C", "compute"), ("N", "parameters")])
+def test_the_law_that_is_drawn_is_the_law_that_the_page_quotes(
+    results: Results, variable: Variable, figure: str
+) -> None:
+    ladder = results[2]
+    ax = FIGURES[figure](results, None)
+    for law in ladder.of(variable):
+        assert law.fit is not None
+        e, a, exponent = (law.fit.estimate.get(k, 0.0) for k in ("E", "A", EXPONENT[variable]))
+        assert any(
+            np.allclose(line.get_ydata(), e + a / np.asarray(line.get_xdata(), float) ** exponent)
+            for line in _dashed(ax)
+        ), law.formulation
+    assert len(_dashed(ax)) == 3
+    told = [label for label in ax.get_legend_handles_labels()[1] if label.startswith("fitted law")]
+    assert told == [f"fitted law L({variable}),\nand its 95 % band"]
+
+
+def test_a_band_is_drawn_whole_or_not_at_all(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a limit that a band passes at its ends only, no part of it is drawn, and the legend names none."""
+    ladder = results[2]
+    spans = {}
+    for law in ladder.of("N"):
+        assert law.fit is not None
+        band = law.fit.predict({"N": np.geomspace(law.x.min() / 1.05, law.x.max() * 1.05, 80)})
+        spans[law.formulation] = band.high / band.low
+    ax = plot_ladder.plot_loss_against_parameters(ladder)
+    assert [len(c.get_paths()) for c in ax.collections if isinstance(c, PolyCollection)] == [1, 1, 1]
+    monkeypatch.setattr(plot_ladder, "BAND_SPAN", max(map(np.min, spans.values())) * 1.0001)
+    assert all(span.max() > plot_ladder.BAND_SPAN for span in spans.values())
+    ax = plot_ladder.plot_loss_against_parameters(ladder)
+    assert not [c for c in ax.collections if isinstance(c, PolyCollection)]
+    assert "fitted law L(N)" in ax.get_legend_handles_labels()[1]
+    assert len(_dashed(ax)) == 3
+
+
+def _with_held_out(ladder: Ladder, interval: tuple[float, float]) -> Ladder:
+    """The ladder with this interval for the largest size of every formulation, by L(N)."""
+    held = HeldOut("d = 4", 1.0, 0.25, interval, 0.25, 1, 3, "N")
+    laws = tuple(replace(law, held_out=held) for law in ladder.laws)
+    return replace(ladder, laws=laws, surfaces=tuple(replace(s, held_out=None) for s in ladder.surfaces))
+
+
+@pytest.mark.parametrize(
+    ("interval", "arrows"), [((0.2, 0.3), ""), ((0.001, 0.3), "v"), ((0.2, 9.0), "^"), ((0.001, 9.0), "v^")]
+)
+def test_a_bar_that_leaves_the_axis_ends_in_an_arrow_at_its_edge(
+    results: Results, interval: tuple[float, float], arrows: str
+) -> None:
+    table, _, ladder = results
+    changed = _with_held_out(ladder, interval)
+    for ax in (
+        plot_ladder.plot_loss_against_parameters(changed),
+        plot_ladder.plot_loss_against_compute(table, changed),
+    ):
+        edges = dict(zip("v^", ax.get_ylim(), strict=True))
+        # formulations have markers too, but theirs are several points or have a label
+        found = [
+            (str(line.get_marker()), float(np.asarray(line.get_ydata())[0]))
+            for line in ax.get_lines()
+            if line.get_marker() in ("v", "^") and str(line.get_label()).startswith("_")
+        ]
+        assert sorted(found) == sorted([(arrow, edges[arrow]) for arrow in arrows] * 3)
+        assert any("by\nL(N), 95 % interval" in label for label in ax.get_legend_handles_labels()[1])
 
 
 def test_the_ranking_figure_shows_the_intervals_of_the_comparison(results: Results) -> None:

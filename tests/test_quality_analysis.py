@@ -30,11 +30,12 @@ from synthetic_sweep import (
 )
 
 import analysis.report
-from analysis import plot_quality, wording_quality
+from analysis import plot_quality, wording, wording_quality
+from analysis.compare import Estimate
 from analysis.correlate import LINKS
 from analysis.laws import FitError
 from analysis.quality import Quality, QualityError, Relation, assess, choose_setting
-from analysis.quality_means import Setting, mean_over, pooled_means
+from analysis.quality_means import Setting, error_bar, mean_over, own_interval, pooled_means, share_interval
 from analysis.quality_tables import at_steps, ranks
 from analysis.rank import dominance, fronts
 from analysis.report import write_report
@@ -440,6 +441,77 @@ def test_trials_that_agree_by_chance_are_not_certain() -> None:
         assert found.high - found.value == pytest.approx(between), "trials that differ more have the wider interval"
     unknown = rows.assign(se=math.nan)
     assert mean_over(unknown["value"], unknown["se"]).interval == (0.0, 0.0)
+
+
+def _adjusted(hits: int, images: int) -> tuple[float, float]:
+    """The adjusted share and its standard error, as `rfscale.judges.base.share` gives it."""
+    p = (hits + 1.96**2 / 2) / (images + 1.96**2)
+    return p, math.sqrt(p * (1 - p) / (images + 1.96**2))
+
+
+@pytest.mark.parametrize(("hits", "images"), [(0, 40), (40, 40), (1, 40), (20, 40), (0, 1), (1, 1), (3, 5), (7, 2000)])
+def test_the_interval_of_a_share_is_agresti_and_coulls(hits: int, images: int) -> None:
+    p, se = _adjusted(hits, images)
+    low, high = share_interval(np.array([hits / images]), np.array([se]))
+    assert (low, high) == pytest.approx((max(0, p - 1.96 * se), min(1, p + 1.96 * se)), abs=1e-12)
+    assert low <= hits / images <= high
+    assert own_interval("spelling", np.array([hits / images]), np.array([se])) == (low, high)
+
+
+def test_none_of_40_may_be_a_tenth() -> None:
+    assert share_interval(np.zeros(1), np.array([_adjusted(0, 40)[1]])) == (0.0, pytest.approx(0.1044, abs=1e-4))
+
+
+def test_the_mean_of_shares_is_the_share_of_all_their_images() -> None:
+    errors = np.array([_adjusted(x, 40)[1] for x in (0, 10, 2)])
+    p, se = _adjusted(12, 120)
+    found = share_interval(np.array([0.0, 0.25, 0.05]), errors)
+    assert found == pytest.approx((p - 1.96 * se, p + 1.96 * se))
+
+
+def test_errors_that_no_share_has_and_unknown_ones() -> None:
+    assert share_interval(np.array([0.5]), np.array([0.4])) == (0.0, 1.0), "fewer than no images"
+    assert share_interval(np.array([1.0]), np.array([0.0])) == (1.0, 1.0)
+    assert all(math.isnan(side) for side in share_interval(np.array([0.5]), np.array([math.nan])))
+
+
+@pytest.mark.parametrize("metric", ["geneval", "geneval_position", "spelling"])
+def test_no_mean_of_shares_has_an_interval_beyond_0_and_1_nor_inside_that_of_its_images(metric: str) -> None:
+    rows = pd.DataFrame({"formulation": list("aabb"), "value": [0.0, 0.3, 1.0, 0.9], "se": [_adjusted(0, 40)[1]] * 4})
+    for found in (mean_over(rows["value"], rows["se"], metric), *pooled_means(rows, metric).values()):
+        assert 0 <= found.low <= found.value <= found.high <= 1
+    for value in (0.0, 0.4, 1.0):
+        alike = pd.Series([value] * 3), pd.Series([_adjusted(round(40 * value), 40)[1]] * 3)
+        found, own = mean_over(*alike, metric), own_interval(metric, *(x.to_numpy(float) for x in alike))
+        assert found.interval == own
+        assert own[1] - own[0] > 0.03
+    one = own_interval("geneval", np.array([0.02]), np.array([0.03]))
+    assert one == (0.0, pytest.approx(0.02 + 1.96 * 0.03))
+    assert own_interval("fid", np.array([0.02]), np.array([0.03]))[0] < 0, "no share"
+
+
+def test_bars_of_shares_stay_within_0_and_1(quality: Quality) -> None:
+    value, se = pd.Series([0.0]), pd.Series([_adjusted(0, 40)[1]])
+    assert error_bar("spelling", value, se) == (0.0, pytest.approx(sum(_adjusted(0, 40))))
+    assert error_bar("geneval", value, se) == (0.0, se[0])
+    assert error_bar("geneval", pd.Series([0.0, 0.1]), pd.Series([se[0]] * 2)) == (0.0, pytest.approx(0.1))
+    low = _relation(quality, "geneval")
+    low = replace(low, points=low.points.assign(value=0.01, se=0.02))
+    for ax in (plot_quality.plot_loss_against_metric(low), plot_quality.plot_metric_against_compute(low)):
+        bars = [seg for c in ax.collections if isinstance(c, LineCollection) for seg in c.get_segments()]
+        assert bars
+        assert min(float(y) for seg in bars for _, y in seg) >= -1e-12
+
+
+def test_nothing_is_printed_as_minus_zero() -> None:
+    told = [
+        wording.fixed(-0.001, (-0.004, 0.004), 2),
+        wording.number(-0.0),
+        wording.percent(Estimate(1.00001, (0.9999999, 1.2), 3)),
+    ]
+    assert told[:2] == ["0.00 [0.00, 0.00]", "0.000"]
+    assert not any("-0.0 " in words or "-0.00" in words or "-0.0," in words for words in told)
+    assert wording.fixed(-0.006, (-0.1, 0.0), 2) == "-0.01 [-0.10, 0.00]"
 
 
 def test_spelling_is_shown_against_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,15 @@ def test_the_text_has_ranking_exponent_prediction_and_path(report: Report) -> No
     assert "one seed" in text.lower()
 
 
+def test_the_captions_say_what_the_figures_of_the_laws_show(report: Report) -> None:
+    page = report.path.read_text()
+    for variable in "CN":
+        assert f"Dashed: the law L({variable}) fitted to the ends of training, and its 95 % band where" in page
+    assert page.count("an arrow: the interval goes on beyond the figure") == 4, "in the caption, and as its alternative"
+    laws = pd.read_csv(report.path.parent / "laws.csv")
+    assert set(laws["variable"]) == {"N", "C", "N, D"}
+
+
 def test_the_page_answers_and_says_how_it_was_run(report: Report) -> None:
     page = report.path.read_text()
     assert "rf/lognorm(0.00,1.00) reaches the lowest validation loss" in page

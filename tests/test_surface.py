@@ -100,13 +100,25 @@ def test_only_what_follows_the_first_tenth_of_a_training_is_fitted(tmp_path: Pat
         fit_surface(points[points["depth"] == 1])
 
 
-def test_the_drawn_law_goes_through_the_sizes_of_the_ladder(tmp_path: Path) -> None:
-    """Along C the surface is read at the size that the ladder has at that compute."""
-    ladder = ladder_of(tmp_path, World({"rf": 1.0}, depths=(1, 2, 3, 4, 6)))
-    over_n, over_c = ladder.law("rf", "N"), ladder.law("rf", "C")
-    by_n, by_c = ladder.predict("rf", "N", over_n.x).value, ladder.predict("rf", "C", over_c.x).value
-    assert np.allclose(by_n, by_c)
-    assert np.allclose(by_n, over_n.loss, rtol=1e-3)
+def test_the_table_of_laws_has_the_surface_with_all_that_its_prediction_needs(tmp_path: Path) -> None:
+    ladder = ladder_of(tmp_path, World({"rf": 1.0, "slow": 0.7}, depths=(1, 2, 3, 4), noise=0.003))
+    rows = ladder.frame()
+    assert list(rows["variable"]) == ["N", "C"] * 2 + ["N, D"] * 2
+    for name in ("rf", "slow"):
+        law = ladder.surface(name)
+        assert law.fit is not None
+        assert law.held_out is not None
+        row = rows[(rows["formulation"] == name) & (rows["variable"] == "N, D")].iloc[0]
+        for key in ("E", "A", "alpha", "B", "beta"):
+            assert (row[key], row[f"{key}_low"], row[f"{key}_high"]) == (law.fit.estimate[key], *law.fit.interval[key])
+        by_hand = row["E"] + row["A"] / 1e6 ** row["alpha"] + row["B"] / 1e5 ** row["beta"]
+        assert law.fit.law({"N": 1e6, "D": 1e5})[0] == pytest.approx(by_hand)
+        held = law.held_out
+        assert (row["predicted"], row["predicted_low"], row["predicted_high"]) == (held.predicted, *held.interval)
+        assert row["measured"] == held.measured
+        over_c = rows[(rows["formulation"] == name) & (rows["variable"] == "C")].iloc[0]
+        assert over_c["gamma"] == ladder.law(name, "C").exponent[0]
+        assert np.isnan(over_c["alpha"])
 
 
 def test_trials_of_every_length_are_on_the_surface_and_the_longest_of_the_largest_is_held_out(tmp_path: Path) -> None:
