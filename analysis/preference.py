@@ -19,6 +19,7 @@ others (Owen & Eckles 2012, product weights; they are on the wide side where vot
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -138,8 +139,11 @@ def read_votes(path: Path) -> pd.DataFrame:
         "FROM votes ORDER BY id"
     )
     try:
-        with closing(sqlite3.connect(path, timeout=LOCK_PATIENCE)) as connection:
-            connection.execute("PRAGMA query_only = 1")
+        # Where nothing can be written nobody else writes either; sqlite must then be told not to try a lock.
+        how = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
+        with closing(
+            sqlite3.connect(f"{path.resolve().as_uri()}?{how}", timeout=LOCK_PATIENCE, uri=True)
+        ) as connection:
             rows = connection.execute(query)
             votes = pd.DataFrame(rows.fetchall(), columns=[column[0] for column in rows.description])
     except sqlite3.Error as error:

@@ -2,7 +2,8 @@
 
 `read_sweep` reads what `rfscale` wrote under the keys of `rfscale.names`. A run that cannot stand for its trial
 (unfinished, diverged, without a finite `val/loss` at its last step, without its parameters, a second run of one trial,
-a trial that the sweep file no longer has) is in `rejected` with the reason and in nothing else. A value that was not measured is NaN.
+a trial that the sweep file no longer has) is in `rejected` with the reason and in nothing else. A value that was not
+measured is NaN.
 """
 
 from __future__ import annotations
@@ -209,7 +210,11 @@ def _runs(tracking_uri: str, sweep: str) -> tuple[MlflowClient, list[Run]]:
             known = sorted(e.name for e in client.search_experiments() if e.name != "Default")
             raise TableError(
                 f"no sweep {sweep!r} in {_without_password(tracking_uri)}; "
-                + (f"it holds {', '.join(known)}" if known else "it holds none yet: run one first")
+                + (
+                    f"it holds {', '.join(known)}: run the sweep first, or correct its name or the store"
+                    if known
+                    else "it holds none yet: run one first"
+                )
             )
         runs: list[Run] = []
         token = None

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from conftest import environment_in, files_in
 from PIL import Image
+from synthetic_sweep import World, world_trials
+from synthetic_sweep import write_sweep as write_fake_sweep
 from typer.testing import CliRunner, Result
 
 from rfscale import __version__, names
@@ -427,6 +429,70 @@ def test_commands_on_a_sweep_that_was_never_run_say_so(
         assert len(done.stderr.splitlines()) == 1, done.stderr
     done = rfscale("ui")
     assert_refused(done, "there is no mlflow.db in runs; run a sweep first, or name its store with --store")
+
+
+def test_what_an_earlier_version_of_the_file_trained_is_in_no_number(
+    tiny: Mapping, write_sweep: WriteSweep, tmp_path: Path
+) -> None:
+    path, store = write_sweep(tiny), tmp_path / "old"
+    store.mkdir()
+    write_fake_sweep(store, "tiny", world_trials(World({"rf": 1.0, "eps/linear": 0.8}, depths=(1,))))
+    for command in (["compare"], ["report"], ["plan", "--budget", "1e12"]):
+        done = invoke(command[0], path, *command[1:], "--store", store)
+        assert done.exit_code == 2
+        assert "no trial of sweep 'tiny' can be used" in done.stderr
+        assert "trained by another version of the file" in done.stderr
+
+
+def test_files_that_cannot_be_written_are_refused_before_anything_is_computed(
+    tiny: Mapping, write_sweep: WriteSweep, tmp_path: Path
+) -> None:
+    path = write_sweep(tiny)
+    for place, reason in (
+        (tmp_path, "a PNG; give a name that ends in .png"),
+        (tmp_path / "x.txt", "a PNG; give a name that ends in .png"),
+        (tmp_path / "none" / "x.png", "there is no folder"),
+    ):
+        done = invoke("sample", "abc", "--prompt", "a ring", "--out", place)
+        assert done.exit_code == 2
+        assert reason in done.stderr
+    (tmp_path / "folder.png").mkdir()
+    done = invoke("sample", "abc", "--prompt", "a ring", "--out", tmp_path / "folder.png")
+    assert "is a folder; give a file" in done.stderr
+    for option in (["--target", "depth=2,steps=9"], ["--out", "x.yaml"], ["--formulation", "rf"]):
+        done = invoke("plan", path, *option)
+        assert done.exit_code == 2
+        assert f"{option[0]} says nothing without --budget" in done.stderr
+
+
+def test_plan_and_status_say_where_they_looked(tiny: Mapping, write_sweep: WriteSweep, tmp_path: Path) -> None:
+    path = write_sweep(tiny)
+    for command in ("plan", "status"):
+        assert f"store: {tmp_path / 'typo'} (it does not exist yet)" in (
+            invoke(command, path, "--store", tmp_path / "typo").stdout
+        )
+
+
+def test_plan_checks_the_judges_and_counts_their_evaluations(tiny: Mapping, write_sweep: WriteSweep) -> None:
+    done = invoke("plan", write_sweep({**tiny, "quality": {"settings": [{"steps": 2}, {"steps": 3}]}}))
+    trials = int(re.search(r"(\d+) trials", done.stdout)[1])  # type: ignore[index]
+    assert f"{2 * 2 * trials} evaluations of images" in done.stdout, "two settings, EMA and raw weights"
+    done = invoke("plan", write_sweep({**tiny, "quality": {"judges": ["glyphs"]}}))
+    assert done.exit_code == 2
+    assert "the judge `glyphs` cannot score data `shapes`" in done.stderr
+
+
+def test_a_damaged_file_of_the_store_is_named(tiny: Mapping, write_sweep: WriteSweep, tmp_path: Path) -> None:
+    path = write_sweep(tiny)
+    (trial, *_) = load_sweep(path).trials
+    folder = Store(tmp_path / "store").trial(trial.trial_id)
+    folder.path.mkdir(parents=True)
+    folder.record.write_text("{}")
+    folder.result.write_text('{"status": "fin')
+    done = invoke("status", path, "--store", tmp_path / "store")
+    assert done.exit_code == 2
+    assert f"{folder.result} is damaged" in done.stderr
+    assert "remove the folder" in done.stderr
 
 
 def test_a_bug_keeps_its_traceback(tiny: Mapping, write_sweep: WriteSweep, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +25,7 @@ from analysis.preference import (
     to_elo,
 )
 from analysis.wording_preference import text
+from rfscale.rating.votes import Showing, Vote, Votes
 
 QUESTION = "prompt following"
 
@@ -352,6 +354,15 @@ def test_a_database_that_is_locked_is_not_thrown_away(tmp_path: Path, monkeypatc
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(PreferenceError, match=r"cannot be read now \(database is locked\); try again"):
             read_votes(path)
+
+
+def test_votes_are_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    votes = Votes(tmp_path / "votes.sqlite")
+    votes.add(Vote(Showing("token", "ada", "s2-g1-ema", 0, "a ring", "a", "b"), QUESTION, "left"))
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert list(read_votes(votes.path)["choice"]) == ["left"]
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_what_is_no_database_of_votes_is_refused(tmp_path: Path) -> None:

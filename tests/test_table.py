@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from synthetic_sweep import FakeTrial, World, world_trials, write_sweep
 
-from analysis.table import CURVE_COLUMNS, TableError, read_sweep
+from analysis.table import CURVE_COLUMNS, OTHER_TRIAL, TableError, read_sweep
 from rfscale import names
 
 TWO = World({"rf": 1.0, "eps/linear": 0.8}, depths=(1, 2), seeds=(0, 1), profile=True)
@@ -107,6 +107,17 @@ def test_each_unusable_run_is_listed_with_its_reason_and_used_nowhere(tmp_path: 
     for trial, reason in bad.values():
         reasons = table.rejected[table.rejected["trial_id"] == trial.trial_id]["reason"]
         assert reasons.str.contains(reason, regex=False).any(), (reason, list(reasons))
+
+
+def test_trials_that_the_sweep_file_no_longer_has_are_in_no_number(store: tuple[str, list[FakeTrial]]) -> None:
+    uri, trials = store
+    kept = {trial.trial_id for trial in trials if trial.params["formulation"] == "rf"}
+    table = read_sweep(uri, "good", trials=kept)
+    assert set(table.trials["trial_id"]) == set(table.curves["trial_id"]) == kept
+    assert set(table.rejected["trial_id"]) == {trial.trial_id for trial in trials} - kept
+    assert set(table.rejected["reason"]) == {OTHER_TRIAL}
+    with pytest.raises(TableError, match=r"no trial of sweep 'good' can be used: .* another version of the file"):
+        read_sweep(uri, "good", trials={"000000000000"})
 
 
 def test_a_point_logged_twice_counts_once_and_the_later_writing_wins(tmp_path: Path) -> None:

@@ -140,8 +140,12 @@ def load_metadata(path: Path) -> list[Metadata]:
     """The lines of a file like GenEval's evaluation_metadata.jsonl. Raises JudgeError with the path and the line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise JudgeError(f"cannot read the GenEval metadata {path} ({error}); correct the path") from error
+    except OSError as error:
+        raise JudgeError(f"cannot read the GenEval metadata {path} ({error.strerror}); correct the path") from error
+    except UnicodeDecodeError as error:
+        raise JudgeError(
+            f"the GenEval metadata {path} are not UTF-8 text (byte {error.start}); save them so"
+        ) from error
     found = [_metadata(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
     if not found:
         raise JudgeError(f"the GenEval metadata {path} hold no prompt; write one JSON object per line")
