@@ -90,6 +90,9 @@ LAW = ("--N", "size", "--D", "tokens", "--loss", "val/loss", "--where", "kept ==
         ((*LAW, "--fixed", "E=1.5,E=1.6"), "gives E twice"),
         ((*LAW, "--predict", "N=1e10"), "a law of N and D: write the point as N=1e10,D=2e11, or as C=1e21"),
         ((*LAW, "--predict", "N=1e10,D=1e10,Q=1"), "--predict gives N, D, Q"),
+        ((*LAW, "--predict", "C=-1"), "--predict has C=-1: give positive finite numbers"),
+        ((*LAW, "--predict", "N=nan,D=1e9"), "--predict has N=nan"),
+        (("--form", "isoflop", "--predict", "C=inf"), "--predict has C=inf"),
         ((*LAW, "--predict", "nope"), "write it as N=1e10,D=2e11"),
         (
             ("--loss", "val/loss"),
@@ -221,7 +224,9 @@ def test_measured_compute_is_used_and_assumed_compute_is_said_to_be(image_runs: 
     options = {"predict": [{"C": 1e22}], "bootstrap": 0, "checks": False}
     assumed = fit_table(image_runs, "chinchilla", **options)  # type: ignore[arg-type]
     measured = fit_table(image_runs, "chinchilla", {"C": "flops"}, **options)  # type: ignore[arg-type]
-    for found, factor in ((assumed, 6.0), (measured, 2.5)):
+    given = fit_table(image_runs, "chinchilla", {"C": "flops"}, flops_per_nd=3.0, **options)  # type: ignore[arg-type]
+    assert "compute: C = 3 N D, as given." in given.to_text().split("\n")
+    for found, factor in ((assumed, 6.0), (measured, 2.5), (given, 3.0)):
         (row,) = found.optima
         assert row["N_opt"] * row["D_opt"] == pytest.approx(1e22 / factor)
         assert found.to_dict()["compute"]["flops_per_nd"] == pytest.approx(factor)  # type: ignore[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,6 +167,9 @@ def _check_options(form: str, given: Sequence[str], predict: Sequence[Mapping[st
         if name in _DOES_NOT_APPLY.get(form, ()):
             raise FitError(f"--{name} does not apply to form {form!r}: leave it out.")
     for point in predict:
+        wrong = [f"{name}={value:g}" for name, value in point.items() if not 0.0 < value < math.inf]
+        if wrong:
+            raise FitError(f"--predict has {', '.join(wrong)}: give positive finite numbers.")
         if form == ISOFLOP and set(point) != {"C"}:
             raise FitError("an isoFLOP fit predicts the best size for a compute: write the point as C=1e21.")
         if form == ISOFLOP or _asks_for_optimum(form, point):

@@ -20,16 +20,19 @@ FLOPS_PER_PARAMETER_AND_SAMPLE = 6.0
 @dataclass(frozen=True)
 class ComputeRule:
     """C = flops_per_nd N D. `spread`: range of the measured C / (N D) over the runs, whose geometric mean is taken;
-    None where compute was not measured and the factor is assumed."""
+    None where the factor is not measured but `given`, or else assumed."""
 
     flops_per_nd: float
     spread: tuple[float, float] | None
+    given: bool = False
 
 
 def compute_rule(x: Mapping[str, Array], flops_per_nd: float | None = None) -> ComputeRule:
     """How compute follows from N and D for runs with columns x: as given, else as measured (C), else C = 6 N D."""
-    if flops_per_nd is not None or "C" not in x:
-        return ComputeRule(flops_per_nd or FLOPS_PER_PARAMETER_AND_SAMPLE, None)
+    if flops_per_nd is not None:
+        return ComputeRule(flops_per_nd, None, given=True)
+    if "C" not in x:
+        return ComputeRule(FLOPS_PER_PARAMETER_AND_SAMPLE, None)
     ratio = x["C"] / (x["N"] * x["D"])
     return ComputeRule(float(np.exp(np.log(ratio).mean())), (float(ratio.min()), float(ratio.max())))
 

@@ -185,6 +185,8 @@ def optima_text(rows: Iterable[Mapping[str, float]]) -> str:
 
 def compute_line(rule: ComputeRule, column: str) -> str:
     """Whether compute was measured, in one line."""
+    if rule.given:
+        return f"compute: C = {rule.flops_per_nd:.4g} N D, as given."
     if rule.spread is None:
         return (
             f"compute: C = {rule.flops_per_nd:.4g} N D is assumed, as no column of compute is given; 6 N D overstates "
