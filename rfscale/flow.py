@@ -401,11 +401,9 @@ def _parse(text: str) -> tuple[str, tuple[float, ...]]:
     match = _NAME.fullmatch(text)
     name = match[1].lower() if match else text.split("(")[0].strip()
     if match is None or name not in FAMILIES:
-        near = difflib.get_close_matches(name.lower(), FAMILIES, n=1, cutoff=0.0)[0]
-        raise FormulationError(
-            f"formulation {text!r} is not known; did you mean {signature(near)!r}? "
-            f"Known are {', '.join(map(signature, FAMILIES))}"
-        )
+        near = difflib.get_close_matches(name.lower(), FAMILIES, n=1, cutoff=0.4)
+        meant = f"did you mean {signature(near[0])!r}? Known" if near else "known"
+        raise FormulationError(f"formulation {text!r} is not known; {meant} are {', '.join(map(signature, FAMILIES))}")
     parameters = FAMILIES[name].parameters
     given = [part.strip() for part in match[2].split(",")] if match[2] is not None and match[2].strip() else []
     if len(given) != len(parameters):

@@ -118,6 +118,7 @@ def test_rounding_noise_in_a_parameter_keeps_the_name_its_own(text: str) -> None
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("xyzzy", ["'xyzzy' is not known; known are rf, rf/lognorm(m,s)"]),
         ("rf/lognom(0,1)", ["'rf/lognom(0,1)' is not known", "did you mean 'rf/lognorm(m,s)'", "edm(P_m,P_s)"]),
         ("rf/lognorm(0,1", ["is not known"]),
         ("", ["is not known"]),

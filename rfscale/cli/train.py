@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -129,7 +130,7 @@ def train(
 
     if definition.resources.gpus and not torch.cuda.is_available():
         raise SweepError("the sweep asks for a GPU and torch sees none here; add --gpus 0 to train on the CPU")
-    torch.set_num_threads(max(1, int(definition.resources.cpus)))
+    torch.set_num_threads(max(1, min(int(definition.resources.cpus), os.cpu_count() or 1)))
     every = max(1, trial.steps // 20)
 
     def progress(step: int, loss: float) -> None:
