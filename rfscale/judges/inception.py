@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import pickle
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -232,12 +231,12 @@ def load_network(path: Path, device: str) -> Inception:
         weights: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         network = Inception()
         network.load_state_dict(weights)
-    except pickle.UnpicklingError as error:  # whose advice is to open the file without the safeguard
-        raise JudgeError(
-            f"the judge `inception`: {path} (weights) holds something other than weights, and is not opened; "
-            f"give torch-fidelity's file {WEIGHTS}"
-        ) from error
-    except Exception as error:  # the zip reader, a list instead of a dict, other shapes
+    except Exception as error:  # the zip reader, the unpickler, a list instead of a dict, other shapes
+        if type(error).__name__ == "UnpicklingError":  # it advises to open the file without the safeguard
+            raise JudgeError(
+                f"the judge `inception`: {path} (weights) holds something other than weights, and is not opened; "
+                f"give torch-fidelity's file {WEIGHTS}"
+            ) from error
         raise cannot_load("inception", "weights", path, error) from error
     return network.eval().requires_grad_(False).to(device)
 
