@@ -32,6 +32,8 @@ from analysis.style import (
 from analysis.table import SweepTable
 from rfscale import names
 
+BELOW, ABOVE = ("#2166AC", "o"), ("#B2182B", "s")
+"""Colour and marker of what is surely below and above the reference, apart from the colours of the formulations."""
 CENTRAL_LOGSNR = 5.0
 """Inside the log-SNRs that every formulation of the paper trains on; LDM-linear, the narrowest, ends at -5.36."""
 
@@ -154,55 +156,65 @@ def _limits_of_named(ax: Axes, within: float = math.inf) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def plot_ranking(comparison: Comparison, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None) -> Axes:
-    """Loss of every formulation relative to the reference, best on top, with 95 % intervals."""
+def plot_ranking(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
+    """Loss of every formulation relative to the reference, lowest on top, with 95 % intervals."""
     ax = ax or new_axes(6.2, _forest_height(comparison))
     rows = [(s.formulation, s.ratio, _verdict(comparison, s.formulation)) for s in comparison.standings]
-    look = look or looks([s.formulation for s in comparison.standings])
-    _forest(ax, rows, look, "p, corrected" if comparison.spread != "none" else "", scale=lambda r: 100 * (r - 1))
-    ax.axvline(0, color=INK, lw=0.8)
+    _forest(
+        ax, rows, comparison.reference, "p, corrected" if comparison.spread != "none" else "",
+        scale=lambda r: 100 * (r - 1),
+    )  # fmt: skip
     interval = "no interval" if comparison.spread == "none" else f"95 % interval over {comparison.spread}"
     ax.set(xlabel=f"validation loss, % above {comparison.reference}  ({interval}; left is better)")
     return ax
 
 
-def plot_compute_multiplier(
-    comparison: Comparison, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
-) -> Axes:
+def plot_compute_multiplier(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
     """The factor in training FLOPs at which each formulation reaches the loss of the reference, with 95 % intervals."""
     ax = ax or new_axes(6.2, _forest_height(comparison))
     rows = [(s.formulation, s.compute_multiplier, _multiplier_text(s.compute_multiplier)) for s in comparison.standings]
-    _forest(ax, rows, look or looks([s.formulation for s in comparison.standings]), "factor [95 %]")
-    ax.axvline(1, color=INK, lw=0.8)
+    _forest(ax, rows, comparison.reference, "factor [95 %]")
     estimates = [m.estimate for _, m, _ in rows if math.isfinite(m.estimate)]
     sides = [v for _, m, _ in rows for v in m.interval if math.isfinite(v) and 1 / 8 < v / m.estimate < 8]
     ax.set_xlim(*pad([*estimates, *sides, 0.95, 1.05]))
-    ax.set(xlabel=f"training compute to the loss of {comparison.reference}  (factor; left is cheaper)")
+    ax.set(xlabel=f"training compute to the loss of {comparison.reference}  (factor; sorted by it, cheapest on top)")
     log_axis(ax, "x")
     return ax
 
 
 def _forest_height(comparison: Comparison) -> float:
-    return 1.1 + 0.28 * len(comparison.standings)
+    return 1.3 + 0.28 * len(comparison.standings)
 
 
 def _forest(
     ax: Axes,
     rows: Sequence[tuple[str, Estimate, str]],
-    look: Mapping[str, Look],
+    reference: str,
     heading: str,
     scale: Callable[[float], float] = float,
 ) -> None:
-    """One line per formulation: estimate, interval, and words at the right under a heading."""
+    """One line per formulation, lowest estimate on top: estimate, interval, and words at the right under a heading.
+
+    The colour says on which side of the reference the interval lies.
+    """
     ax.annotate(heading, (1.01, 1.0), xycoords="axes fraction", va="bottom", fontsize=7.5, color="#444444")
+    ax.axvline(scale(1.0), color=INK, lw=0.8)
+    rows = sorted(rows, key=lambda row: row[1].estimate if math.isfinite(row[1].estimate) else math.inf)
+    below, around, above = (f"{where} {scale(1.0):g}" for where in ("interval below", "around", "above"))
     for y, (name, ratio, words) in enumerate(rows):
-        style = look[name]
-        colour = style.colour if style.shown else "#777777"
-        low, high = (scale(side) for side in ratio.interval)
-        if math.isfinite(low) and math.isfinite(high):
-            ax.plot([low, high], [y, y], color=colour, lw=2, alpha=0.55, solid_capstyle="butt")
+        (low, high), label = ratio.interval, around
+        if name == reference:
+            label = "reference"
+        elif not (math.isfinite(low) and math.isfinite(high)):
+            label = "no interval"
+        elif high < 1 or low > 1:
+            label = below if high < 1 else above
+        colour, marker = {below: BELOW, above: ABOVE, "reference": (INK, "D")}.get(label, ("#8A8A8A", "o"))
+        if math.isfinite(low) and math.isfinite(high) and name != reference:
+            ax.plot([scale(low), scale(high)], [y, y], color=colour, lw=2, alpha=0.55, solid_capstyle="butt")
         if math.isfinite(ratio.estimate):
-            ax.plot(scale(ratio.estimate), y, style.marker if style.shown else "o", color=colour, ms=5.5)
+            fill = "white" if label == "no interval" else colour
+            ax.plot(scale(ratio.estimate), y, marker, color=colour, mfc=fill, ms=5.5, ls="", label=label)
         ax.annotate(
             words, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=7.5, color="#444444",
             annotation_clip=False,
@@ -211,6 +223,13 @@ def _forest(
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
+    handles, labels = ax.get_legend_handles_labels()
+    by_label = {label: handle for handle, label in zip(handles, labels, strict=True) if label != "reference"}
+    shown = [label for label in (below, around, above, "no interval") if label in by_label]
+    ax.legend(
+        [by_label[label] for label in shown], shown, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=7.5,
+        borderaxespad=0.2, handletextpad=0.1, columnspacing=1.2,
+    )  # fmt: skip
 
 
 def _verdict(comparison: Comparison, name: str) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.quality import LABELS, Quality, Relation
 from analysis.quality_means import error_bar, shared_guidance
-from analysis.style import INK, Look, legend_beside, legend_name, log_axis, looks, new_axes, pad
+from analysis.style import INK, Look, decimal, legend_beside, legend_name, log_axis, looks, new_axes, pad
 from rfscale import names
 
 SHOWN = ("fid", "clip_score", "geneval", "spelling", "read_exactly")
@@ -34,7 +34,7 @@ def metric_label(metric: str) -> str:
 def plot_loss_against_metric(
     relation: Relation, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """val/loss against one metric at the end of training, with its link, the ceiling and Spearman's correlation.
+    """val/loss against one metric at the end of training, with its curve, the ceiling and Spearman's correlation.
 
     Colour: formulation; marker size: model size; bars: one standard error of the score.
     """
@@ -65,7 +65,7 @@ def plot_loss_against_metric(
             label=legend_name(str(name), style),
         )
     if len(relation.curve[0]):
-        ax.plot(*relation.curve, color=INK, lw=1.1, ls="--", zorder=1.5, label="link")
+        ax.plot(*relation.curve, color=INK, lw=1.1, ls="--", zorder=1.5, label="fitted curve")
     ax.set_xlim(*pad(points["loss"].to_numpy(float)))
     _ceiling(ax, relation.ceiling, side="right")
     _title(ax, relation)
@@ -82,12 +82,13 @@ def _bars(metric: str, groups: Sequence[pd.DataFrame]) -> NDArray[np.float64]:
 
 
 def _title(ax: Axes, relation: Relation) -> None:
-    """The correlation and the link over the setting."""
+    """The correlation over the setting."""
     found = relation.ends
     told = "no correlation: few models"
     if found is not None:
         r = found.spearman
-        told = f"Spearman {r.value:.2f} [{r.low:.2f}, {r.high:.2f}], link {found.link}"
+        sides = f"[{decimal(r.low, 2)}, {decimal(r.high, 2)}]" if np.isfinite(r.low) else ""
+        told = f"Spearman {decimal(r.value, 2)} {sides}".rstrip()
     ax.set_title(f"{told}\n{relation.setting.words}", fontsize=8.5)
 
 

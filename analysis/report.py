@@ -146,7 +146,7 @@ def _figures(
     reference, several = comparison.reference, len(comparison.standings) > 1
     many = len(comparison.standings) > plot_ladder.LAWS_UP_TO
     bands = f", {'band of the best:' if many else 'bands of'} two standard errors over seeds"
-    bands = f"{bands if comparison.n_seeds > 1 else ''}."
+    bands = f"{bands}." if comparison.n_seeds > 1 else ". One seed: how far another would differ is not known."
     leaving = " Lines of formulations far behind leave the axis." if len(comparison.standings) > len(PALETTE) else ""
     yield (
         "loss_against_compute",
@@ -163,15 +163,16 @@ def _figures(
     if several:
         yield (
             "ranking",
-            f"Each formulation's loss relative to {reference}, paired within size and seed. "
-            f"{wording.sentence(comparison.basis)}",
-            lambda: plot.plot_ranking(comparison, look=look),
+            f"Each formulation's loss relative to {reference}, paired within size and seed. Colour: whether the "
+            f"interval is below, around or above 0. {wording.sentence(comparison.basis)}",
+            lambda: plot.plot_ranking(comparison),
         )
         yield (
             "compute_multiplier",
             f"The factor in training FLOPs at which each formulation reaches the losses of {reference}, averaged in "
-            f"logarithms over the losses of the last fourfold of compute.",
-            lambda: plot.plot_compute_multiplier(comparison, look=look),
+            f"logarithms over the losses of the last fourfold of compute. Sorted by this factor, not by the loss. "
+            f"Colour: whether the interval is below, around or above 1.",
+            lambda: plot.plot_compute_multiplier(comparison),
         )
     if several and len(comparison.sizes) > 1:
         yield (
@@ -194,8 +195,10 @@ def _figures(
     if several and len(table.profile):
         yield (
             "denoising_profile",
-            f"Error of the denoised image over log-SNR relative to {reference}, largest size, last step. "
-            f"Every formulation sees the same problem at a given log-SNR.{leaving}",
+            f"Error of the denoised image over log-SNR relative to {reference}, largest size, last step"
+            f"{bands} Every formulation sees the same problem at a given log-SNR. The axis is made for log-SNRs from "
+            f"{-plot.CENTRAL_LOGSNR:g} to {plot.CENTRAL_LOGSNR:g}, on which all of them train; lines may leave it "
+            f"beyond.{leaving}",
             lambda: plot.plot_denoising_profile(table, reference, look=look),
         )
 
@@ -226,22 +229,29 @@ def _quality_figures(quality: Quality | None, look: Mapping[str, Look]) -> Itera
     yield (
         "quality_against_loss",
         "Validation loss against each metric at the end of training, one point per trial. Bars: one standard error of "
-        "the score. Dashed: the link, chosen by its error on the trials of the most compute, hidden from its fit. "
+        "the score, over its images. Dashed: a curve fitted to the points; the table below says of which shape. "
         "Dotted: what true images score.",
         lambda: plot_quality.panels_loss_against_quality(quality, look),
     )
     if plot_quality.with_steps(quality):
         yield (
             "quality_against_steps",
-            "What the number of solver steps costs at the largest size (the paper's Fig. 3). Points: means over "
-            "seeds; bars: one standard error.",
+            f"What the number of solver steps costs at the largest size (the paper's Fig. 3). {_points(quality)}",
             lambda: plot_quality.panels_quality_against_steps(quality, look),
         )
     yield (
         "quality_against_compute",
-        "Sample quality at the end of training against training compute, along the sizes. Points: means over seeds; "
-        "bars: one standard error.",
+        f"Sample quality at the end of training against training compute, along the sizes. {_points(quality)}",
         lambda: plot_quality.panels_quality_against_compute(quality, look),
+    )
+
+
+def _points(quality: Quality) -> str:
+    """What a point and its bar are, with one seed and with several."""
+    if quality.scores.groupby(["formulation", "size"])["seed"].nunique().max() == 1:
+        return "Points: single trials; bars: one standard error over the images. Another seed may differ by more."
+    return (
+        "Points: means over seeds; bars: one standard error of that mean, or over the images where there is one seed."
     )
 
 

@@ -135,9 +135,24 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
     least = (high - low) / most
     magnitude = 10.0 ** math.floor(math.log10(least))
     spacing = next(m * magnitude for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * magnitude >= least * 0.999)
+    ticks = _multiples(spacing, low, high)
+    # Even spacing leaves the low end of a logarithmic axis bare.
+    span, finer = math.log(high / low), magnitude if spacing > 1.5 * magnitude else magnitude / 2
+    for tick in reversed(_multiples(finer, low, ticks[0]) if ticks else []):
+        bare = math.log(ticks[0] / low) > BARE_END * span
+        if bare and math.log(ticks[0] / tick) >= span / most:
+            ticks.insert(0, tick)
+    return ticks
+
+
+BARE_END = 0.25
+"""A longer share of a logarithmic axis than this is not left without a tick at its low end."""
+
+
+def _multiples(spacing: float, low: float, high: float) -> list[float]:
+    decimals = 12 - round(math.log10(spacing))
     return [
-        float(round(k * spacing, 12 - round(math.log10(spacing))))
-        for k in range(math.ceil(low / spacing), math.floor(high / spacing) + 1)
+        float(round(k * spacing, decimals)) for k in range(math.ceil(low / spacing), math.floor(high / spacing) + 1)
     ]
 
 

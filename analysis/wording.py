@@ -69,7 +69,7 @@ def ranking_text(comparison: Comparison) -> str:
     notes = [sentence(comparison.basis)]
     if len(comparison.standings) > 1:
         notes[0] += " p is Holm-corrected; compute is the factor in FLOPs to equal loss."
-    notes.append(comparison.order)
+    notes.append(comparison.order + (" d: blocks of the model." if "d = " in comparison.order else ""))
     if comparison.pairing:
         notes.append(pairing_sentence(comparison))
     return "\n".join([f"Ranking of {comparison.sweep} by val/loss, {comparison.n_trials} trials", *lines, *notes])
@@ -249,7 +249,10 @@ def fit_status(law: LadderLaw) -> str:
 
 def laws_text(ladder: Ladder, formulations: Sequence[str]) -> str:
     """Exponents and held-out checks for a terminal."""
-    lines = [f"Scaling laws, {ladder.description}: the exponent of L(N), and the largest size held out"]
+    lines = [
+        f"Scaling laws, {ladder.description}: the exponent of L(N), the loss over the parameters N,",
+        "and the largest size as predicted from the smaller ones (d: blocks of the model)",
+    ]
     shown = formulations if len(formulations) <= LAWS_SHOWN else formulations[: LAWS_SHOWN - 1]
     width = max(map(len, shown))
     for name in shown:
@@ -262,7 +265,7 @@ def laws_text(ladder: Ladder, formulations: Sequence[str]) -> str:
     if len(shown) < len(formulations):
         lines.append(f"{len(formulations) - len(shown)} more in the report")
     if any(held is not None and held.form == FORM for held, _ in map(ladder.held_out, shown)):
-        lines.append(f"{SURFACE}, fitted to the whole curves; L(N) to their ends alone.")
+        lines.append(f"{SURFACE} (D: training samples), fitted to the whole curves; L(N) to their ends alone.")
     return "\n".join(lines)
 
 

@@ -35,11 +35,19 @@ def _text(fit: Strengths) -> str:
 
 def _method(found: Preference) -> str:
     over = found.overall.clusters
-    whom = "people in general prefer" if "people" in over else f"these raters prefer ({MIN_RATERS} or more: people)"
-    where = "" if "prompts" in over else f", on these prompts ({MIN_PROMPTS} or more: any)"
+    whom = (
+        "They hold for people like the raters."
+        if "people" in over
+        else f"They hold for these raters alone; from {MIN_RATERS} raters on, for people like them."
+    )
+    where = (
+        "They hold for prompts like these."
+        if "prompts" in over
+        else f"They hold for these prompts alone; from {MIN_PROMPTS} prompts on, for prompts like them."
+    )
     return (
         f"Bradley-Terry with ties (Davidson 1970). Elo: mean 1000; 400 points are odds of 10 to 1 among votes that "
-        f"prefer one.\nIntervals: 95 %, Bayesian bootstrap over {over}: what {whom}{where}.\n"
+        f"prefer one.\nIntervals: 95 %, by the Bayesian bootstrap, which weighs {over} at random. {whom} {where}\n"
         f"best: probability of being the strongest. wins over: wins and half the ties, of the votes on that pair.\n"
         f"Every pair of models has {1 / len(found.overall.models):.2g} of a vote added to either side, so that no "
         f"strength is infinite."

@@ -91,14 +91,76 @@ def relation_sentence(relation: Relation) -> str:
     return told + "."
 
 
-def answer(quality: Quality) -> str:
-    """What the section says, in a few sentences from the numbers alone."""
-    first = next((r for m in ("fid", "clip_score", "geneval") if (r := quality.relation(m))), None)
-    first = first or (quality.relations[0] if quality.relations else None)
-    parts = [relation_sentence(first)] if first else ["No metric of the images has a direction to correlate."]
+HEADLINE = ("fid", "clip_score", "geneval", "spelling")
+"""The metrics that the answer speaks of; where none of them was scored, of the first there is."""
+
+
+def answer(quality: Quality) -> list[str]:
+    """What the section says, a line for each headline metric and one for the ranks, from the numbers alone."""
+    headline = [r for metric in HEADLINE for r in quality.relations if r.metric == metric] or quality.relations[:1]
+    lines = [relation_answer(r, several=sum(x.metric == r.metric for x in headline) > 1) for r in headline]
+    if not lines:
+        lines = ["No metric of the images has a direction to correlate."]
     if quality.ranks is not None:
-        parts.append(ranks_sentence(quality.ranks))
-    return " ".join(parts)
+        lines.append(ranks_sentence(quality.ranks))
+    return lines
+
+
+def relation_answer(relation: Relation, several: bool) -> str:
+    """Whether the loss predicts one metric, across trials and between formulations; `several`: judges gave it."""
+    what, found = label(relation.metric), relation.ends
+    name = f"{what[:1].upper()}{what[1:]}" + (f" by {relation.judge}" if several else "")
+    if found is None:
+        return f"{name}: whether the loss predicts it is not known, {relation.ends_reason}."
+    r = found.spearman
+    if not (r.low > 0 or r.high < 0):
+        follows = "is not shown to follow the loss"
+    else:
+        follows = f"{'improves' if (r.value < 0) == relation.higher_is_better else 'gets worse'} as the loss falls"
+    told = f"{name} {follows} (Spearman's rank correlation {estimate(r)} over {found.n} trials)"
+    share = decision(found)
+    if share.n:
+        told += (
+            f"; between formulations at equal size, step and seed the lower loss has the better {what} in "
+            f"{decision_words(found)} of {share.n} pairs"
+        )
+        if not (share.low > 0.5 or share.high < 0.5):
+            told += ", which may be chance"
+    return f"{told}."
+
+
+def labels_note(quality: Quality) -> str:
+    """What the labels of judges and settings mean, by one of each."""
+    if not quality.relations:
+        return ""
+    first = quality.relations[0]
+    return (
+        f"{first.judge}: the judge, with what its scores depend on, such as its number of images. "
+        f"{first.setting.label}: {first.setting.words}; EMA is the running average of the weights in training."
+    )
+
+
+CURVES = {
+    "linear": "M = a + b L",
+    "exponential": "M = a exp(b L)",
+    "power": "M = a L^b",
+    "decay": "M = a + b exp(-c L)",
+    "sigmoid": "M = a + b / (1 + exp((L - c) / s))",
+}
+"""The shapes of `analysis.correlate.LINKS` as a reader writes them."""
+
+
+def curves_note(quality: Quality) -> str:
+    """What the curves through the points are."""
+    used = {c.link for r in quality.relations for c in (r.ends, r.along) if c is not None}
+    if not used:
+        return ""
+    shapes = "; ".join(f"{name}, {CURVES[name]}" for name in CURVES if name in used)
+    return (
+        f"Curve: the metric M as a function of the loss L ({shapes}). Of {len(CURVES)} shapes it is the one that, "
+        f"fitted without the quarter of the trials with the most compute, predicts these best. Pearson's correlation "
+        f"is between M and the curve, with the sign of M and L."
+    )
 
 
 def ranks_sentence(ranks: Ranks) -> str:
@@ -115,7 +177,8 @@ def ranks_sentence(ranks: Ranks) -> str:
 
 def quality_text(quality: Quality) -> str:
     """The section for a terminal: correlations with intervals, the rank table."""
-    lines = [f"Sample quality. {coverage(quality)}", *map(relation_sentence, quality.relations)]
+    head = f"Sample quality. {coverage(quality)}"
+    lines = [head, *filter(None, [labels_note(quality)]), *map(relation_sentence, quality.relations)]
     if quality.ranks is not None:
         lines += ["Average rank by (CLIP score, FID), 1 is best", *_rank_lines(quality.ranks)]
     lines += [f"{REASON_TITLES[name]}: {sentence(reason)}" for name, reason in quality.reasons.items()]
@@ -178,10 +241,13 @@ def at_steps_note(found: AtSteps) -> str:
 def few_steps_note(found: FewSteps) -> str:
     """How the drops were taken."""
     over = found.formulations[0] if len(found.formulations) == 1 else f"{len(found.formulations)} formulations"
+    path = ""
+    if not all(row.path.n for row in found.rows):
+        path = f" {found.judge} gave no path length{f' where there is a {NOT_KNOWN}' if found.path_known else ''}."
     return (
         f"Guidance {found.guidance:g}, EMA weights, the same prompts and noise at every number of steps; means over "
         f"{over} and their seeds with 95 % intervals over trials (Esser et al. 2024, Table 6). The last row follows "
-        f"each formulation and seed across its sizes. CLIP score by {found.judge}."
+        f"each formulation and seed across its sizes. CLIP score by {found.judge}.{path}"
     )
 
 

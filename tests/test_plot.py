@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from synthetic_sweep import World, world_trials, write_sweep
 
 from analysis import plot, plot_ladder
-from analysis.compare import Comparison, compare
+from analysis.compare import Comparison, Estimate, compare
 from analysis.grid import size_labels
 from analysis.ladder import EXPONENT, Ladder, Variable, ladder_laws
 from analysis.style import PALETTE, house_style, log_axis, log_ticks, looks, new_axes, si, tick_label
@@ -147,6 +147,41 @@ def test_the_ranking_figure_shows_the_intervals_of_the_comparison(results: Resul
         wanted = tuple(100 * (side - 1) for side in s.ratio.interval)
         assert any(np.allclose(wanted, end) for end in ends), s.formulation
     assert [t.get_text() for t in ax.get_yticklabels()] == [s.formulation for s in comparison.standings]
+
+
+def test_forests_are_sorted_by_what_they_plot_and_coloured_by_the_side_of_the_interval(results: Results) -> None:
+    standings = results[1].standings
+    template = standings[0]
+    estimates = {"a": (1.2, 1.1, 1.3), "rf": (1.0, 1.0, 1.0), "c": (0.8, 0.7, 0.9), "d": (0.95, 0.8, 1.1)}
+    estimates |= {"e": (1.1, math.nan, math.nan), "f": (math.nan, math.nan, math.nan)}
+    made = tuple(
+        replace(
+            template,
+            formulation=name,
+            ratio=Estimate(v, (low, high), 3),
+            compute_multiplier=Estimate(v, (low, high), 3),
+        )
+        for name, (v, low, high) in estimates.items()
+    )
+    comparison = replace(results[1], standings=made, reference="rf")
+    for draw, middle in ((plot.plot_ranking, 0), (plot.plot_compute_multiplier, 1)):
+        ax = draw(comparison)
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["c", "d", "rf", "e", "a", "f"]
+        marks = {int(np.asarray(m.get_ydata())[0]): m for m in ax.get_lines() if len(np.asarray(m.get_xdata())) == 1}
+        told = [str(marks[y].get_label()) for y in range(5)]
+        assert told == [
+            f"interval below {middle}", f"around {middle}", "reference", "no interval", f"above {middle}"
+        ]  # fmt: skip
+        assert len({marks[y].get_color() for y in (0, 1, 2, 4)}) == 4
+        legend = ax.get_legend()
+        assert legend is not None
+        assert [t.get_text() for t in legend.get_texts()] == [told[0], told[1], told[4], told[3]]
+    assert "sorted by it" in ax.get_xlabel()
+
+
+def test_the_low_end_of_a_logarithmic_axis_has_a_tick() -> None:
+    assert log_ticks(0.118, 0.26, 5) == pytest.approx([0.12, 0.15, 0.2, 0.25])
+    assert log_ticks(1.01, 5.1) == pytest.approx([1.5, 2, 3, 4, 5])
 
 
 def test_the_levels_are_relative_to_the_reference(results: Results) -> None:

@@ -220,14 +220,17 @@ def test_with_few_raters_the_interval_is_about_these_raters_question_by_question
     fit = fit_preference(pd.concat([five, two]), draws=50)
     assert fit.by_question[QUESTION].clusters == "people"
     assert fit.by_question["visual quality"].clusters == "image pairs"
-    assert "over people: what people in general prefer, on these prompts" in text(fit)
-    assert "over image pairs: what these raters prefer" in text(fit_preference(two, draws=50))
-    assert "over prompts: what these raters prefer (5 or more: people).\n" in (
-        text(fit_preference(two.assign(prompt=np.arange(40) % 5), draws=50))
+    said = text(fit)
+    assert "which weighs people at random. They hold for people like the raters." in said
+    assert "They hold for these prompts alone; from 5 prompts on, for prompts like them." in said
+    assert "which weighs image pairs at random. They hold for these raters alone" in text(fit_preference(two, draws=50))
+    said = text(fit_preference(two.assign(prompt=np.arange(40) % 5), draws=50))
+    assert (
+        "They hold for these raters alone; from 5 raters on, for people like them. They hold for prompts like" in said
     )
     both = fit_preference(five.assign(prompt=np.arange(100) % 7), draws=50)
     assert both.overall.clusters == "people and prompts"
-    assert "over people and prompts: what people in general prefer.\n" in text(both)
+    assert "They hold for people like the raters. They hold for prompts like these.\n" in text(both)
     assert fit_preference(two.assign(prompt=np.arange(40) % 4), draws=50).overall.clusters == "image pairs"
 
 
@@ -321,6 +324,8 @@ def test_the_report_and_the_json() -> None:
     assert best.split()[:2] == ["a", f"{fit.overall.elo[0]:.0f}"]
     assert best.split()[-3:] == ["–", "81", "–"]
     assert "mean 1000" in said
+    assert "They hold for these raters alone; from 5 raters on, for people like them." in said
+    assert "or more:" not in said
     given = json.loads(json.dumps(fit.to_dict(), allow_nan=False))
     assert (given["votes"], given["raters"]) == (9, ["r"])
     (only,) = given["fits"]

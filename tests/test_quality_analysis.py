@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -33,10 +34,11 @@ import analysis.report
 from analysis import plot_quality, wording, wording_quality
 from analysis.compare import Estimate
 from analysis.correlate import LINKS
+from analysis.correlate import Estimate as Statistic
 from analysis.laws import FitError
 from analysis.quality import Quality, QualityError, Relation, assess, choose_setting
 from analysis.quality_means import Setting, error_bar, mean_over, own_interval, pooled_means, share_interval
-from analysis.quality_tables import at_steps, ranks
+from analysis.quality_tables import at_steps, few_steps, ranks
 from analysis.rank import dominance, fronts
 from analysis.report import write_report
 from analysis.scores import read_scores
@@ -562,6 +564,98 @@ def test_a_table_that_cannot_be_made_has_its_reason(
     assert getattr(found, name) is None
     assert words in wording_quality.quality_text(found)
     assert wording_quality.answer(found)
+
+
+def test_the_answer_speaks_of_every_headline_metric_and_says_what_may_be_chance(quality: Quality) -> None:
+    lines = wording_quality.answer(quality)
+    assert [line.split(" improves")[0] for line in lines[:3]] == ["FID", "CLIP score", "GenEval"]
+    for line, metric in zip(lines, ("fid", "clip_score", "geneval"), strict=False):
+        found = _relation(quality, metric).ends
+        assert found is not None
+        share = wording_quality.decision(found)
+        assert wording_quality.estimate(found.spearman) in line
+        assert f"the lower loss has the better {wording_quality.label(metric)} in" in line
+        assert f"{wording_quality.decision_words(found)} of {share.n} pairs" in line
+        assert ("which may be chance" in line) is (share.low <= 0.5 <= share.high)
+    assert "average rank" in lines[3]
+    assert S50 not in " ".join(lines)
+    assert JUDGE not in " ".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("metric", "spearman", "words"),
+    [
+        ("fid", (0.9, 0.5, 1.0), "FID improves as the loss falls"),
+        ("fid", (-0.9, -1.0, -0.5), "FID gets worse as the loss falls"),
+        ("clip_score", (-0.9, -1.0, -0.5), "CLIP score improves as the loss falls"),
+        ("clip_score", (0.9, 0.5, 1.0), "CLIP score gets worse as the loss falls"),
+        ("clip_score", (-0.4, -0.9, 0.3), "CLIP score is not shown to follow the loss"),
+        ("fid", (0.9, math.nan, math.nan), "FID is not shown to follow the loss"),
+    ],
+)
+def test_the_answer_minds_which_direction_is_better(
+    quality: Quality, metric: str, spearman: tuple[float, float, float], words: str
+) -> None:
+    relation = _relation(quality, metric)
+    assert relation.ends is not None
+    coin = Statistic(0.6, 0.4, 0.8, 20)
+    ends = replace(relation.ends, spearman=Statistic(*spearman, 20), decision=coin, decision_bootstrap=coin)
+    told = wording_quality.relation_answer(replace(relation, ends=ends), several=True)
+    assert told.startswith(
+        words.replace(" ", f" by {JUDGE} ", 1) if metric == "fid" else words.replace("score", f"score by {JUDGE}")
+    )
+    assert told.endswith("60 % [40, 80] of 20 pairs, which may be chance.")
+
+
+def test_labels_and_curves_are_explained(quality: Quality) -> None:
+    assert f"{JUDGE}: the judge" in wording_quality.labels_note(quality)
+    assert f"{S50}: 50 steps at guidance 2.5, EMA weights" in wording_quality.labels_note(quality)
+    used = {c.link for r in quality.relations for c in (r.ends, r.along) if c}
+    note = wording_quality.curves_note(quality)
+    assert wording_quality.CURVES.keys() == LINKS.keys()
+    assert {name for name, shape in wording_quality.CURVES.items() if shape in note} == used
+    assert wording_quality.labels_note(quality) in wording_quality.quality_text(quality)
+
+
+@pytest.mark.parametrize(("gone", "column"), [(("d = 1", "d = 2", "d = 3"), False), (("d = 2",), True)])
+def test_a_path_length_that_no_judge_gave_has_no_column_or_a_sentence(
+    exact: Quality, gone: tuple[str, ...], column: bool
+) -> None:
+    missing = (exact.scores["metric"] == "path_length") & exact.scores["size"].isin(gone)
+    found = few_steps(exact.scores[~missing])
+    assert found.path_known is column
+    told = f"{JUDGE} gave no path length" + (" where there is a –." if column else ".")
+    assert wording_quality.few_steps_note(found).endswith(told)
+    assert exact.few_steps is not None
+    assert "path length" not in wording_quality.few_steps_note(exact.few_steps)
+
+
+@pytest.mark.parametrize(("seeds", "words"), [((0,), "Points: single trials"), ((0, 1), "Points: means over seeds")])
+def test_captions_say_what_points_and_bars_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: tuple[int, ...], words: str
+) -> None:
+    monkeypatch.setattr(analysis.report, "DPI", 30)
+    world = World(THREE, depths=(1, 2), seeds=seeds, noise=0.004, quality=True, profile=True)
+    metrics = [
+        names.quality_key("path_length", JUDGE, names.setting_label(s, g, w))
+        for s, g in SETTINGS
+        for w in ("ema", "raw")
+    ]
+
+    def without_path(trial: FakeTrial) -> FakeTrial:
+        return replace(trial, metrics=[m for m in trial.metrics if m[0] not in metrics])
+
+    report = write_report(write_sweep(tmp_path, "seeds", world_trials(world), without_path), "seeds", tmp_path / "out")
+    captions = re.findall("<figcaption>(.*?)</figcaption>", report.path.read_text())
+    assert sum(words in caption for caption in captions) == 2
+    assert sum("One seed: how far another would differ is not known." in c for c in captions) == 2 * (len(seeds) == 1)
+    assert sum("two standard errors over seeds" in c for c in captions) == 2 * (len(seeds) > 1)
+    assert sum("lines may leave it beyond" in c for c in captions) == 1
+    page = report.path.read_text()
+    assert '<th class="n">path length' not in page
+    assert f"{JUDGE} gave no path length." in page
+    assert 'href="#quality"' in page
+    assert 'id="quality"' in page
 
 
 def test_few_models_and_constant_metrics_give_a_reason_and_no_correlation(table: SweepTable, quality: Quality) -> None:

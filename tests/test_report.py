@@ -68,6 +68,7 @@ def test_the_text_has_ranking_exponent_prediction_and_path(report: Report) -> No
     assert "1 run is in no number above" in text
     assert text.endswith(str(report.path))
     assert "one seed" in text.lower()
+    assert text.index("(d: blocks of the model)") < text.index("d = 4:"), "explained at its first place"
 
 
 def test_the_captions_say_what_the_figures_of_the_laws_show(report: Report) -> None:
@@ -82,6 +83,8 @@ def test_the_captions_say_what_the_figures_of_the_laws_show(report: Report) -> N
 def test_the_page_answers_and_says_how_it_was_run(report: Report) -> None:
     page = report.path.read_text()
     assert "rf/lognorm(0.00,1.00) reaches the lowest validation loss" in page
+    for symbol in ("L: val/loss.", "N: trainable parameters.", "d: blocks of the model."):
+        assert symbol in page.split("<figure>")[0], "explained at its first place"
     for fact in (
         "rfscale run experiments/quick.yaml",
         "0123456789abcdef",
