@@ -129,7 +129,10 @@ def _laws(ax: Axes, ladder: Ladder, variable: Variable, look: Mapping[str, Look]
         _bar(ax, place, held, look[name].colour)
     if drawn:
         whose = " of the best" if len(ladder.of(variable)) > len(drawn) else ""
-        band_too = ",\nand its 95 % band" if any(law.banded for law in drawn) else ""
+        banded = sum(law.banded for law in drawn)
+        band_too = ",\nand its 95 % band" if banded else ""
+        if 0 < banded < len(drawn):
+            band_too += f" where\nwithin a factor of {BAND_SPAN:g}"
         ax.plot([], [], ls="--", color=INK, lw=1.2, label=f"fitted law L({variable}){whose}{band_too}")
     if bars:
         ax.set_xlim(left, max(right, place * gap))

@@ -75,7 +75,7 @@ def _dashed(ax: Axes) -> list[Line2D]:
 
 @pytest.mark.parametrize(("variable", "figure"), [("C", "compute"), ("N", "parameters")])
 def test_the_law_that_is_drawn_is_the_law_that_the_page_quotes(
-    results: Results, variable: Variable, figure: str
+    results: Results, monkeypatch: pytest.MonkeyPatch, variable: Variable, figure: str
 ) -> None:
     ladder = results[2]
     ax = FIGURES[figure](results, None)
@@ -89,6 +89,13 @@ def test_the_law_that_is_drawn_is_the_law_that_the_page_quotes(
     assert len(_dashed(ax)) == 3
     told = [label for label in ax.get_legend_handles_labels()[1] if label.startswith("fitted law")]
     assert told == [f"fitted law L({variable}),\nand its 95 % band"]
+    spans = [
+        float(np.max(law.curve.high / law.curve.low))
+        for law in plot_ladder.drawn_laws(ladder, variable, looks(["better", "rf", "worse"]))
+    ]
+    monkeypatch.setattr(plot_ladder, "BAND_SPAN", sorted(spans)[0] * 1.0001)
+    labels = FIGURES[figure](results, None).get_legend_handles_labels()[1]
+    assert any("and its 95 % band where\nwithin a factor of" in label for label in labels), "some have none"
 
 
 def test_a_band_is_drawn_whole_or_not_at_all(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
