@@ -146,7 +146,11 @@ def _figures(
     reference, several = comparison.reference, len(comparison.standings) > 1
     many = len(comparison.standings) > plot_ladder.LAWS_UP_TO
     bands = f", {'band of the best:' if many else 'bands of'} two standard errors over seeds"
-    bands = f"{bands}." if comparison.n_seeds > 1 else ". One seed: how far another would differ is not known."
+    bands = (
+        f"{bands}."
+        if comparison.n_seeds > 1
+        else ". One seed, so no error bars: how far another would differ is not known."
+    )
     leaving = " Lines of formulations far behind leave the axis." if len(comparison.standings) > len(PALETTE) else ""
     yield (
         "loss_against_compute",

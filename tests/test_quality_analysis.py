@@ -648,7 +648,9 @@ def test_captions_say_what_points_and_bars_are(
     report = write_report(write_sweep(tmp_path, "seeds", world_trials(world), without_path), "seeds", tmp_path / "out")
     captions = re.findall("<figcaption>(.*?)</figcaption>", report.path.read_text())
     assert sum(words in caption for caption in captions) == 2
-    assert sum("One seed: how far another would differ is not known." in c for c in captions) == 2 * (len(seeds) == 1)
+    assert sum("One seed, so no error bars: how far another would differ is not known." in c for c in captions) == 2 * (
+        len(seeds) == 1
+    )
     assert sum("two standard errors over seeds" in c for c in captions) == 2 * (len(seeds) > 1)
     assert sum("lines may leave it beyond" in c for c in captions) == 1
     page = report.path.read_text()
