@@ -89,6 +89,15 @@ def test_one_size_and_one_seed_give_no_interval_and_a_reason(tmp_path: Path) -> 
     assert "one size" in c.order
 
 
+def test_the_terminal_names_ties_by_rank(tmp_path: Path) -> None:
+    world = {"rf": 1.0, "rf/cosmap": 1.0002, "v/cos": 0.9998, "eps/cos": 0.9996, "eps/linear": 0.2}
+    c = compared(tmp_path, World(world, depths=(1, 2), seeds=range(4), noise=0.003))
+    assert [len(s.tied_with) for s in c.standings] == [3, 3, 3, 3, 0]
+    lines = ranking_text(c).splitlines()[2:7]
+    ties = [line.partition("tied with ")[2] for line in lines]
+    assert ties == ["2-4", "1, 3-4", "1-2, 4", "1-3", ""]
+
+
 def test_one_formulation_is_ranked_alone(tmp_path: Path) -> None:
     c = compared(tmp_path, World({"eps/linear": 1.0}))
     assert c.reference == c.best.formulation == "eps/linear"
