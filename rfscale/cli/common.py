@@ -105,17 +105,18 @@ def said_of(store: Store) -> str:
     return f"store: {store.root}" + ("" if store.root.is_dir() else " (it does not exist yet)")
 
 
-def check_file(path: Path, option: str) -> None:
-    """Before anything is computed for it: a PNG can be written there. Raises FileError."""
+def check_png(path: Path, option: str) -> None:
+    """Before anything is computed for it: a picture can be written there. Raises FileError."""
     folder = path.resolve().parent
-    if path.suffix.lower() != ".png":
-        raise FileError(f"{option} {path} is not possible: what is written is a PNG; give a name that ends in .png")
     if path.is_dir():
-        raise FileError(f"{option} {path} is a folder; give a file")
+        raise FileError(f"{option} {path} is a folder; name a file in it, such as {path / 'figure.png'}")
+    if path.suffix.lower() != ".png":
+        named = path.with_suffix(".png")
+        raise FileError(f"{option} {path} is no name of a PNG file, which is what is written; write {named}")
     if not folder.is_dir():
         raise FileError(f"there is no folder {folder} for {path.name}; create it or change {option}")
-    if not os.access(folder, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise FileError(f"{option} {path} cannot be written: permission denied; give another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise FileError(f"the folder {folder} cannot be written to; name a file in another one with {option}")
 
 
 def with_resources(sweep: Sweep, cpus: float | None, gpus: float | None) -> Sweep:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rfscale.cli.common import Json, app, one_sentence
+from rfscale.cli.common import Json, app, check_png, one_sentence
 from rfscale.store import StoreError
 
 
@@ -56,7 +55,7 @@ def fit(
     from analysis.laws.command import fit_table, parse_point
 
     if plot is not None:
-        _check_figure(plot)
+        check_png(plot, "--plot")
     given = {"N": n, "D": d, "C": c, "x": x, "y": y, "sd": sd, "loss": loss}
     found = fit_table(
         table,
@@ -84,19 +83,6 @@ def fit(
         raise StoreError(f"cannot write {plot}: {error.strerror}; name another file with --plot") from error
     if not as_json:
         typer.echo(f"\nFigure: {plot}")
-
-
-def _check_figure(plot: Path) -> None:
-    """What can be known of the figure's file before the fit is made."""
-    folder = plot.resolve().parent
-    if plot.is_dir():
-        raise StoreError(f"--plot {plot} is a folder; name a file in it, such as {plot / 'fit.png'}")
-    if plot.suffix.lower() != ".png":
-        raise StoreError(f"--plot {plot} is no name of a PNG file, which a figure is; write {plot.with_suffix('.png')}")
-    if not folder.is_dir():
-        raise StoreError(f"there is no folder {folder} for {plot.name}; create it or change --plot")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise StoreError(f"the folder {folder} cannot be written to; name a file in another one with --plot")
 
 
 def _delta(text: str | None) -> float | str | None:

@@ -16,7 +16,7 @@ from rfscale.cli.common import (
     StoreFolder,
     SweepFile,
     app,
-    check_file,
+    check_png,
     console,
     one_sentence,
     open_store,
@@ -164,7 +164,7 @@ def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, plot
     from analysis.wording_preference import text
 
     if plot is not None:
-        check_file(plot, "--plot")
+        check_png(plot, "--plot")
     votes, ids = read_votes(path), {trial.trial_id for trial in trials}
     drawn = votes[votes["setting"] == setting]
     if drawn.empty:

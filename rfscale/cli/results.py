@@ -15,7 +15,7 @@ from rfscale.cli.common import (
     StoreFolder,
     SweepFile,
     app,
-    check_file,
+    check_png,
     ids,
     mlflow_uri,
     one_sentence,
@@ -98,7 +98,7 @@ def sample(
     raw: Annotated[bool, typer.Option("--raw", help="weights as trained instead of their EMA")] = False,
 ) -> None:
     """Make a PNG grid of images from a trained trial."""
-    check_file(out, "--out")
+    check_png(out, "--out")
     folder = find_trial(open_store(store), trial_id)
     trial = Trial.model_validate((read_json(folder.record) or {})["trial"])
     import torch

@@ -22,6 +22,7 @@ import secrets
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib.resources import files
@@ -104,11 +105,8 @@ def kept_key(path: Path) -> str:
 
     The file can be read by its owner alone. Raises OSError.
     """
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(16))
-    except FileExistsError:
-        pass
+    with suppress(FileExistsError), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_urlsafe(16))
     return path.read_text()
 
 
