@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from measured_runs import COLUMNS, write_runs
 from typer.testing import CliRunner
 
 from analysis.laws import FORMS
@@ -18,20 +19,7 @@ from rfscale.cli import app
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    path = tmp_path / "runs.csv"
-    lines = ["size,tokens,val/loss,kept,family,flops"]
-    for n in np.geomspace(1e7, 1e10, 6):
-        for d in np.geomspace(1e9, 1e12, 6):
-            loss = (1.8 + 480 * n**-0.35 + 2100 * d**-0.37) * np.exp(0.003 * rng.normal())
-            lines.append(f"{n},{d},{loss},1,good,{6 * n * d}")
-    lines.append("1e8,1e10,9.9,0,bad,6e18")
-    lines.append("1e8,1e10,,0,bad,6e18")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-COLUMNS = {"N": "size", "D": "tokens", "loss": "val/loss", "C": "flops"}
+    return write_runs(tmp_path)
 
 
 def fit_command(*arguments: object) -> Result:

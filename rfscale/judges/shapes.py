@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -380,8 +381,9 @@ def _next_of_the_task(metadata: Sequence[geneval.Metadata]) -> npt.NDArray[np.in
 # --- what is computed once --------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1)
 def _code() -> str:
-    """Hash of the code of every file that an exam or a ceiling depends on."""
+    """Hash of the code of every file that an exam or a ceiling depends on. Read once: every unit asks for it."""
     return code_hash(*(Path(str(module.__file__)) for module in _CODE))
 
 
