@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.multiplier import crossing
-from analysis.table import SweepTable, read_sweep
+from analysis.compare.multiplier import crossing
+from analysis.table.read import SweepTable, read_sweep
 
 Array = NDArray[np.float64]
 PLAIN = "final loss, largest size, not paired"

@@ -31,8 +31,8 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from rfscale.model import MMDiT
-from rfscale.sizes import ModelShape
+from rfscale.backbones.mmdit.cost import ModelShape
+from rfscale.backbones.mmdit.network import MMDiT
 
 Step = Callable[[], None]
 

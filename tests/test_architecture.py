@@ -13,35 +13,27 @@ import pytest
 from conftest import REPOSITORY
 
 from rfscale import names
-from rfscale.store import TrialFolder
-from rfscale.sweep import Samples
-from rfscale.sweep_file import parse_sweep
-from rfscale.train import train
+from rfscale.spec.sweep import Samples
+from rfscale.spec.sweep_file import parse_sweep
+from rfscale.store.trial import TrialFolder
+from rfscale.train.loop import train
 
-# Data flows down: a file of rfscale imports only from rows below its own. Files of one row do not import each other,
-# but for those in _INSIDE.
+# Data flows down: a file of rfscale imports only from its own folder and from rows below it.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),  # parse, call, print
-    ("rating",),  # asks people about the images of finished trials; nothing else knows of it
-    ("progress", "propose"),  # shows what launch does; turns what analysis found into the next sweep file
-    ("launch",),  # a task of it calls train, so a launcher can be replaced and train cannot tell
-    (
-        "tracking",
-        "train",
-        "evaluate",
-    ),  # they share the journal and nothing else: train and evaluate need no MLflow, tracking needs no torch
-    ("evals",),  # measures a network for train, draws its images for evaluate
-    ("checkpoint", "solver"),  # solver knows formulations, checkpoint knows models; neither knows training
-    ("model", "store"),  # the network; the files of a trial
-    ("sweep_file", "units"),  # YAML -> sweep, and every sentence about what is wrong with it
-    ("sweep",),  # what is trained: pure, no torch
-    ("presets", "judges"),  # what may stand under `formulations:` and under `quality: judges:`
-    ("data",),  # what it is trained on
-    ("importance",),  # the mathematics of two formulations at once
-    ("flow", "noise", "sizes"),  # mathematics
+    ("run",),  # launch (the only file with Ray), mirror (the only one that writes MLflow), progress, the next sweep
+    ("rating",),  # asks people about the images of finished trials
+    ("judges",),  # score the images of finished trials
+    ("train",),  # one trial: needs torch, and neither Ray nor MLflow
+    ("validation",),  # what is measured of a network while it trains
+    ("store",),  # the files of a trial: no torch
+    ("spec",),  # sweep file -> sweep -> trials -> identity: no torch, no Ray
+    ("backbones",),  # networks, and their costs without torch
+    ("flow",),  # paths, targets, noise samplers, formulations, solver
+    ("data",),  # what is trained on
     ("environment", "names"),  # facts
 )
-_INSIDE = {"cli", "data", "evals", "judges", "rating"}  # packages, whose files may import each other
+_UP = {("rfscale.spec", "rfscale.judges.base"), ("rfscale.spec", "rfscale.judges.spec")}  # to go with the registry
 
 PACKAGES = ("rfscale", "analysis")
 FILES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
@@ -105,8 +97,8 @@ def test_imports_go_down(path: Path) -> None:
     for imported in imports(path, at_run_time=True):
         if imported.startswith("rfscale.") and imported != "rfscale.__version__":
             other_row, other = layer_of(imported)
-            inside = other == name and name in _INSIDE
-            assert inside or other_row > row, f"{module_of(path)} imports {imported}, which is not below it"
+            up = (f"rfscale.{name}", ".".join(imported.split(".")[:3])) in _UP
+            assert up or other == name or other_row > row, f"{module_of(path)} imports {imported}, not below it"
 
 
 def test_only_the_command_line_and_propose_import_analysis() -> None:
@@ -117,7 +109,7 @@ def test_only_the_command_line_and_propose_import_analysis() -> None:
         "rfscale.cli.plan",
         "rfscale.cli.rate",
         "rfscale.cli.results",
-        "rfscale.propose",
+        "rfscale.run.propose",
     }
 
 
@@ -133,7 +125,11 @@ def test_one_adapter_per_outside_system() -> None:
         package: {module_of(path) for path in FILES if package in imported_packages(path)}
         for package in ("ray", "mlflow", "diffusers")
     }
-    assert users == {"ray": {"rfscale.launch"}, "mlflow": {"rfscale.tracking", "analysis.table"}, "diffusers": set()}
+    assert users == {
+        "ray": {"rfscale.run.launch"},
+        "mlflow": {"rfscale.run.mirror", "analysis.table.read"},
+        "diffusers": set(),
+    }
 
 
 def test_modules_that_plan_import_no_torch() -> None:
@@ -144,15 +140,15 @@ def test_modules_that_plan_import_no_torch() -> None:
         "cli/results",
         "cli/rate",
         "cli/laws",
-        "sweep",
-        "sweep_file",
-        "presets",
-        "store",
-        "sizes",
+        "spec/sweep",
+        "spec/sweep_file",
+        "flow/presets",
+        "store/trial",
+        "backbones/mmdit/cost",
         "names",
-        "launch",
-        "tracking",
-        "progress",
+        "run/launch",
+        "run/mirror",
+        "run/progress",
         "environment",
     ):
         tree = tree_of(REPOSITORY / "rfscale" / f"{name}.py")
@@ -179,7 +175,7 @@ print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "ray", "ml
     [
         (("analysis", "and all of its modules"), "['rfscale']"),
         (("rfscale.cli",), "['rfscale']"),
-        (("rfscale.train",), "['rfscale', 'torch']"),
+        (("rfscale.train.loop",), "['rfscale', 'torch']"),
     ],
     ids=["analysis", "cli", "train"],
 )

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from rfscale import __version__
-from rfscale.store import Store, StoreError, default_store
-from rfscale.sweep import Resources, Sweep, SweepError, Trial
+from rfscale.spec.sweep import Resources, Sweep, SweepError, Trial
+from rfscale.store.trial import Store, StoreError, default_store
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -137,7 +137,7 @@ def trial_row(trial: Trial) -> dict[str, Any]:
 def write_report(sweep: Sweep, store: Store, setting: str | None = None) -> None:
     """Raises FileError where the folder of the report cannot be written."""
     uri = mlflow_uri(store)
-    from analysis.report import write_report
+    from analysis.report.page import write_report
 
     folder = store.report(sweep.name)
     try:
@@ -154,7 +154,7 @@ def ids(sweep: Sweep) -> frozenset[str]:
 
 def mlflow_uri(store: Store) -> str:
     """Where MLflow is; asked first, because its own client tries for minutes. Raises TrackingError."""
-    from rfscale.tracking import check_reachable, tracking_uri
+    from rfscale.run.mirror import check_reachable, tracking_uri
 
     uri = tracking_uri(store)
     check_reachable(uri)

@@ -6,9 +6,9 @@ import typer
 
 from rfscale.cli.common import console
 from rfscale.judges import Judge, JudgeError
-from rfscale.store import Store
-from rfscale.sweep import Quality, Sweep, Trial
-from rfscale.units import units
+from rfscale.judges.units import units
+from rfscale.spec.sweep import Quality, Sweep, Trial
+from rfscale.store.trial import Store
 
 
 def check_judges(sweep: Sweep, quality: Quality) -> None:
@@ -29,7 +29,7 @@ def ready_judges(sweep: Sweep, quality: Quality, store: Store) -> list[Judge]:
     Raises JudgeError.
     """
     from rfscale.judges import load_judge
-    from rfscale.progress import Bars
+    from rfscale.run.progress import Bars
 
     bars, data = Bars(console()), sweep.trials[0].data
     with bars.shown():
@@ -40,10 +40,10 @@ def judge_trials(
     sweep: Sweep, quality: Quality, finished: list[Trial], store: Store, address: str | None
 ) -> dict[str, str]:
     """Score what is missing and mirror it to MLflow, with progress; returns the trials that failed, with reasons."""
-    from rfscale.evaluate import check_same_judge, missing
-    from rfscale.launch import Outcome, launch_evaluation
-    from rfscale.progress import Bars
-    from rfscale.tracking import Mirror
+    from rfscale.judges.evaluate import check_same_judge, missing
+    from rfscale.run.launch import Outcome, launch_evaluation
+    from rfscale.run.mirror import Mirror
+    from rfscale.run.progress import Bars
 
     screen = console()
     left = {t.trial_id: len(missing(t, store.trial(t.trial_id), quality)) for t in finished}

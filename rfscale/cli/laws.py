@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rfscale.cli.common import Json, app, check_png, one_sentence
-from rfscale.store import StoreError
+from rfscale.store.trial import StoreError
 
 
 @app.command()
@@ -74,8 +74,8 @@ def fit(
     typer.echo(found.to_json() if as_json else found.to_text())
     if plot is None:
         return
-    from analysis.plot_laws import plot_fit
-    from analysis.report import save_figure
+    from analysis.laws.plot import plot_fit
+    from analysis.report.page import save_figure
 
     try:
         save_figure(lambda: plot_fit(found.result, columns=found.columns), plot)

@@ -23,11 +23,11 @@ from rfscale.cli.common import (
     trial_row,
 )
 from rfscale.cli.judging import check_judges
-from rfscale.flow import FAMILIES, canonical, signature
-from rfscale.store import Store
-from rfscale.sweep import Sweep, SweepError, Trial
-from rfscale.sweep_file import load_sweep, read_mapping
-from rfscale.units import units
+from rfscale.flow.formulation import FAMILIES, canonical, signature
+from rfscale.judges.units import units
+from rfscale.spec.sweep import Sweep, SweepError, Trial
+from rfscale.spec.sweep_file import load_sweep, read_mapping
+from rfscale.store.trial import Store
 
 _PLAN_COLUMNS = (
     *("trial_id", "formulation", "depth", "width", "heads", "parameters", "train_flops"),
@@ -109,10 +109,10 @@ def _propose(
     as_json: bool,
 ) -> None:
     uri = mlflow_uri(store)
-    from analysis.compare import compare
+    from analysis.compare.arms import compare
     from analysis.laws.command import parse_point
-    from analysis.table import read_sweep
-    from rfscale.propose import Target, propose_sweep
+    from analysis.table.read import read_sweep
+    from rfscale.run.propose import Target, propose_sweep
 
     table = read_sweep(uri, sweep.name, trials=ids(sweep))
     name = canonical(formulation) if formulation is not None else compare(table).best.formulation

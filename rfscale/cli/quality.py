@@ -25,9 +25,9 @@ from rfscale.cli.common import (
     write_report,
 )
 from rfscale.cli.judging import check_judges, judge_trials, stop_on_failures
-from rfscale.store import StoreError
-from rfscale.sweep import Quality
-from rfscale.sweep_file import load_sweep
+from rfscale.spec.sweep import Quality
+from rfscale.spec.sweep_file import load_sweep
+from rfscale.store.trial import StoreError
 
 
 @app.command()
@@ -58,7 +58,7 @@ def evaluate(
         )
     place.check_writable()
     if again:
-        from rfscale.evaluate import forget
+        from rfscale.judges.evaluate import forget
 
         for trial in finished:
             forget(trial, place.trial(trial.trial_id), quality)
@@ -82,8 +82,8 @@ def judge(
     """
     place = open_store(store)
     place.check_writable()
-    from rfscale.judges.shapes import exam
-    from rfscale.progress import Bars
+    from rfscale.judges.shapes.judge import exam
+    from rfscale.run.progress import Bars
 
     bars = Bars(console())
     with bars.shown():

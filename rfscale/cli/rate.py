@@ -22,11 +22,11 @@ from rfscale.cli.common import (
     open_store,
     print_json,
 )
-from rfscale.flow import canonical
+from rfscale.flow.formulation import canonical
 from rfscale.rating.votes import RatingError, Votes, questions_of
-from rfscale.store import Store
-from rfscale.sweep import Sweep, Trial
-from rfscale.sweep_file import load_sweep
+from rfscale.spec.sweep import Sweep, Trial
+from rfscale.spec.sweep_file import load_sweep
+from rfscale.store.trial import Store
 
 if TYPE_CHECKING:
     from rfscale.rating.images import Drawing
@@ -152,16 +152,16 @@ def _draw(
     design: Design, trials: Sequence[Trial], store: Store, folder: Path, drawing: Drawing
 ) -> Mapping[tuple[str, int], Path]:
     """Draw what is missing, with progress."""
-    from rfscale.progress import Bars
     from rfscale.rating.images import draw_images
+    from rfscale.run.progress import Bars
 
     with Bars(console()).shown() as bars:
         return draw_images(trials, design.prompts, store, folder / "images", drawing, partial(bars.show, "drawing"))
 
 
 def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, plot: Path | None, as_json: bool) -> None:
-    from analysis.preference import fit_preference, read_votes
-    from analysis.wording_preference import text
+    from analysis.preference.strengths import fit_preference, read_votes
+    from analysis.preference.wording import text
 
     if plot is not None:
         check_png(plot, "--plot")
@@ -179,8 +179,8 @@ def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, plot
     named = _labels(trials)
     preference = fit_preference(chosen.assign(left=chosen["left"].map(named), right=chosen["right"].map(named)))
     if plot is not None:
-        from analysis.plot_preference import plot_preference
-        from analysis.report import save_figure
+        from analysis.preference.plot import plot_preference
+        from analysis.report.page import save_figure
 
         save_figure(lambda: plot_preference(preference), plot)
     if as_json:

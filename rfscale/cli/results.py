@@ -23,10 +23,10 @@ from rfscale.cli.common import (
     print_json,
     write_report,
 )
-from rfscale.flow import canonical
-from rfscale.store import Store, StoreError, TrialFolder, read_json
-from rfscale.sweep import Trial
-from rfscale.sweep_file import load_sweep
+from rfscale.flow.formulation import canonical
+from rfscale.spec.sweep import Trial
+from rfscale.spec.sweep_file import load_sweep
+from rfscale.store.trial import Store, StoreError, TrialFolder, read_json
 
 
 @app.command()
@@ -66,9 +66,9 @@ def compare(
     """
     definition = load_sweep(sweep)
     uri = mlflow_uri(open_store(store))
-    from analysis.compare import compare as compare_table
-    from analysis.table import read_sweep
-    from analysis.wording import ranking_text
+    from analysis.compare.arms import compare as compare_table
+    from analysis.compare.wording import ranking_text
+    from analysis.table.read import read_sweep
 
     table = read_sweep(uri, definition.name, trials=ids(definition))
     comparison = compare_table(table, reference=None if reference is None else canonical(reference))
@@ -103,9 +103,9 @@ def sample(
     trial = Trial.model_validate((read_json(folder.record) or {})["trial"])
     import torch
 
-    from rfscale.checkpoint import load_model
     from rfscale.data.text import load_text_encoder
-    from rfscale.evals.samples import generate_images, save_grid
+    from rfscale.train.checkpoint import load_model
+    from rfscale.validation.samples import generate_images, save_grid
 
     model = load_model(trial, folder, ema=not raw)
     captions = [text for text in prompt for _ in range(count)]
@@ -121,7 +121,7 @@ def ui(
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="port of the page")] = 5000,
 ) -> None:
     """Serve the MLflow UI on this store, on loopback only."""
-    from rfscale.tracking import tracking_uri
+    from rfscale.run.mirror import tracking_uri
 
     place = open_store(store)
     uri = tracking_uri(place)

@@ -28,8 +28,8 @@ from rfscale.cli.common import (
     write_report,
 )
 from rfscale.cli.judging import check_judges, judge_trials, ready_judges, stop_on_failures
-from rfscale.sweep import SweepError
-from rfscale.sweep_file import load_sweep
+from rfscale.spec.sweep import SweepError
+from rfscale.spec.sweep_file import load_sweep
 
 
 @app.command()
@@ -46,9 +46,9 @@ def run(
     Judges the images too where the sweep has a `quality:` section.
     Trials run in parallel on Ray and are logged to MLflow. The same command resumes a sweep that was stopped.
     """
-    from rfscale.launch import Outcome, launch, to_train
-    from rfscale.progress import Display
-    from rfscale.tracking import Mirror
+    from rfscale.run.launch import Outcome, launch, to_train
+    from rfscale.run.mirror import Mirror
+    from rfscale.run.progress import Display
 
     definition, place = with_resources(load_sweep(sweep), cpus, gpus), open_store(store)
     for data in {trial.data for trial in definition.trials}:
@@ -126,7 +126,7 @@ def train(
     place.check_writable()
     import torch
 
-    from rfscale.train import train as train_trial
+    from rfscale.train.loop import train as train_trial
 
     if definition.resources.gpus and not torch.cuda.is_available():
         raise SweepError("the sweep asks for a GPU and torch sees none here; add --gpus 0 to train on the CPU")

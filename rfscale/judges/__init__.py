@@ -37,21 +37,21 @@ def load_judge(
     """
     # Imported here: planning a sweep loads neither torch nor any model library.
     if isinstance(spec, ShapesJudge):
-        from rfscale.judges.shapes import load_shapes
+        from rfscale.judges.shapes.judge import load_shapes
 
         return load_shapes(spec, data, cache, device, progress)
     if isinstance(spec, GlyphsJudge):
-        from rfscale.judges.glyphs import load_glyphs
+        from rfscale.judges.glyphs.judge import load_glyphs
 
         return load_glyphs(spec, data, cache)
     if isinstance(spec, ClipJudge):
-        from rfscale.judges.clip import load_clip
+        from rfscale.judges.published.clip import load_clip
 
         return load_clip(spec, data, cache, device)
     if isinstance(spec, InceptionJudge):
-        from rfscale.judges.inception import load_inception
+        from rfscale.judges.published.inception import load_inception
 
         return load_inception(spec, data, cache, device)
-    from rfscale.judges.detector import load_geneval
+    from rfscale.judges.geneval.detector import load_geneval
 
     return load_geneval(spec, data, cache, device)

@@ -37,9 +37,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def code_hash(*files: Path) -> str:
-    """12 hex digits of what Python files do: comments, docstrings and blank lines change nothing.
+    """12 hex digits of what Python files do: comments, docstrings, blank lines and imports change nothing.
 
-    An expression that is a string alone on its line counts as a docstring.
+    An import says where code lies; what is imported is named by the caller, file by file. An expression that is a string alone on its line counts as a docstring.
     """
     blocks = {tokenize.INDENT: "{", tokenize.DEDENT: "}"}
     digest = hashlib.sha256()
@@ -51,7 +51,8 @@ def code_hash(*files: Path) -> str:
             elif token.type not in (tokenize.COMMENT, tokenize.NL):
                 statement.append(token)
             if token.type == tokenize.NEWLINE:
-                if [part.type for part in statement] != [tokenize.STRING, tokenize.NEWLINE]:
+                docstring = [part.type for part in statement] == [tokenize.STRING, tokenize.NEWLINE]
+                if not docstring and statement[0].string not in ("import", "from"):
                     digest.update(" ".join(part.string for part in statement).encode())
                 statement = []
     return digest.hexdigest()[:12]

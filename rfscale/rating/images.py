@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rfscale.checkpoint import load_model
 from rfscale.data import load_text_encoder
-from rfscale.evals.samples import generate_images
 from rfscale.rating.votes import RatingError
-from rfscale.store import Store
-from rfscale.sweep import Trial
+from rfscale.spec.sweep import Trial
+from rfscale.store.trial import Store
+from rfscale.train.checkpoint import load_model
+from rfscale.validation.samples import generate_images
 
 CHUNK = 16  # images drawn at once; what a kill can lose
 

@@ -1,0 +1,330 @@
+"""Which formulation is best, by how much, how surely, and at what factor in compute.
+
+Compares `val/loss`, which means the same for every formulation, between trials that share everything but the
+formulation: model size, budget, data, learning rate and seed, hence also data order, noise and initial weights.
+All differences are of log losses, so sizes count alike and a difference is a ratio. The statistics are in `paired.py`,
+the compute multiplier in `multiplier.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from analysis.compare import paired
+from analysis.compare.grid import Grid
+from analysis.compare.multiplier import Crossing, crossing
+from analysis.compare.order import SizeRanking, kendall, order_sentence, rank_sizes
+from analysis.compare.paired import Differences, Spread
+from analysis.table.read import SweepTable
+from rfscale import names
+
+BASELINE = "rf"
+"""The reference where none is given and the sweep has it: uniform t, the plain rectified flow."""
+
+SIGNIFICANCE = 1 - paired.LEVEL
+
+
+class CompareError(ValueError):
+    """A comparison cannot be made as asked; the message is one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A ratio with its 95 % interval. What is not known is NaN, with the `reason`."""
+
+    estimate: float
+    interval: tuple[float, float]
+    n: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Multiplier(Estimate):
+    """Factor in training FLOPs to the loss of the reference, for losses and FLOPs in these ranges (lowest, highest)."""
+
+    loss_range: tuple[float, float] = (math.nan, math.nan)
+    flops_range: tuple[float, float] = (math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One formulation in the ranking.
+
+    `mean`: geometric mean of `val/loss` over sizes and seeds; `interval`: its 95 % interval when what all formulations
+    share in each size and seed is taken out. `ratio`: its loss over the reference's, paired. `p`: of that ratio being
+    1, Holm-corrected over the formulations. `tied_with`: the formulations whose difference from it is not significant
+    at 5 % after Holm's correction over all pairs. `n`: trials.
+    """
+
+    formulation: str
+    rank: int
+    mean: float
+    interval: tuple[float, float]
+    ratio: Estimate
+    p: float
+    p_best: float
+    tied_with: tuple[str, ...]
+    compute_multiplier: Multiplier
+    n: int
+    status: str
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Variance of an unpaired difference over that of a paired one, pooled over `n` comparisons at one size."""
+
+    variance_ratio: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The answer to "which formulation?". `spread`: what the intervals are over; `basis` says it in a sentence."""
+
+    sweep: str
+    reference: str
+    standings: tuple[Standing, ...]
+    spread: Spread
+    basis: str
+    sizes: tuple[SizeRanking, ...]
+    tau: dict[str, float]
+    order: str
+    pairing: Pairing | None
+    n_trials: int
+    n_seeds: int
+
+    @property
+    def best(self) -> Standing:
+        return self.standings[0]
+
+    def standing(self, formulation: str) -> Standing:
+        return next(s for s in self.standings if s.formulation == formulation)
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready; what is not known is None."""
+        return {k: _plain(v) for k, v in asdict(self).items()}
+
+    def frame(self) -> pd.DataFrame:
+        """One row per formulation."""
+        return pd.DataFrame(
+            {
+                "rank": s.rank,
+                "formulation": s.formulation,
+                "mean": s.mean,
+                "low": s.interval[0],
+                "high": s.interval[1],
+                "ratio": s.ratio.estimate,
+                "ratio_low": s.ratio.interval[0],
+                "ratio_high": s.ratio.interval[1],
+                "p": s.p,
+                "p_best": s.p_best,
+                "tied_with": "; ".join(s.tied_with),
+                "compute_multiplier": s.compute_multiplier.estimate,
+                "compute_multiplier_low": s.compute_multiplier.interval[0],
+                "compute_multiplier_high": s.compute_multiplier.interval[1],
+                "trials": s.n,
+                "status": s.status,
+            }
+            for s in self.standings
+        )
+
+
+def compare(table: SweepTable, *, reference: str | None = None, resamples: int = 4000, seed: int = 0) -> Comparison:
+    """Rank the formulations of a sweep by `val/loss`.
+
+    `reference`: what ratios and multipliers are relative to; `rf` where the sweep has it, else the best. `resamples`,
+    `seed`: of the draws behind P(best). Raises CompareError for a reference that the sweep does not have.
+    """
+    grid = Grid.of(table.trials)
+    effect, level = paired.effects(grid.log_loss)
+    order = np.argsort(effect, kind="stable")
+    ref = _reference(grid, reference, int(order[0]))
+    spread = paired.spread_over(len(grid.labels), len(grid.seeds))
+    d = paired.differences(grid.log_loss, spread)
+    if not np.isfinite(d.se).any():
+        spread = "none"
+    basis = _basis(spread, len(grid.labels), len(grid.seeds))
+    p_holm = paired.holm(np.where(np.arange(len(effect)) == ref, np.nan, d.p[:, ref]))
+    separated = _separated(d)
+    p_best = paired.probability_best(effect, d, resamples, seed)
+    multipliers = _multipliers(table, grid, ref, spread)
+    spread_of_mean = np.sqrt(np.maximum(np.diag(paired.covariance(d)), 0.0))
+    standings = []
+    for rank, i in enumerate(order, 1):
+        mean = math.exp(level + effect[i])
+        half = paired.half_width(float(spread_of_mean[i]), _dof(d, int(i)))
+        standings.append(
+            Standing(
+                formulation=grid.formulations[i],
+                rank=rank,
+                mean=mean,
+                interval=(mean * math.exp(-half), mean * math.exp(half)),
+                ratio=_ratio(d, int(i), ref),
+                p=float(p_holm[i]),
+                p_best=float(p_best[i]),
+                tied_with=tuple(grid.formulations[j] for j in order if j != i and not separated[i, j]),
+                compute_multiplier=multipliers[i],
+                n=int(np.isfinite(grid.log_loss[i]).sum()),
+                status=_status(grid, int(i), ref, d),
+            )
+        )
+    sizes = rank_sizes(grid)
+    tau = kendall(sizes)
+    return Comparison(
+        sweep=table.name,
+        reference=grid.formulations[ref],
+        standings=tuple(standings),
+        spread=spread,
+        basis=basis,
+        sizes=sizes,
+        tau=tau,
+        order=order_sentence(sizes, tau, grid, separated, effect),
+        pairing=_pairing(grid),
+        n_trials=int(np.isfinite(grid.log_loss).sum()),
+        n_seeds=len(grid.seeds),
+    )
+
+
+# --- parts of the answer ----------------------------------------------------------------------------------------------
+
+
+def _reference(grid: Grid, asked: str | None, best: int) -> int:
+    if asked is None:
+        return grid.formulations.index(BASELINE) if BASELINE in grid.formulations else best
+    if asked not in grid.formulations:
+        raise CompareError(
+            f"the reference {asked!r} has no finished trial in this sweep; choose one of {', '.join(grid.formulations)}"
+        )
+    return grid.formulations.index(asked)
+
+
+def _basis(spread: Spread, n_sizes: int, n_seeds: int) -> str:
+    sizes, seeds = _count(n_sizes, "size"), _count(n_seeds, "seed")
+    if spread == "seeds":
+        return f"{sizes}, {seeds}: the intervals are over seeds, each difference averaged over sizes first"
+    if spread == "sizes":
+        return (
+            f"{seeds}: the interval is over sizes only ({n_sizes} of them), so it says how far the difference varies "
+            f"from size to size, and chance between seeds only as far as it shows there"
+        )
+    return f"{sizes}, {seeds}: no interval, because the trials that formulations share are too few to know chance"
+
+
+def _count(n: int, word: str) -> str:
+    return f"{'one' if n == 1 else n} {word}{'' if n == 1 else 's'}"
+
+
+def _separated(d: Differences) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    """Which pairs differ at 5 % after Holm's correction over all pairs."""
+    f = len(d.p)
+    upper = np.triu_indices(f, 1)
+    significant = np.zeros((f, f), dtype=bool)
+    with np.errstate(invalid="ignore"):
+        significant[upper] = paired.holm(d.p[upper]) < SIGNIFICANCE
+    return significant | significant.T
+
+
+def _dof(d: Differences, i: int) -> float:
+    others = d.dof[i][np.arange(len(d.dof)) != i]
+    return float(others.min()) if len(others) and np.all(np.isfinite(others) | np.isposinf(others)) else math.nan
+
+
+def _ratio(d: Differences, i: int, ref: int) -> Estimate:
+    if i == ref:
+        return Estimate(1.0, (1.0, 1.0), int(d.n.max(initial=0)), "it is the reference")
+    n = int(d.n[i, ref])
+    if not n:
+        return Estimate(math.nan, (math.nan, math.nan), 0, "no trial shares size, settings and seed with the reference")
+    half = d.half_width(i, ref)
+    ratio = float(d.estimate[i, ref])
+    reason = "" if math.isfinite(half) else "no interval: too few trials shared with the reference"
+    return Estimate(math.exp(ratio), (math.exp(ratio - half), math.exp(ratio + half)), n, reason)
+
+
+def _status(grid: Grid, i: int, ref: int, d: Differences) -> str:
+    missing = int((np.isfinite(grid.log_loss).any(axis=0) & ~np.isfinite(grid.log_loss[i])).sum())
+    parts = []
+    if missing:
+        parts.append(f"{_count(missing, 'trial')} missing that other formulations have")
+    if i != ref and not np.isfinite(d.se[i, ref]):
+        parts.append("no interval")
+    return "; ".join(parts) or "complete"
+
+
+def _multipliers(table: SweepTable, grid: Grid, ref: int, spread: Spread) -> list[Multiplier]:
+    """The compute multiplier of every formulation, pooled over sizes and seeds like the losses."""
+    points = table.curves[table.curves["key"] == names.VAL_LOSS]
+    curves = {
+        trial: (rows["flops"].to_numpy(float), rows["value"].to_numpy(float))
+        for trial, rows in points.groupby("trial_id")
+    }
+    found: list[dict[tuple[int, int], Crossing]] = []
+    values = []
+    for i in range(len(grid.formulations)):
+        log_factor = np.full(grid.log_loss.shape[1:], np.nan)
+        crossings = {}
+        for at in zip(*np.nonzero(np.isfinite(grid.log_loss[i]) & np.isfinite(grid.log_loss[ref])), strict=True):
+            crossings[at] = crossing(curves[grid.trial_ids[i, *at]], curves[grid.trial_ids[ref, *at]])
+            log_factor[at] = crossings[at].log_factor
+        found.append(crossings)
+        values.append(paired.units(log_factor, spread))
+    others = [i for i in range(len(values)) if i != ref]
+    means, errors, dofs = paired.summarise([values[i] for i in others], len(values), spread)
+    out = {ref: Multiplier(1.0, (1.0, 1.0), len(found[ref]), "it is the reference")}
+    for i, mean, se, dof in zip(others, means, errors, dofs, strict=True):
+        out[i] = _multiplier(found[i], float(mean), paired.half_width(float(se), float(dof)))
+    return [out[i] for i in range(len(values))]
+
+
+def _multiplier(crossings: dict[tuple[int, int], Crossing], mean: float, half: float) -> Multiplier:
+    good = [c for c in crossings.values() if not c.reason]
+    nan = (math.nan, math.nan)
+    if not crossings:
+        return Multiplier(math.nan, nan, 0, "no trial shares size, settings and seed with the reference")
+    if not good or not math.isfinite(mean):
+        return Multiplier(
+            math.nan, nan, len(good), next((c.reason for c in crossings.values() if c.reason), "no full size")
+        )
+    reason = "" if math.isfinite(half) else "no interval: too few trials shared with the reference"
+    if len(good) < len(crossings):
+        failed = len(crossings) - len(good)
+        reason = f"{failed} of {len(crossings)} pairs of curves are left out: they have no loss in common"
+    loss, flops = np.array([c.loss for c in good]), np.array([c.flops for c in good])
+    return Multiplier(
+        math.exp(mean),
+        (math.exp(mean - half), math.exp(mean + half)),
+        len(good),
+        reason,
+        (float(loss.min()), float(loss.max())),
+        (float(flops.min()), float(flops.max())),
+    )
+
+
+def _pairing(grid: Grid) -> Pairing | None:
+    """Variance over seeds of unpaired differences over that of paired ones, pooled over all pairs and sizes."""
+    paired_sum = unpaired_sum = 0.0
+    n = 0
+    for i, j in combinations(range(len(grid.formulations)), 2):
+        a, b = grid.log_loss[i], grid.log_loss[j]
+        both = np.isfinite(a) & np.isfinite(b)
+        for k in np.flatnonzero(both.sum(axis=1) >= 3):
+            x, y = a[k, both[k]], b[k, both[k]]
+            paired_sum += float(np.var(x - y, ddof=1))
+            unpaired_sum += float(np.var(x, ddof=1) + np.var(y, ddof=1))
+            n += 1
+    return Pairing(unpaired_sum / paired_sum, n) if n and paired_sum > 0 else None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

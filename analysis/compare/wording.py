@@ -1,0 +1,295 @@
+"""Numbers into sentences: what the terminal prints and what the report says in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from analysis.compare.arms import Comparison, Estimate, Standing
+from analysis.laws import Code
+from analysis.laws.ladder import EXPONENT, Ladder, LadderLaw
+from analysis.laws.misfit import Miss
+from analysis.laws.surface import FORM, SurfaceLaw
+from analysis.style import decimal
+
+NOT_KNOWN = "–"
+LAWS_SHOWN = 8  # lines of laws in the terminal; the report has all of them
+
+
+def number(value: float, digits: int = 4) -> str:
+    """Four significant digits with their trailing zeros; a dash for what is not known."""
+    if not math.isfinite(value):
+        return NOT_KNOWN
+    if value and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits - 1}e}"
+    return f"{abs(value) if value == 0 else value:#.{digits}g}".rstrip(".")
+
+
+def interval(sides: tuple[float, float], digits: int = 4) -> str:
+    """[low, high], or nothing where there is no interval."""
+    return f"[{number(sides[0], digits)}, {number(sides[1], digits)}]" if all(map(math.isfinite, sides)) else ""
+
+
+def with_interval(value: float, sides: tuple[float, float], digits: int = 4) -> str:
+    """estimate [low, high]"""
+    return f"{number(value, digits)} {interval(sides, digits)}".strip()
+
+
+def fixed(value: float, sides: tuple[float, float], decimals: int) -> str:
+    """estimate [low, high] with the same number of decimals: ratios and factors near 1."""
+    if not math.isfinite(value):
+        return NOT_KNOWN
+    known = all(map(math.isfinite, sides))
+    told = decimal(value, decimals)
+    return f"{told} [{decimal(sides[0], decimals)}, {decimal(sides[1], decimals)}]" if known else told
+
+
+def probability(p: float) -> str:
+    """A p value; below 0.001 the digits mean nothing."""
+    if not math.isfinite(p):
+        return NOT_KNOWN
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def tie_words(comparison: Comparison, standing: Standing) -> str:
+    """'tied with a, b': the formulations that the data do not tell apart from this one."""
+    if comparison.spread == "none":
+        return "no interval: may be tied with any" if len(comparison.standings) > 1 else ""
+    return f"tied with {', '.join(standing.tied_with)}" if standing.tied_with else ""
+
+
+def ranking_text(comparison: Comparison) -> str:
+    """The ranking as a table for a terminal, and what it rests on."""
+    header = ("", "formulation", "val/loss", f"times {comparison.reference}", "p", "compute", "")
+    rows = [header, *(_ranking_row(comparison, s) for s in comparison.standings)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header) - 1)]
+    lines = [
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]).rstrip() for row in rows
+    ]
+    notes = [sentence(comparison.basis)]
+    if len(comparison.standings) > 1:
+        notes[0] += " p is Holm-corrected; compute is the factor in FLOPs to equal loss."
+    notes.append(comparison.order + (" d: blocks of the model." if "d = " in comparison.order else ""))
+    if comparison.pairing:
+        notes.append(pairing_sentence(comparison))
+    return "\n".join([f"Ranking of {comparison.sweep} by val/loss, {comparison.n_trials} trials", *lines, *notes])
+
+
+def _ranking_row(comparison: Comparison, s: Standing) -> tuple[str, ...]:
+    is_reference = s.formulation == comparison.reference
+    return (
+        f"{s.rank}.",
+        s.formulation,
+        with_interval(s.mean, s.interval),
+        "1" if is_reference else fixed(s.ratio.estimate, s.ratio.interval, 3),
+        "" if is_reference else probability(s.p),
+        "1" if is_reference else fixed(s.compute_multiplier.estimate, s.compute_multiplier.interval, 2),
+        "; ".join(filter(None, (_tied_ranks(comparison, s), "" if s.status == "complete" else s.status))),
+    )
+
+
+def _tied_ranks(comparison: Comparison, standing: Standing) -> str:
+    """'tied with 2-6, 9': as `tie_words`, by rank, since the names of sixteen formulations fit no terminal."""
+    if comparison.spread == "none" or not standing.tied_with:
+        return tie_words(comparison, standing)
+    runs: list[list[int]] = []
+    for rank in sorted(s.rank for s in comparison.standings if s.formulation in standing.tied_with):
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1].append(rank)
+        else:
+            runs.append([rank])
+    return "tied with " + ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def pairing_sentence(comparison: Comparison) -> str:
+    """What the shared data and noise were worth."""
+    if comparison.pairing is None:
+        return ""
+    ratio = comparison.pairing.variance_ratio
+    what = f"Pairing by seed divided the variance of a difference by {ratio:.2g}"
+    return f"{what} ({comparison.pairing.n} comparisons of two formulations at one size)."
+
+
+def sentence(text: str) -> str:
+    """As a sentence: a capital and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def answer(comparison: Comparison, ladder: Ladder) -> str:
+    """The question answered in a few sentences, from the numbers alone."""
+    best = comparison.best
+    if len(comparison.standings) == 1:
+        first = f"{best.formulation} is the only formulation: its mean validation loss is {number(best.mean)}."
+    elif comparison.spread == "none":
+        first = (
+            f"{best.formulation} has the lowest validation loss, {number(best.mean)}, but the trials are too few to "
+            f"tell a difference from chance."
+        )
+    elif best.tied_with:
+        first = (
+            f"{best.formulation} has the lowest mean validation loss, {number(best.mean)}, but is tied with "
+            f"{_listed(best.tied_with)}{_by_how_much(comparison)}."
+        )
+    else:
+        first = f"{best.formulation} reaches the lowest validation loss, {number(best.mean)}{_by_how_much(comparison)}."
+    order = comparison.order if len(comparison.standings) > 1 else ""
+    law = ladder.law(best.formulation, "N")
+    return " ".join(filter(None, (first, order, law_sentence(law), held_out_sentence(ladder, best.formulation))))
+
+
+def _by_how_much(comparison: Comparison) -> str:
+    best = comparison.best
+    if best.formulation == comparison.reference:
+        return ""
+    change = f"; {percent(best.ratio)} than {comparison.reference}"
+    m = best.compute_multiplier
+    if math.isfinite(m.estimate):
+        change += f", whose loss it reaches with {fixed(m.estimate, m.interval, 2)} times the compute"
+    return change
+
+
+def percent(ratio: Estimate) -> str:
+    """'2.9 % [1.6, 4.1] lower'; the interval of a lower loss is printed as the reduction."""
+    if not math.isfinite(ratio.estimate):
+        return "not comparable"
+    sign = -1 if ratio.estimate < 1 else 1
+    sides = sorted(100 * sign * (side - 1) for side in ratio.interval)
+    text = f"{decimal(100 * sign * (ratio.estimate - 1), 1)} %"
+    if all(map(math.isfinite, sides)):
+        text += f" [{decimal(sides[0], 1)}, {decimal(sides[1], 1)}]"
+    return f"{text} {'lower' if sign < 0 else 'higher'}"
+
+
+def _listed(items: Sequence[str], most: int = 4) -> str:
+    shown = list(items[:most])
+    if len(items) > most:
+        shown.append(f"{len(items) - most} more")
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+WORDS = {"N": "parameters", "C": "training FLOPs"}
+
+
+def equation(law: LadderLaw) -> str:
+    """The fitted law with its numbers: L = 0.12 + 3.1 / N^0.28."""
+    if law.fit is None:
+        return NOT_KNOWN
+    value = law.fit.estimate
+    floor = f"{number(value['E'], 3)} + " if "E" in value else ""
+    return f"L = {floor}{number(value['A'], 3)} / {law.variable}^{number(value[EXPONENT[law.variable]], 3)}"
+
+
+def miss_words(miss: Miss | None) -> str:
+    """'+20 % at d = 1': where a law is furthest from the losses that it was fitted to."""
+    return f"{miss.share * 100:+.0f} % at {miss.label}" if miss else ""
+
+
+NOISE_WORDS = {
+    "seeds": "standard error from the spread between seeds",
+    "images": "standard error over the validation images",
+}
+
+
+def misses_sentence(laws: Sequence[LadderLaw] | Sequence[SurfaceLaw], law: str) -> str:
+    """Which laws miss losses that they were fitted to by much more than their noise; empty where none does."""
+    missed = {x.formulation: x.miss for x in laws if x.miss and x.miss.beyond_noise}
+    if not missed:
+        return ""
+    worst = sorted(missed, key=lambda name: -abs(missed[name].share))
+    told = [f"{name} by {miss_words(missed[name])}" for name in worst[:3]]
+    noise = [100 * m.noise for m in missed.values()]
+    about = f"{min(noise):.1f}" + (f" to {max(noise):.1f}" if f"{min(noise):.1f}" != f"{max(noise):.1f}" else "")
+    return (
+        f"{law} misses losses that it was fitted to by much more than their noise: {_listed([*told, *worst[3:]], 3)} "
+        f"(noise {about} %, {NOISE_WORDS[missed[worst[0]].over]}). The losses do not have the shape of this law, so "
+        f"its parameters and its predictions mean less than their intervals say."
+    )
+
+
+def law_sentence(law: LadderLaw) -> str:
+    """The exponent with its interval, or why there is none."""
+    if law.fit is None:
+        return f"No law over {WORDS[law.variable]} is fitted: {law.reason}."
+    estimate, sides = law.exponent
+    told = (
+        f"Its law over {WORDS[law.variable]} is {equation(law)}, exponent {with_interval(estimate, sides, 3)}, "
+        f"fitted to {law.points}."
+    )
+    if law.miss and law.miss.beyond_noise:
+        told += f" It misses them by up to {100 * abs(law.miss.share):.0f} %, much more than their noise."
+    return told
+
+
+def held_out_sentence(ladder: Ladder, formulation: str) -> str:
+    """The largest size: predicted from the smaller ones beside measured."""
+    held, reason = ladder.held_out(formulation)
+    if held is None:
+        known = ladder.law(formulation, "N").fit is not None
+        return f"The largest size is not predicted: {reason}." if known else ""
+    return f"For the largest size, {held_out_words(ladder, formulation)}."
+
+
+def held_out_words(ladder: Ladder, formulation: str) -> str:
+    """'d = 4: predicted 0.212 [0.200, 0.224] by L(N) of the smaller ones, measured 0.211 (inside)'"""
+    held, reason = ladder.held_out(formulation)
+    if held is None:
+        return reason
+    law = "L(N, D)" if held.form == FORM else "L(N)"
+    predicted = f"predicted {with_interval(held.predicted, held.interval)} by {law} of the smaller ones"
+    verdict = {True: "inside", False: "outside", None: reason}[held.inside]
+    return f"{held.label}: {predicted}, measured {number(held.measured)} ({verdict})"
+
+
+STATUS_WORDS: dict[Code, str] = {
+    Code.WEAK: "Few points for its parameters: the interval is wide and leans on the form of the law.",
+    Code.NOT_IDENTIFIED: "The points hardly determine a parameter by itself: read none of them alone.",
+    Code.BOUND: "A parameter is at its bound.",
+    Code.TWO_MINIMA: "The law fits in more than one way.",
+    Code.NOT_CONVERGED: "The fit did not converge: do not use it.",
+}
+
+
+def fit_status(law: LadderLaw) -> str:
+    """How a fit ended, in words without numbers, so that laws with the same fate share a note."""
+    if law.fit is None:
+        return sentence(f"no law: {law.reason}")
+    parts = ["The points do not determine an irreducible loss E: fitted with E = 0."] if law.without_floor else []
+    parts += dict.fromkeys(STATUS_WORDS[r.code] for r in law.fit.status.reasons if r.code in STATUS_WORDS)
+    if law.held_out_reason:
+        parts.append(sentence(law.held_out_reason))
+    return " ".join(parts) or "Converged, and every parameter is determined."
+
+
+def laws_text(ladder: Ladder, formulations: Sequence[str]) -> str:
+    """Exponents and held-out checks for a terminal."""
+    lines = [
+        f"Scaling laws, {ladder.description}: the exponent of L(N), the loss over the parameters N,",
+        "and the largest size as predicted from the smaller ones (d: blocks of the model)",
+    ]
+    shown = formulations if len(formulations) <= LAWS_SHOWN else formulations[: LAWS_SHOWN - 1]
+    width = max(map(len, shown))
+    for name in shown:
+        law = ladder.law(name, "N")
+        if law.fit is None:
+            lines.append(f"{name.ljust(width)}  no law: {law.reason}")
+            continue
+        told = held_out_words(ladder, name)
+        lines.append(f"{name.ljust(width)}  exponent {with_interval(*law.exponent, 3)}; {told}")
+    if len(shown) < len(formulations):
+        lines.append(f"{len(formulations) - len(shown)} more in the report")
+    if any(held is not None and held.form == FORM for held, _ in map(ladder.held_out, shown)):
+        lines.append(f"{SURFACE} (D: training samples), fitted to the whole curves; L(N) to their ends alone.")
+    return "\n".join(lines)
+
+
+SURFACE = "L(N, D) = E + A / N^alpha + B / D^beta"
+
+
+def surface_status(law: SurfaceLaw) -> str:
+    """How a surface ended, in words without numbers."""
+    if law.fit is None:
+        return sentence(f"no surface: {law.reason}")
+    parts = list(dict.fromkeys(STATUS_WORDS[r.code] for r in law.fit.status.reasons if r.code in STATUS_WORDS))
+    if law.held_out_reason:
+        parts.append(sentence(law.held_out_reason))
+    return " ".join(parts) or "Converged, and every parameter is determined."

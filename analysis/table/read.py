@@ -1,0 +1,435 @@
+"""MLflow -> one tidy validated row per trial, and the reject list with reasons; the only reader.
+
+`read_sweep` reads what `rfscale` wrote under the keys of `rfscale.names`. A run that cannot stand for its trial
+(unfinished, diverged, without a finite `val/loss` at its last step, without its parameters, a second run of one trial,
+a trial that the sweep file no longer has) is in `rejected` with the reason and in nothing else. A value that was not
+measured is NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import pandas as pd
+
+from analysis.table import scores
+from analysis.table.scores import Scores
+from rfscale import names
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+CURVES = (names.VAL_LOSS, names.VAL_LOSS_SE, names.VAL_LOSS_RAW, names.TRAIN_LOSS)
+"""The metrics whose history is read; the others are read at the last step only."""
+
+CURVE_COLUMNS = ("trial_id", "step", "samples", "flops", "key", "value")
+QUALITY_COLUMNS = ("trial_id", *scores.COLUMNS)
+CEILING_COLUMNS = ("judge", "metric", "value")
+REJECTED_COLUMNS = ("trial_id", "formulation", "depth", "seed", "status", "reason")
+
+TEXT_PARAMS = frozenset({"formulation", "data", "lr_rule", "precision"})
+COUNT_PARAMS = frozenset({"resolution", "depth", "width", "heads", "patch", "steps", "batch", "samples", "seed"})
+"""Parameters that are whole numbers and stay small; FLOPs and parameter counts are floats, as laws need them."""
+REQUIRED_PARAMS = (
+    "formulation", "data", "resolution", "depth", "width", "parameters", "train_flops_per_step", "train_flops", "steps",
+    "batch", "seed",
+)  # fmt: skip
+"""Without one of these a run cannot be used; another that is missing (an older run lacks newer keys) is NaN."""
+
+OTHER_TRIAL = "the sweep file has no such trial: it was trained by another version of the file"
+CONNECT_SECONDS = 5.0
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PROFILE_PREFIX = names.denoising_level(0.0).removesuffix("0.00")
+
+
+class TableError(ValueError):
+    """A sweep cannot be read; the message is one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """What one sweep measured.
+
+    `trials`: one row per usable trial: `trial_id`, `status`, the parameters of `names.PARAMS` (typed), and every metric
+    at the last step under its key. `curves`: `trial_id, step, samples, flops, key, value`, by step; FLOPs are
+    step x `train_flops_per_step` as recorded. `profile`: `trial_id, logsnr, value`, MSE of the denoised image at the
+    last step. `rejected`: `trial_id, formulation, depth, seed, status, reason` of every run that is in none of these.
+    `quality`: `trial_id, step, metric, judge, solver_steps, guidance, weights, value, se` of every score of generated
+    images, `step` that of the training; `ceilings`: `judge, metric, value`, what true images score.
+    """
+
+    name: str
+    tracking_uri: str
+    question: str
+    trials: pd.DataFrame
+    curves: pd.DataFrame
+    profile: pd.DataFrame
+    rejected: pd.DataFrame
+    quality: pd.DataFrame
+    ceilings: pd.DataFrame
+    commits: tuple[str, ...]
+    versions: dict[str, tuple[str, ...]]
+    devices: tuple[str, ...]
+
+    def curve(self, key: str = names.VAL_LOSS) -> pd.DataFrame:
+        """The points of one metric, with the parameters of their trials beside them."""
+        parameters = self.trials[["trial_id", *(p for p in names.PARAMS if p != "samples")]]
+        return self.curves[self.curves["key"] == key].merge(parameters, on="trial_id", how="left")
+
+
+def read_sweep(
+    tracking_uri: str, sweep: str, curves: Sequence[str] = CURVES, *, trials: Collection[str] | None = None
+) -> SweepTable:
+    """Read the experiment `sweep` from MLflow; with `trials`, ids as in the sweep file, the runs of those alone.
+
+    Raises TableError where the tracking store cannot be reached or read, where it holds no such sweep (the message
+    lists those it holds), and where no trial of it is finished.
+    """
+    with _short_waits():
+        _check_reachable(tracking_uri)
+        client, runs = _runs(tracking_uri, sweep)
+        usable, rejected = _validated(runs, trials)
+        history = _histories(client, [run for run, _ in usable], curves)
+        scored = _scores(client, [run for run, _ in usable])
+    rows, points, profile, quality, used = [], [], [], [], []
+    for run, row in usable:
+        curve = history[run.info.run_id]
+        reason = _curve_problem(row, curve[names.VAL_LOSS]) if names.VAL_LOSS in curve else ""
+        if reason:
+            rejected.append(_rejected(run, reason))
+            continue
+        rows.append({**row, **_final_metrics(run)})
+        points += [
+            (row["trial_id"], step, step * row["batch"], step * row["train_flops_per_step"], key, value)
+            for key, values in curve.items()
+            for step, value in sorted(values.items())
+        ]
+        profile += _profile(run, row["trial_id"])
+        if run.info.run_id in scored:
+            used.append(scored[run.info.run_id])
+            quality += [(row["trial_id"], *score) for score in used[-1].rows]
+    if not rows:
+        raise TableError(_none_finished(sweep, rejected))
+    order = ["parameters", "formulation", "steps", "seed", "trial_id"]
+    frame = pd.DataFrame(rows).sort_values(order, ignore_index=True)
+    return SweepTable(
+        name=sweep,
+        tracking_uri=tracking_uri,
+        question=_tag_values(runs, names.TAG_QUESTION)[0] if _tag_values(runs, names.TAG_QUESTION) else "",
+        trials=frame,
+        curves=pd.DataFrame(points, columns=list(CURVE_COLUMNS)),
+        profile=pd.DataFrame(profile, columns=["trial_id", "logsnr", "value"]),
+        rejected=pd.DataFrame(rejected, columns=list(REJECTED_COLUMNS))
+        .astype({"depth": "Int64", "seed": "Int64"})
+        .sort_values(["status", "formulation", "depth", "seed"], ignore_index=True),
+        quality=pd.DataFrame(quality, columns=list(QUALITY_COLUMNS)),
+        ceilings=_ceilings(used),
+        commits=_tag_values(runs, names.TAG_COMMIT),
+        versions=_versions(runs),
+        devices=_tag_values(runs, names.TAG_DEVICE),
+    )
+
+
+# --- reaching the store -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _short_waits() -> Iterator[None]:
+    """MLflow retries an HTTP call for minutes by default; a reader should say within seconds that nobody answers."""
+    limits = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    added = [key for key in limits if key not in os.environ]
+    os.environ.update({key: limits[key] for key in added})
+    try:
+        yield
+    finally:
+        for key in added:
+            os.environ.pop(key, None)
+
+
+def _check_reachable(tracking_uri: str) -> None:
+    """Raise TableError at once where opening the store would wait for minutes, or would create an empty one."""
+    parts = urlsplit(tracking_uri)
+    dialect = parts.scheme.partition("+")[0]
+    if dialect == "sqlite":
+        path = Path(unquote(parts.path.removeprefix("/")))
+        if not path.is_file():
+            raise TableError(f"there is no MLflow database {path}; run a sweep first, or give the store that holds it")
+    elif dialect in ("http", "https"):
+        try:
+            urllib.request.urlopen(f"{tracking_uri.rstrip('/')}/health", timeout=CONNECT_SECONDS).close()
+        except urllib.error.HTTPError:
+            return  # it answered; what it minds (a login, a path) MLflow's client says better
+        except (OSError, ValueError) as error:
+            raise TableError(_unreachable(tracking_uri, error)) from error
+    elif parts.hostname and dialect in PORTS:
+        try:
+            socket.create_connection((parts.hostname, parts.port or PORTS[dialect]), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            raise TableError(_unreachable(tracking_uri, error)) from error
+
+
+def _unreachable(tracking_uri: str, error: Exception) -> str:
+    return (
+        f"the MLflow server {_without_password(tracking_uri)} cannot be reached ({getattr(error, 'reason', error)}); "
+        f"start it, or correct MLFLOW_TRACKING_URI"
+    )
+
+
+def _without_password(uri: str) -> str:
+    parts = urlsplit(uri)
+    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
+
+
+def _runs(tracking_uri: str, sweep: str) -> tuple[MlflowClient, list[Run]]:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        client = MlflowClient(tracking_uri)
+        experiment = client.get_experiment_by_name(sweep)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            known = sorted(e.name for e in client.search_experiments() if e.name != "Default")
+            raise TableError(
+                f"no sweep {sweep!r} in {_without_password(tracking_uri)}; "
+                + (
+                    f"it holds {', '.join(known)}: run the sweep first, or correct its name or the store"
+                    if known
+                    else "it holds none yet: run one first"
+                )
+            )
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return client, runs
+    except MlflowException as error:
+        if "out-of-date database schema" in str(error):
+            raise TableError(
+                f"the MLflow database {_without_password(tracking_uri)} was written by another MLflow version; "
+                f"back it up, then run `mlflow db upgrade {_without_password(tracking_uri)}`"
+            ) from error
+        raise TableError(
+            f"MLflow at {_without_password(tracking_uri)} cannot be read ({_first_line(error)}); "
+            f"check the address and that it is a tracking store"
+        ) from error
+    except Exception as error:
+        # SQLAlchemy is MLflow's own dependency: its errors are recognised by where they come from, not imported here.
+        if type(error).__module__.startswith("sqlalchemy"):
+            raise TableError(
+                f"MLflow's database {_without_password(tracking_uri)} cannot be read ({_first_line(error)}); "
+                f"check that it is a tracking store"
+            ) from error
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+# --- runs -> rows -----------------------------------------------------------------------------------------------------
+
+
+def _validated(
+    runs: Iterable[Run], trials: Collection[str] | None
+) -> tuple[list[tuple[Run, dict[str, Any]]], list[dict[str, Any]]]:
+    """Runs that may stand for their trial with their typed parameters, and rows of the reject list for the others."""
+    usable: list[tuple[Run, dict[str, Any]]] = []
+    rejected: list[dict[str, Any]] = []
+    first_run: dict[str, str] = {}
+    for run in sorted(runs, key=lambda r: (r.info.start_time, r.info.run_id)):
+        row, reason = _row(run)
+        if trials is not None and _trial_id(run) and _trial_id(run) not in trials:
+            reason = OTHER_TRIAL
+        if not reason and row["trial_id"] in first_run:
+            reason = f"a second run of this trial; run {first_run[row['trial_id']]} is used"
+        if reason:
+            rejected.append(_rejected(run, reason))
+        else:
+            first_run[row["trial_id"]] = run.info.run_id
+            usable.append((run, row))
+    return usable, rejected
+
+
+def _row(run: Run) -> tuple[dict[str, Any], str]:
+    """The typed parameters of a run, and why it cannot be used ('' if it can)."""
+    trial_id = _trial_id(run)
+    if not trial_id:
+        return {}, f"it has no tag {names.TAG_TRIAL_ID}: not written by rfscale"
+    status = run.data.tags.get(names.TAG_STATUS, "")
+    if status != names.FINISHED:
+        said = run.data.tags.get(names.TAG_REASON, "")
+        return {}, said or names.STATUSES.get(status, f"its status is {status!r}, not one that rfscale writes")
+    missing = [key for key in REQUIRED_PARAMS if key not in run.data.params]
+    if missing:
+        return {}, f"its run lacks the parameter{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+    row: dict[str, Any] = {"trial_id": trial_id, "run_id": run.info.run_id, "status": status}
+    for key in names.PARAMS:
+        value = run.data.params.get(key)
+        if value is None:
+            row[key] = math.nan
+            continue
+        try:
+            row[key] = value if key in TEXT_PARAMS else _number(key, value)
+        except ValueError:
+            return {}, f"its parameter {key} is {value!r}, not a finite number"
+    loss = run.data.metrics.get(names.VAL_LOSS)
+    if loss is None:
+        return {}, f"it has no {names.VAL_LOSS}"
+    if not math.isfinite(_value(loss)) or loss <= 0:
+        return {}, f"its {names.VAL_LOSS} is {_value(loss)}, not a positive finite number"
+    return row, ""
+
+
+def _number(key: str, value: str) -> int | float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    if key in COUNT_PARAMS:
+        if number != int(number):
+            raise ValueError(value)
+        return int(number)
+    return number
+
+
+def _integer(value: str | None) -> int | None:
+    return int(value) if value and value.isdigit() else None
+
+
+def _trial_id(run: Run) -> str:
+    return str(run.data.tags.get(names.TAG_TRIAL_ID) or run.data.params.get(names.TRIAL_ID, ""))
+
+
+def _rejected(run: Run, reason: str) -> dict[str, Any]:
+    params = run.data.params
+    return {
+        "trial_id": _trial_id(run),
+        "formulation": params.get("formulation", ""),
+        "depth": _integer(params.get("depth")),
+        "seed": _integer(params.get("seed")),
+        "status": run.data.tags.get(names.TAG_STATUS, ""),
+        "reason": reason,
+    }
+
+
+def _value(logged: float) -> float:
+    """MLflow's databases write an infinite value as the largest float."""
+    return math.copysign(math.inf, logged) if abs(logged) >= sys.float_info.max else float(logged)
+
+
+def _final_metrics(run: Run) -> dict[str, float]:
+    measured = {
+        key: _value(value)
+        for key, value in run.data.metrics.items()
+        if not key.startswith(_PROFILE_PREFIX) and not scores.is_score(key)
+    }
+    return {key: float(measured.get(key, math.nan)) for key in (*names.METRICS, *measured)}
+
+
+def _profile(run: Run, trial_id: str) -> list[tuple[str, float, float]]:
+    levels = [
+        (trial_id, float(key.removeprefix(_PROFILE_PREFIX)), _value(value))
+        for key, value in run.data.metrics.items()
+        if key.startswith(_PROFILE_PREFIX)
+    ]
+    return sorted(levels, key=lambda level: level[1])
+
+
+def _histories(
+    client: MlflowClient, runs: Sequence[Run], keys: Sequence[str]
+) -> dict[str, dict[str, dict[int, float]]]:
+    """run id -> key -> {step: value}. A point that was logged twice counts once, the later writing wins."""
+
+    def one(run: Run) -> tuple[str, dict[str, dict[int, float]]]:
+        return run.info.run_id, {key: _history(client, run, key) for key in keys if key in run.data.metrics}
+
+    with ThreadPoolExecutor(4) as pool:  # a server answers several at once; sqlite gains nothing and loses little
+        return dict(pool.map(one, runs))
+
+
+def _history(client: MlflowClient, run: Run, key: str) -> dict[int, float]:
+    history = client.get_metric_history(run.info.run_id, key)
+    return {m.step: _value(m.value) for m in sorted(history, key=lambda m: (m.step, m.timestamp))}
+
+
+def _scores(client: MlflowClient, runs: Sequence[Run]) -> dict[str, Scores]:
+    """run id -> scores of its images, of the runs that have any."""
+
+    def one(run: Run) -> tuple[str, Scores]:
+        # The entity shows the last values by key; their steps stand in its message alone.
+        latest = {m.key: (int(m.step), _value(m.value)) for m in run.data.to_proto().metrics}
+        try:
+            return run.info.run_id, scores.read_scores(latest, lambda key: _history(client, run, key))
+        except ValueError as error:
+            raise TableError(f"run {run.info.run_id} has a metric that rfscale does not write: {error}") from error
+
+    with ThreadPoolExecutor(4) as pool:
+        return dict(pool.map(one, [run for run in runs if any(map(scores.is_score, run.data.metrics))]))
+
+
+def _ceilings(scored: Iterable[Scores]) -> pd.DataFrame:
+    """What true images score, by judge and metric: one number, as every trial of a label has the same true images."""
+    rows = [(judge, metric, value) for each in scored for (judge, metric), value in each.ceilings.items()]
+    frame = pd.DataFrame(rows, columns=list(CEILING_COLUMNS)).dropna()
+    return frame.groupby(["judge", "metric"])["value"].median().reset_index()
+
+
+def _curve_problem(row: dict[str, Any], values: dict[int, float]) -> str:
+    last = max(values)
+    if last != row["steps"]:
+        return f"its {names.VAL_LOSS} ends at step {last} of {row['steps']}"
+    bad = [step for step, value in values.items() if not math.isfinite(value) or value <= 0]
+    return f"its {names.VAL_LOSS} is {values[bad[0]]} at step {bad[0]}" if bad else ""
+
+
+def _none_finished(sweep: str, rejected: list[dict[str, Any]]) -> str:
+    if not rejected:
+        return f"sweep {sweep!r} has no trial yet; run it first"
+    counts = Counter(row["status"] or "without status" for row in rejected)
+    by_status = ", ".join(f"{n} {status}" for status, n in counts.most_common())
+    return (
+        f"no trial of sweep {sweep!r} can be used: of {len(rejected)}, {by_status}; "
+        f"the first of them: {rejected[0]['reason']}. Run the sweep again, or look at `rfscale status`"
+    )
+
+
+# --- provenance -------------------------------------------------------------------------------------------------------
+
+
+def _tag_values(runs: Iterable[Run], tag: str) -> tuple[str, ...]:
+    """The distinct values of a tag, the most frequent first."""
+    return tuple(value for value, _ in Counter(r.data.tags[tag] for r in runs if r.data.tags.get(tag)).most_common())
+
+
+def _versions(runs: Iterable[Run]) -> dict[str, tuple[str, ...]]:
+    """package -> the versions that trained this sweep, more than one if it was trained with several."""
+    found: dict[str, dict[str, None]] = {}
+    for text in _tag_values(runs, names.TAG_VERSIONS):
+        try:
+            packages = json.loads(text)
+        except ValueError:
+            packages = {"unreadable": text}
+        for package, version in packages.items():
+            found.setdefault(str(package), {})[str(version)] = None
+    return {package: tuple(versions) for package, versions in sorted(found.items())}

@@ -1,0 +1,372 @@
+"""Journals -> MLflow. The only file that writes MLflow.
+
+MLflow is a mirror: a trial's journal is the truth, and one process, the one that launches the sweep, carries it over.
+Each run remembers, in a tag written after the points, how many bytes of the journal it holds; a point keeps the time at
+which it was measured, so sending it twice changes nothing. A server that is down for ten minutes, or a killed launcher,
+loses nothing and duplicates nothing: the next sync goes on where the run says it stands.
+
+A run mirrors one training, known by the moment at which it began. Where a trial was trained anew, in a store that had
+been cleared, the run of the earlier training is deleted (as MLflow deletes: it can be restored) and a new one begins.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rfscale import names
+from rfscale.spec.sweep import Sweep, Trial
+from rfscale.store.trial import Point, State, Store, TrialFolder, read_json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+METRICS_PER_CALL = 900  # MLflow takes 1000 metrics, parameters and tags together
+TAG_LENGTH = 5000  # MLflow takes up to 8000 characters
+RETRY_SECONDS = 5.0
+LAST_PATIENCE_SECONDS = 30.0
+STOP_SECONDS = 8.0  # for the last pass of a sweep that was interrupted
+
+_ENDED = {names.FINISHED: "FINISHED", names.DIVERGED: "FAILED", names.FAILED: "FAILED"}
+
+
+class TrackingError(RuntimeError):
+    """MLflow cannot be used; the message names the address and what to do."""
+
+
+def tracking_uri(store: Store) -> str:
+    """$MLFLOW_TRACKING_URI where it is set, else a sqlite database in the store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.root.resolve() / 'mlflow.db'}"
+
+
+def check_reachable(uri: str) -> None:
+    """Fail in seconds, not minutes, when a tracking server does not answer. Raises TrackingError; writes nothing."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    import requests
+
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=5).raise_for_status()
+    except requests.RequestException as error:
+        raise TrackingError(
+            f"the MLflow server {uri} does not answer ({type(error).__name__}); start it, correct MLFLOW_TRACKING_URI, "
+            "or unset it to log to a database in the store"
+        ) from error
+
+
+@dataclass(slots=True)
+class _Copy:
+    """The MLflow run of a training and how far it has come."""
+
+    run_id: str
+    started: int  # when the training that it mirrors began, in milliseconds since 1970
+    cursor: int = 0
+    status: str = ""
+    described: bool = False  # its parameters are there
+    complete: bool = False
+
+
+class Mirror:
+    """One MLflow experiment per sweep, one run per trial for life, found by its trial id tag."""
+
+    def __init__(self, sweep: Sweep, store: Store) -> None:
+        """Connects and creates the experiment. Raises TrackingError."""
+        self.uri, self.sweep, self.store = tracking_uri(store), sweep, store
+        self.trouble = ""  # why the last attempt failed, empty when it did not; any thread may read it
+        self._refused = False  # whether MLflow said no, so that asking again is of no use
+        self._copies: dict[str, _Copy] = {}
+        try:
+            self._client = _client(self.uri)
+            self._experiment = self._get_experiment()
+            self._found = self._runs()  # runs that no trial has been matched with yet
+        except TrackingError:
+            raise
+        except Exception as error:
+            raise TrackingError(f"MLflow at {self.uri} cannot be used: {_one_line(error)}") from error
+
+    # --- one pass -----------------------------------------------------------------------------------------------------
+
+    def sync(self, trial: Trial) -> None:
+        """Carry over what the trial's run does not hold yet."""
+        folder = self.store.trial(trial.trial_id)
+        copy = self._copies.get(trial.trial_id)
+        if copy is not None and copy.complete and not _changed(folder, copy):
+            return
+        record = read_json(folder.record)
+        if record is None:
+            return
+        state = folder.state()  # before the points: a state seen as ended has all of them in the journal
+        if copy is None:
+            copy = self._copies[trial.trial_id] = self._adopt(trial, record)
+        if not copy.described:
+            self._send_parameters(copy, trial, record)
+        self._send_points(copy, folder)
+        if state.status != copy.status:
+            self._send_status(copy, folder, record, state)
+        copy.complete = state.status in _ENDED
+
+    def sync_all(self) -> None:
+        """`sync` for every trial of the sweep. A refusal for one trial is raised after the others had their turn."""
+        refusal: Exception | None = None
+        for trial in self.sweep.trials:
+            try:
+                self.sync(trial)
+            except Exception as error:
+                if not _is_refusal(error):
+                    raise  # no answer: the other trials would get none either
+                refusal = refusal or error
+        if refusal is not None:
+            raise refusal
+
+    # --- while the sweep runs -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def in_background(self, seconds: float = 2.0) -> Iterator[None]:
+        """Sync in a thread for as long as the block lasts, then once more to the end.
+
+        Raises TrackingError when MLflow is still not reachable at the end; everything is in the store then. An error
+        that ends the block, Ctrl-C among them, goes on after one more pass, which marks the stopped trials as stopped.
+        """
+        stop = threading.Event()
+        thread = threading.Thread(target=self._keep_syncing, args=(stop, seconds), name="mlflow-mirror", daemon=True)
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            stop.set()
+            thread.join(STOP_SECONDS)
+            raise
+        stop.set()
+        thread.join()
+        self.finish()
+
+    def finish(self) -> None:
+        """Sync everything now, with some patience. Raises TrackingError."""
+        deadline = time.monotonic() + LAST_PATIENCE_SECONDS
+        while not self._try():
+            safe = f"nothing is lost, every point is in {self.store.root}"
+            if self._refused:
+                raise TrackingError(f"MLflow at {self.uri} refuses what it is sent ({self.trouble}); {safe}")
+            if time.monotonic() > deadline:
+                raise TrackingError(
+                    f"MLflow at {self.uri} did not take the last points ({self.trouble}); {safe}: "
+                    "run the same command again when it is back"
+                )
+            time.sleep(RETRY_SECONDS)
+
+    def _keep_syncing(self, stop: threading.Event, seconds: float) -> None:
+        while not stop.wait(RETRY_SECONDS if self.trouble else seconds):
+            self._try()
+        self._try()
+
+    def _try(self) -> bool:
+        try:
+            self.sync_all()
+        except Exception as error:  # whatever MLflow's client raises: the journal waits, and `trouble` is shown
+            self.trouble, self._refused = _one_line(error), _is_refusal(error)
+            return False
+        self.trouble, self._refused = "", False
+        return True
+
+    # --- MLflow -------------------------------------------------------------------------------------------------------
+
+    def _get_experiment(self) -> str:
+        found = self._client.get_experiment_by_name(self.sweep.name)
+        if found is None:
+            # Artifacts lie beside the database; a server decides for itself where they go.
+            location = (self.store.root.resolve() / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
+            return str(self._client.create_experiment(self.sweep.name, artifact_location=location))
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"the MLflow experiment {self.sweep.name!r} was deleted; restore it with "
+                f"`mlflow experiments restore -x {found.experiment_id}`, or rename the sweep"
+            )
+        return str(found.experiment_id)
+
+    def _runs(self, filter_string: str = "") -> dict[str, list[_Copy]]:
+        """The runs of the experiment that carry a trial id, by trial id. Other runs are none of ours."""
+        found: dict[str, list[_Copy]] = {}
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment], filter_string, max_results=1000, page_token=token)
+            for run in page:
+                if names.TAG_TRIAL_ID in run.data.tags:
+                    found.setdefault(run.data.tags[names.TAG_TRIAL_ID], []).append(_copy(run))
+            token = page.token
+            if not token:
+                return found
+
+    def _adopt(self, trial: Trial, record: dict[str, Any]) -> _Copy:
+        """The run that mirrors this training, found or created. No other run of the trial remains."""
+        # Asked again before one is created: the answer to an earlier creation may have been lost on its way.
+        runs = self._found.pop(trial.trial_id, None) or self._runs(
+            f"tags.`{names.TAG_TRIAL_ID}` = '{trial.trial_id}'"
+        ).get(trial.trial_id, [])
+        same = [run for run in runs if run.started == _started(record)]
+        copy = max(same, key=lambda run: (run.cursor, run.run_id)) if same else self._create(trial, record)
+        for run in runs:
+            if run.run_id != copy.run_id:
+                self._client.delete_run(run.run_id)
+        return copy
+
+    def _create(self, trial: Trial, record: dict[str, Any]) -> _Copy:
+        tags = {
+            names.TAG_TRIAL_ID: trial.trial_id,
+            names.TAG_SWEEP: self.sweep.name,
+            names.TAG_QUESTION: self.sweep.question,
+            names.TAG_STATUS: names.RUNNING,
+            names.TAG_CURSOR: "0",
+        }
+        name = f"{trial.formulation} d{trial.depth} s{trial.seed}"
+        started = _started(record)
+        run = self._client.create_run(self._experiment, started, tags, run_name=name)
+        return _Copy(run.info.run_id, started)
+
+    def _send_parameters(self, copy: _Copy, trial: Trial, record: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        params = {names.TRIAL_ID: trial.trial_id, **record["parameters"]}
+        self._client.log_batch(copy.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        copy.described = True
+
+    def _send_points(self, copy: _Copy, folder: TrialFolder) -> None:
+        from mlflow.entities import RunTag
+
+        points, cursor = folder.points(copy.cursor)
+        metrics = [metric for point in points for metric in _metrics(point)]
+        for first in range(0, len(metrics), METRICS_PER_CALL):
+            self._client.log_batch(copy.run_id, metrics=metrics[first : first + METRICS_PER_CALL])
+        for picture in _pictures(points, folder):
+            self._client.log_artifact(copy.run_id, str(picture), "quality")
+        if cursor != copy.cursor:
+            self._client.log_batch(copy.run_id, tags=[RunTag(names.TAG_CURSOR, str(cursor))])
+            copy.cursor = cursor
+
+    def _send_status(self, copy: _Copy, folder: TrialFolder, record: dict[str, Any], state: State) -> None:
+        """Files and how the run ended, then the status tag: a run that has the tag has everything before it."""
+        from mlflow.entities import RunTag
+
+        attempt = record["attempts"][-1]
+        for file in (folder.record, folder.samples):
+            if file.exists() and state.status in _ENDED:
+                self._client.log_artifact(copy.run_id, str(file))
+        if state.status == names.RUNNING:
+            self._client.update_run(copy.run_id, "RUNNING")
+        else:  # at the time of the last file, not of this call, which may come days later
+            self._client.set_terminated(copy.run_id, _ENDED.get(state.status, "KILLED"), _last_written(folder))
+        tags = {
+            names.TAG_REASON: state.reason,
+            names.TAG_COMMIT: attempt["commit"],
+            names.TAG_VERSIONS: json.dumps(attempt["versions"]),
+            names.TAG_DEVICE: attempt["device"],
+            names.TAG_STATUS: state.status,
+        }
+        self._client.log_batch(copy.run_id, tags=[RunTag(k, v[:TAG_LENGTH]) for k, v in tags.items()])
+        copy.status = state.status
+
+
+def _copy(run: Run) -> _Copy:
+    tags = run.data.tags
+    status = tags.get(names.TAG_STATUS, "")
+    cursor = int(tags.get(names.TAG_CURSOR, 0))
+    return _Copy(run.info.run_id, run.info.start_time, cursor, status, described=bool(run.data.params))
+
+
+def _started(record: dict[str, Any]) -> int:
+    """When the training began, over all its attempts, in milliseconds since 1970: the start time of its run."""
+    began = datetime.strptime(record["attempts"][0]["started"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    return int(began.timestamp() * 1000)
+
+
+def _last_written(folder: TrialFolder) -> int:
+    files = [file for file in (folder.result, folder.journal, folder.record) if file.exists()]
+    return max(int(file.stat().st_mtime * 1000) for file in files)
+
+
+def _changed(folder: TrialFolder, copy: _Copy) -> bool:
+    """Whether an ended trial has been begun again, or has points that its run lacks."""
+    size = folder.journal.stat().st_size if folder.journal.exists() else copy.cursor
+    return size != copy.cursor or folder.state().status != copy.status
+
+
+def _metrics(point: Point) -> Iterator[Any]:
+    from mlflow.entities import Metric
+
+    for key, value in point.metrics.items():
+        yield Metric(key, value, point.time, point.step)
+
+
+def _pictures(points: list[Point], folder: TrialFolder) -> Iterator[Path]:
+    """What judges saw of the scores among the points, and who they were: sent before the cursor moves past them."""
+    found = {
+        (point.step, *place[1:]): None for point in points for place in map(names.parse_quality, point.metrics) if place
+    }
+    pictures = [folder.sample_grid(*place) for place in found]
+    yield from (path for path in (*pictures, folder.judges if found else None) if path is not None and path.exists())
+
+
+def _client(uri: str) -> MlflowClient:
+    """MLflow's client, quiet, without usage reports, and failing in seconds where its defaults take minutes."""
+    for key, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    }.items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    if uri.startswith("sqlite:///") and "?" not in uri:
+        _create_database(Path(uri.removeprefix("sqlite:///")))
+    return MlflowClient(uri)
+
+
+def _create_database(path: Path) -> None:
+    """Create MLflow's database where there is none, complete or not at all, whoever else does the same or is killed.
+
+    MLflow's migrations run on a private file, in memory where there is such a place (1.4 s; 5.6 s on the disk of the
+    same machine), and the result appears in one step.
+    """
+    if path.exists() or not path.parent.is_dir():
+        return
+    from mlflow import MlflowClient
+
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    whole = path.with_name(f".{path.name}.{os.getpid()}")
+    with tempfile.TemporaryDirectory(dir=memory, prefix="rfscale-") as folder:
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").get_experiment("0")
+        with closing(sqlite3.connect(f"{folder}/mlflow.db")) as private, closing(sqlite3.connect(whole)) as copy:
+            private.backup(copy)
+    try:
+        with suppress(FileExistsError):
+            os.link(whole, path)  # unlike a rename, never over a database that another process made meanwhile
+    finally:
+        whole.unlink()
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether MLflow answered and said no, as opposed to not answering: the same request will be refused again."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return False
+    status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+    return 400 <= status < 500 and status not in (408, 429)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,395 @@
+"""Sweep definition -> trials: validated, pure, without torch or ray.
+
+A sweep is one question and the grid that answers it; `rfscale.spec.sweep_file` reads it. A trial's id is a hash of the
+declared fields that change its result and of nothing else, so the same trial has the same id on a laptop and on a
+cluster, in whichever sweep it stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from rfscale.backbones.mmdit.cost import ModelShape
+from rfscale.data.spec import DataSpec, ShapesData
+from rfscale.data.text import TextSpec
+from rfscale.flow.formulation import canonical
+from rfscale.flow.presets import expand
+from rfscale.judges.base import JudgeError
+from rfscale.judges.spec import GlyphsJudge, JudgeSpec, ShapesJudge
+from rfscale.names import setting_label
+
+
+class SweepError(ValueError):
+    """A sweep file cannot be used; the message is one sentence that says what to change."""
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown key is an error that names the nearest valid one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _no_truth_value(value: Any) -> Any:
+    """`batch: yes` is a truth value in YAML, and Python would take it for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is a truth value; give a number")
+    return value
+
+
+Positive = Annotated[int, BeforeValidator(_no_truth_value), Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+# --- what a user writes -----------------------------------------------------------------------------------------------
+
+
+class Ladder(Strict):
+    """The model sizes. SD3 ties everything to the depth d: width 64 d, d heads, MLP 4 times the width (section 4.1)."""
+
+    depths: Annotated[tuple[Positive, ...], BeforeValidator(_listed), Field(min_length=1)]
+    width_per_depth: Positive = 64
+    heads: Positive | None = None  # None: as many as blocks
+    patch: Positive = 2
+    mlp_ratio: Positive = 4
+    qk_norm: bool = True
+
+
+class Training(Strict):
+    """One training. `steps` and `samples` are two ways to say the same; a list of them is an axis of the grid."""
+
+    steps: Annotated[tuple[Positive, ...], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    samples: Annotated[tuple[Positive, ...], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    batch: Positive = 64
+    learning_rate: PositiveFloat = 1e-3
+    # constant: every width gets `learning_rate`, as in the paper. inverse_width: learning_rate * lr_base_width / width.
+    lr_rule: Literal["constant", "inverse_width"] = "constant"
+    lr_base_width: Positive | None = None
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None  # None: min(1000, steps / 20)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    adam_eps: PositiveFloat = 1e-8
+    grad_clip: PositiveFloat = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    ema_every: Positive | None = None  # None: max(1, steps / 5000), the paper's 100 at its 500,000 steps
+    precision: Literal["fp32", "bf16"] = "fp32"
+    text_dropout: Probability = 0.1
+    # alpha of the paper's resolution-dependent shift (section 5.3.2): log-SNR falls by 2 ln(alpha), in training and in
+    # generation alike.
+    timestep_shift: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Training:
+        if (self.steps is None) == (self.samples is None):
+            raise ValueError("give either steps or samples, exactly one of them")
+        if self.lr_rule == "inverse_width" and self.lr_base_width is None:
+            raise ValueError("lr_rule inverse_width needs lr_base_width, the width at which learning_rate holds")
+        if self.lr_rule == "constant" and self.lr_base_width is not None:
+            raise ValueError("lr_base_width says nothing under lr_rule constant; remove it, or set inverse_width")
+        if self.warmup_steps is not None and self.warmup_steps > min(self.budgets):
+            raise ValueError(
+                f"warmup_steps = {self.warmup_steps} is longer than a training of {min(self.budgets)} steps; shorten it"
+            )
+        return self
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Steps of each budget on the axis."""
+        return self.steps or tuple(-(-n // self.batch) for n in self.samples or ())
+
+
+class Evaluation(Strict):
+    """When and on how much the validation profile is measured."""
+
+    images: Positive = 256
+    points: Positive = 6
+
+    def steps(self, total: int) -> tuple[int, ...]:
+        """Log-spaced steps from total / 16 to total; the last is always among them, and the only one of one point."""
+        first = max(1.0, total / 16)
+        ratio = math.log(total / first) / max(1, self.points - 1)
+        return tuple(sorted({round(total * math.exp(-ratio * i)) for i in range(self.points)}))
+
+
+class Samples(Strict):
+    """The sample images that are logged with a finished trial; they change no number."""
+
+    images: Annotated[int, Field(ge=0)] = 16
+    steps: Positive = 25
+    guidance: Annotated[float, Field(ge=0)] = 2.5
+
+
+class Setting(Strict):
+    """How images are drawn for a judge: Euler steps and classifier-free guidance."""
+
+    steps: Positive
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+
+
+# Paper, section 5.1: 50 steps at guidance 1, 2.5, 5, and fewer steps at guidance 5.
+PAPER_SETTINGS = tuple(
+    Setting(steps=steps, guidance=guidance)
+    for steps, guidance in ((50, 1.0), (50, 2.5), (50, 5.0), (5, 5.0), (10, 5.0), (25, 5.0))
+)
+Weights = Literal["ema", "raw"]
+
+
+def _named(value: Any) -> Any:
+    """A judge by its name alone has its defaults."""
+    return [{"name": item} if isinstance(item, str) else item for item in _listed(value)]
+
+
+class Quality(Strict):
+    """How the images of finished trials are judged. Like `Samples`, it is no part of a trial's identity."""
+
+    judges: Annotated[tuple[JudgeSpec, ...], BeforeValidator(_named)] = ()  # (): the judge of the data's own world
+    settings: Annotated[tuple[Setting, ...], BeforeValidator(_listed), Field(min_length=1)] = PAPER_SETTINGS
+    weights: Annotated[tuple[Weights, ...], BeforeValidator(_listed), Field(min_length=1)] = ("ema", "raw")
+    # all: the EMA weights are kept at every validation point, and judged there too
+    checkpoints: Literal["last", "all"] = "last"
+    batch: Positive | None = None  # images drawn at once; None: 32 on a CPU, whose caches hold no more, 256 on a GPU
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Quality:
+        labels = [judge.label for judge in self.judges]
+        drawn = [setting_label(setting.steps, setting.guidance, "") for setting in self.settings]
+        for what, values in (("judges", labels), ("settings", drawn), ("weights", list(self.weights))):
+            if len(set(values)) < len(values):
+                raise ValueError(f"the same entry stands twice in {what}; remove one")
+        return self
+
+    def judges_of(self, data: DataSpec) -> tuple[JudgeSpec, ...]:
+        """The judges that score images of this data. Raises JudgeError where one cannot, or none is named."""
+        own: dict[str, JudgeSpec] = {"shapes": ShapesJudge(), "glyphs": GlyphsJudge()}
+        judges = self.judges or ((own[data.name],) if data.name in own else ())
+        if not judges:
+            raise JudgeError(
+                f"data `{data.name}` has no judge of its own; name one, such as `quality: {{judges: [clip]}}`"
+            )
+        for judge in judges:
+            judge.check(data)
+        return judges
+
+
+class Resources(Strict):
+    """Where and how, never what: nothing here is part of a trial's identity or can change its result."""
+
+    cpus: PositiveFloat = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+    memory_gb: PositiveFloat | None = None
+    microbatch: Positive | None = None  # None: the whole batch at once
+    retries: Annotated[int, Field(ge=0)] = 3
+    checkpoint_seconds: PositiveFloat = 60
+    compile: bool = False
+
+
+class Grid(Strict):
+    """The product of its axes: depths x formulations x budgets x seeds."""
+
+    data: DataSpec = ShapesData(name="shapes")
+    text: TextSpec = TextSpec()
+    model: Ladder
+    formulations: tuple[str, ...] = Field(min_length=1)
+    training: Training
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(_listed), Field(min_length=1)
+    ] = (0,)
+    evaluation: Evaluation = Evaluation()
+
+    @field_validator("formulations", mode="before")
+    @classmethod
+    def _expand_formulations(cls, value: Any) -> tuple[str, ...]:
+        return tuple(expand(value if isinstance(value, list | tuple) else [value]))
+
+    def trials(self) -> Iterator[Trial]:
+        """Every trial of the product, in reading order."""
+        model, training = self.model, self.training
+        for depth, name, steps, seed in itertools.product(
+            model.depths, self.formulations, training.budgets, self.seeds
+        ):
+            width = model.width_per_depth * depth
+            rate = training.learning_rate
+            if training.lr_rule == "inverse_width":
+                rate *= (training.lr_base_width or width) / width
+            yield Trial(
+                data=self.data,
+                text=self.text,
+                depth=depth,
+                width=width,
+                heads=model.heads or depth,
+                patch=model.patch,
+                mlp_ratio=model.mlp_ratio,
+                qk_norm=model.qk_norm,
+                formulation=name,
+                steps=steps,
+                batch=training.batch,
+                learning_rate=rate,
+                lr_rule=training.lr_rule,
+                warmup_steps=min(1000, steps // 20) if training.warmup_steps is None else training.warmup_steps,
+                weight_decay=training.weight_decay,
+                beta1=training.beta1,
+                beta2=training.beta2,
+                adam_eps=training.adam_eps,
+                grad_clip=training.grad_clip,
+                ema_decay=training.ema_decay,
+                ema_every=training.ema_every or max(1, steps // 5000),
+                precision=training.precision,
+                text_dropout=training.text_dropout,
+                timestep_shift=training.timestep_shift,
+                evaluation=self.evaluation,
+                seed=seed,
+            )
+
+
+# --- what is trained --------------------------------------------------------------------------------------------------
+
+# Fields that a trial carries but that do not change its result.
+_NOT_IDENTITY = {"lr_rule"}
+
+
+@lru_cache(maxsize=64)
+def data_identity(spec: DataSpec) -> dict[str, Any]:
+    return spec.identity()
+
+
+class Trial(Strict):
+    """One training: model size x formulation x data x budget x seed, everything resolved.
+
+    Fields without a default are always part of the id. A field with a default is part of it only where it differs, so
+    a field added later, with a default that keeps the old behaviour, leaves every old id unchanged. Never change a
+    default.
+    """
+
+    data: DataSpec
+    text: TextSpec = TextSpec()
+    depth: Positive
+    width: Positive
+    heads: Positive
+    patch: Positive
+    mlp_ratio: Positive = 4
+    qk_norm: bool = True
+    formulation: str
+    steps: Positive
+    batch: Positive
+    learning_rate: PositiveFloat
+    lr_rule: str = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)]
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+    adam_eps: float = 1e-8
+    grad_clip: float = 1.0
+    ema_decay: float = 0.99
+    ema_every: Positive
+    precision: Literal["fp32", "bf16"] = "fp32"
+    text_dropout: Probability = 0.1
+    timestep_shift: PositiveFloat = 1.0
+    evaluation: Evaluation = Evaluation()
+    seed: Annotated[int, Field(ge=0)]
+
+    @field_validator("formulation")
+    @classmethod
+    def _canonical(cls, value: str) -> str:
+        return canonical(value)
+
+    @model_validator(mode="after")
+    def _shape_is_possible(self) -> Trial:
+        _ = self.shape
+        return self
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """The model's shape, with its parameters and FLOPs."""
+        return ModelShape(
+            depth=self.depth,
+            width=self.width,
+            heads=self.heads,
+            patch=self.patch,
+            resolution=self.data.resolution,
+            channels=self.data.channels,
+            context_length=self.text.length,
+            context_width=self.text.width,
+            pooled_width=self.text.pooled_width,
+            mlp_ratio=self.mlp_ratio,
+            qk_norm=self.qk_norm,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that are hashed: those without a default, and those that differ from it."""
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"data", *_NOT_IDENTITY})
+        return {**fields, "data": data_identity(self.data)}
+
+    @cached_property
+    def trial_id(self) -> str:
+        """12 hexadecimal digits of the SHA-256 of the identity in canonical JSON."""
+        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def parameters(self) -> dict[str, str | int | float]:
+        """Everything derived, once: recorded with the run and read by `analysis` (keys of `names.PARAMS`)."""
+        flops = self.shape.flops()
+        groups = self.shape.parameters()
+        return {
+            "formulation": self.formulation,
+            "data": self.data.name,
+            "resolution": self.data.resolution,
+            "depth": self.depth,
+            "width": self.width,
+            "heads": self.heads,
+            "patch": self.patch,
+            "parameters": sum(groups.values()),
+            "parameters_core": groups["attention"] + groups["mlp"],
+            "forward_flops": flops.forward,
+            "train_flops_per_step": flops.train * self.batch,
+            "train_flops": flops.train * self.batch * self.steps,
+            "steps": self.steps,
+            "batch": self.batch,
+            "samples": self.steps * self.batch,
+            "image_tokens": self.shape.image_tokens,
+            "tokens": self.shape.tokens,
+            "learning_rate": self.learning_rate,
+            "lr_rule": self.lr_rule,
+            "warmup_steps": self.warmup_steps,
+            "ema_decay": self.ema_decay,
+            "ema_every": self.ema_every,
+            "precision": self.precision,
+            "text_dropout": self.text_dropout,
+            "timestep_shift": self.timestep_shift,
+            "seed": self.seed,
+        }
+
+
+class Sweep(Strict):
+    """A question and the trials that answer it."""
+
+    name: str
+    question: str
+    resources: Resources
+    samples: Samples
+    quality: Quality | None = None  # None: the sweep asks for no judge
+    trials: tuple[Trial, ...]
+    duplicates: int  # trials that stood in the grids more than once and were merged
+
+    def trial(self, trial_id: str) -> Trial:
+        """The trial of that id, or of a prefix that only one trial has. Raises SweepError."""
+        found = [t for t in self.trials if t.trial_id.startswith(trial_id)]
+        if len(found) == 1:
+            return found[0]
+        what = (
+            f"{len(found)} trials of sweep {self.name} start with"
+            if found
+            else f"no trial of sweep {self.name} has the id"
+        )
+        raise SweepError(f"{what} {trial_id!r}; `rfscale plan` lists the ids")

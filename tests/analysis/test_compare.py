@@ -1,0 +1,293 @@
+"""The comparison recovers known orders, factors and error rates."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_sweep import FakeTrial, World, world_trials, write_sweep
+
+from analysis.compare import paired
+from analysis.compare.arms import CompareError, Comparison, compare
+from analysis.compare.multiplier import crossing
+from analysis.compare.wording import ranking_text
+from analysis.table.read import read_sweep
+from rfscale import names
+
+
+def compared(folder: Path, world: World, drop: tuple[tuple[str, int, int], ...] = ()) -> Comparison:
+    def kept(trial: FakeTrial) -> bool:
+        return (trial.params["formulation"], trial.params["depth"], trial.params["seed"]) not in drop
+
+    trials = [trial for trial in world_trials(world) if kept(trial)]
+    return compare(read_sweep(write_sweep(folder, "sweep", trials), "sweep"))
+
+
+# --- the whole answer -------------------------------------------------------------------------------------------------
+
+
+def test_order_ties_and_multiplier_of_a_known_world(tmp_path: Path) -> None:
+    """rf and its twin are the same in truth, `better` needs 0.6 times their samples, `worse` 1.5 times."""
+    truth = {"rf": 1.0, "rf/twin": 1.0, "better": 1 / 0.6, "worse": 1 / 1.5}
+    c = compared(tmp_path, World(truth, seeds=range(4), noise=0.003, shared_noise=0.02, draw=1))
+    assert [s.rank for s in c.standings] == [1, 2, 3, 4]
+    assert c.best.formulation == "better"
+    assert c.standings[-1].formulation == "worse"
+    assert c.reference == "rf"
+    twin, better, worse = c.standing("rf/twin"), c.standing("better"), c.standing("worse")
+    assert twin.tied_with == ("rf",)
+    assert better.tied_with == worse.tied_with == ()
+    assert twin.p > 0.05 > max(better.p, worse.p)
+    assert better.p_best > 0.99
+    for standing, factor in ((twin, 1.0), (better, 0.6), (worse, 1.5)):
+        m = standing.compute_multiplier
+        assert m.interval[0] < factor < m.interval[1]
+        assert m.estimate == pytest.approx(factor, rel=0.05)
+        assert standing.ratio.interval[0] < standing.ratio.estimate < standing.ratio.interval[1]
+        assert standing.interval[0] < standing.mean < standing.interval[1]
+    assert c.pairing is not None
+    assert c.pairing.variance_ratio > 3, "noise shared by a seed goes out of a difference"
+    assert "over seeds" in c.basis
+    assert "better leads at all 4 sizes" in c.order or "the same at all 4 sizes" in c.order
+
+
+def test_the_multiplier_is_exact_without_noise(tmp_path: Path) -> None:
+    c = compared(tmp_path, World({"rf": 1.0, "cheap": 1 / 0.7}))
+    m = c.standing("cheap").compute_multiplier
+    assert m.estimate == pytest.approx(0.7, rel=0.005)
+    assert 0 < m.loss_range[0] < m.loss_range[1]
+    assert m.flops_range[1] / m.flops_range[0] > 4
+
+
+def test_one_seed_gives_intervals_over_sizes_and_says_so(tmp_path: Path) -> None:
+    c = compared(tmp_path, World({"rf": 1.0, "better": 1.5}, noise=0.003))
+    assert c.spread == "sizes"
+    assert "one seed: the interval is over sizes only" in c.basis
+    assert "over sizes only" in ranking_text(c).lower()
+    ratio = c.standing("better").ratio
+    assert ratio.n == 4
+    assert ratio.interval[0] < ratio.estimate < ratio.interval[1]
+    assert c.pairing is None
+
+
+def test_one_size_and_one_seed_give_no_interval_and_a_reason(tmp_path: Path) -> None:
+    c = compared(tmp_path, World({"rf": 1.0, "better": 2.0}, depths=(2,)))
+    better = c.standing("better")
+    assert c.spread == "none"
+    assert better.rank == 1
+    assert all(map(math.isnan, (*better.interval, *better.ratio.interval, better.p, better.p_best)))
+    assert better.tied_with == ("rf",)
+    assert "no interval" in better.ratio.reason
+    assert "no interval" in better.compute_multiplier.reason
+    assert "no interval" in ranking_text(c)
+    assert "one size" in c.order
+
+
+def test_the_terminal_names_ties_by_rank(tmp_path: Path) -> None:
+    world = {"rf": 1.0, "rf/cosmap": 1.0002, "v/cos": 0.9998, "eps/cos": 0.9996, "eps/linear": 0.2}
+    c = compared(tmp_path, World(world, depths=(1, 2), seeds=range(4), noise=0.003))
+    assert [len(s.tied_with) for s in c.standings] == [3, 3, 3, 3, 0]
+    lines = ranking_text(c).splitlines()[2:7]
+    ties = [line.partition("tied with ")[2] for line in lines]
+    assert ties == ["2-4", "1, 3-4", "1-2, 4", "1-3", ""]
+
+
+def test_one_formulation_is_ranked_alone(tmp_path: Path) -> None:
+    c = compared(tmp_path, World({"eps/linear": 1.0}))
+    assert c.reference == c.best.formulation == "eps/linear"
+    assert ranking_text(c)
+
+
+def test_a_missing_hard_size_does_not_flatter_a_formulation(tmp_path: Path) -> None:
+    """`worse` lacks the smallest, lossiest models: its plain mean would be the lowest."""
+    lost = tuple(("worse", 1, seed) for seed in range(3))
+    c = compared(tmp_path, World({"rf": 1.0, "worse": 0.8}, depths=(1, 3, 4), seeds=range(3), noise=0.001), lost)
+    assert [s.formulation for s in c.standings] == ["rf", "worse"]
+    assert "3 trials missing" in c.standing("worse").status
+    assert c.standing("worse").ratio.estimate > 1
+
+
+def test_trials_with_other_settings_are_not_compared(tmp_path: Path) -> None:
+    def slow(trial: FakeTrial) -> FakeTrial:
+        other = trial.params["formulation"] == "worse"
+        return replace(trial, params={**trial.params, "learning_rate": 1e-4}) if other else trial
+
+    world = World({"rf": 1.0, "worse": 0.8})
+    c = compare(read_sweep(write_sweep(tmp_path, "mixed", world_trials(world), slow), "mixed"))
+    worse = c.standing("worse")
+    assert math.isnan(worse.ratio.estimate)
+    assert "no trial shares" in worse.ratio.reason
+    assert "no trial shares" in worse.compute_multiplier.reason
+
+
+def test_an_order_that_turns_with_size_is_reported(tmp_path: Path) -> None:
+    def turned(trial: FakeTrial) -> FakeTrial:
+        factor = 0.97 if trial.params["depth"] in (3, 4) and trial.params["formulation"] == "late" else 1.0
+        metrics = [(k, s, v * factor if k == names.VAL_LOSS else v) for k, s, v in trial.metrics]
+        return replace(trial, metrics=metrics)
+
+    trials = world_trials(World({"rf": 1.0, "late": 0.97}))
+    c = compare(read_sweep(write_sweep(tmp_path, "turn", trials, turned), "turn"))
+    assert [size.ranking[0] for size in c.sizes] == ["rf", "rf", "late", "late"]
+    assert c.tau["d = 1 | d = 4"] == -1
+    assert "The leader changes with size: rf at d = 1, d = 2; late at d = 3, d = 4." in c.order
+
+
+def test_a_sweep_half_done_claims_no_order_and_no_interval(tmp_path: Path) -> None:
+    """Two sizes, but only one of them with both formulations: nothing is known of chance or of growth."""
+    c = compared(tmp_path, World({"rf": 1.0, "late": 1.1}, depths=(3, 4)), drop=(("late", 3, 0),))
+    assert c.spread == "none"
+    assert "no interval" in c.basis
+    assert c.order.startswith("Fewer than two sizes have all formulations")
+    assert math.isfinite(c.standing("late").ratio.estimate)
+    assert "no interval" in c.standing("late").status
+
+
+def test_json_has_every_key_and_no_nan(tmp_path: Path) -> None:
+    c = compared(tmp_path, World({"rf": 1.0, "b": 1.2}, depths=(1,)))
+    parsed = json.loads(json.dumps(c.to_dict(), allow_nan=False))
+    wanted = {"formulation", "rank", "mean", "interval", "p", "tied_with", "compute_multiplier", "p_best", "ratio"}
+    assert all(wanted <= set(row) for row in parsed["standings"])
+    assert parsed["standings"][0]["p_best"] is None
+
+
+def test_the_reference_can_be_chosen_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+    uri = write_sweep(tmp_path, "sweep", world_trials(World({"rf": 1.0, "b": 1.2})))
+    table = read_sweep(uri, "sweep")
+    assert compare(table, reference="b").standing("rf").compute_multiplier.estimate == pytest.approx(1.2, rel=0.01)
+    with pytest.raises(CompareError, match="'c' has no finished trial in this sweep; choose one of b, rf"):
+        compare(table, reference="c")
+
+
+# --- error rates by simulation ----------------------------------------------------------------------------------------
+
+
+def simulated(
+    rng: np.random.Generator, formulations: int, sizes: int, seeds: int, unequal: float = 0.0, cluster: float = 0.0
+) -> paired.Array:
+    """Log losses of equally good formulations: block effects, unequal spreads, correlation of sizes within a seed."""
+    sd = 0.02 * np.exp(unequal * rng.standard_normal((formulations, 1, 1)))
+    within = np.sqrt(cluster) * rng.standard_normal((formulations, 1, seeds))
+    own = np.sqrt(1 - cluster) * rng.standard_normal((formulations, sizes, seeds))
+    return np.asarray(rng.standard_normal((1, sizes, seeds)) + sd * (within + own))
+
+
+@pytest.mark.parametrize(
+    ("formulations", "sizes", "seeds", "unequal", "cluster"),
+    [(2, 3, 3, 0, 0), (3, 4, 1, 0, 0), (5, 3, 3, 0.4, 0), (12, 3, 3, 0, 0), (12, 3, 3, 0.4, 0.9), (12, 1, 5, 0.4, 0)],
+)
+def test_intervals_cover_and_false_separations_are_rare(
+    formulations: int, sizes: int, seeds: int, unequal: float, cluster: float
+) -> None:
+    rng = np.random.default_rng(5)
+    n = 300
+    covered, separated = [], 0
+    for _ in range(n):
+        y = simulated(rng, formulations, sizes, seeds, unequal, cluster)
+        d = paired.differences(y, paired.spread_over(sizes, seeds))
+        covered += [abs(d.estimate[i, 0]) <= d.half_width(i, 0) for i in range(1, formulations)]
+        separated += bool((paired.holm(d.p[np.triu_indices(formulations, 1)]) < 0.05).any())
+    assert 0.92 < np.mean(covered) < 0.985
+    assert separated / n < 0.095
+
+
+@pytest.mark.parametrize(("sizes", "seeds", "noise"), [(4, 4, 0.004), (3, 3, 0.01), (4, 1, 0.01)])
+def test_the_multiplier_is_unbiased_and_its_interval_covers(sizes: int, seeds: int, noise: float) -> None:
+    """Curves E + A / N^0.28 + B / (k D)^0.45 with a level of their own and noise at every point."""
+    rng = np.random.default_rng(3)
+    steps, spread, n = np.geomspace(6, 600, 10), paired.spread_over(sizes, seeds), 200
+
+    def curve(depth: int, efficiency: float) -> tuple[paired.Array, paired.Array]:
+        level = noise * rng.standard_normal() + 0.3 * noise * rng.standard_normal(10)
+        floor = 0.12 + 3 / (4e4 * depth**3 + 6e4) ** 0.28
+        return steps, (floor + 6 / (steps * 64 * efficiency) ** 0.45) * np.exp(level)
+
+    errors, covered = [], 0
+    for _ in range(n):
+        factors = [
+            [crossing(curve(d, 1.5), curve(d, 1.0)).log_factor for _ in range(seeds)] for d in range(1, sizes + 1)
+        ]
+        (mean,), (se,), (dof,) = paired.summarise([paired.units(np.array(factors), spread)], 2, spread)
+        errors.append(mean + math.log(1.5))
+        covered += abs(errors[-1]) <= paired.half_width(se, dof)
+    assert 0.9 < covered / n <= 1
+    assert abs(np.mean(errors)) < 4 * np.std(errors) / math.sqrt(n) + 0.005
+
+
+def test_moderated_variances_shrink_to_the_common_one_when_all_are_equal_and_not_when_they_differ() -> None:
+    rng = np.random.default_rng(0)
+    dof = np.full(400, 4.0)
+    equal = rng.chisquare(4, 400) / 4
+    shrunk, freedom = paired.moderate(equal, dof)
+    assert shrunk.std() < 0.35 * equal.std()
+    assert freedom.min() > 12
+    unequal = equal * np.exp(3 * rng.standard_normal(400))
+    kept, freedom = paired.moderate(unequal, dof)
+    assert np.median(np.abs(np.log(kept / unequal))) < 0.2
+    assert freedom.max() < 6
+
+
+def test_holm_is_the_textbook_correction() -> None:
+    p = np.array([0.01, 0.04, np.nan, 0.03, 0.005])
+    assert paired.holm(p) == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
+
+
+def test_effects_are_plain_means_when_complete_and_exact_when_additive_with_holes() -> None:
+    rng = np.random.default_rng(1)
+    y = rng.standard_normal((4, 3, 2))
+    effect, level = paired.effects(y)
+    assert effect + level == pytest.approx(y.mean(axis=(1, 2)))
+    truth, block = np.array([-0.3, 0.0, 0.1, 0.2]), rng.standard_normal((3, 2))
+    holes = truth[:, None, None] + block
+    holes[0, 0] = holes[3, 2, 1] = np.nan
+    assert paired.effects(holes)[0] == pytest.approx(truth - truth.mean())
+
+
+def test_p_best_is_even_between_twins_and_sure_when_far_apart() -> None:
+    rng = np.random.default_rng(2)
+    y = simulated(rng, 3, 3, 6)
+    y[2] += 1.0
+    y[1] = y[0] + 0.01 * rng.permutation([-1.0, 1.0] * 9).reshape(3, 6)
+    y[1] -= (y[1] - y[0]).mean()
+    best = paired.probability_best(paired.effects(y)[0], paired.differences(y, "seeds"), 4000, 0)
+    assert best[:2] == pytest.approx([0.5, 0.5], abs=0.05)
+    assert best[2] == 0
+
+
+def test_only_full_rectangles_are_averaged() -> None:
+    d = np.array([[1.0, 1.0, 1.0], [5.0, 5.0, np.nan]])
+    assert list(paired.units(d, "seeds")) == [3.0, 3.0]  # four values in two full seeds beat three in one full size
+    assert paired.units(np.full((2, 2), np.nan), "seeds").size == 0
+
+
+# --- crossings --------------------------------------------------------------------------------------------------------
+
+FLOPS = np.geomspace(1e10, 1e12, 12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0.2, 5.0), st.floats(0.05, 0.6))
+def test_a_shifted_power_law_has_its_factor_and_the_inverse_the_other_way(factor: float, exponent: float) -> None:
+    a, b = (FLOPS, (FLOPS / factor) ** -exponent), (FLOPS, FLOPS**-exponent)
+    assert crossing(a, b).log_factor == pytest.approx(math.log(factor), abs=1e-9)
+    assert crossing(b, a).log_factor == pytest.approx(-math.log(factor), abs=1e-9)
+
+
+def test_curves_without_a_common_loss_have_no_factor() -> None:
+    found = crossing((FLOPS, FLOPS**-0.2), (FLOPS, 100 * FLOPS**-0.2))
+    assert math.isnan(found.log_factor)
+    assert "no loss in common" in found.reason
+
+
+def test_a_curve_reaches_a_loss_when_it_is_there_first() -> None:
+    loss = FLOPS**-0.2
+    bumpy = loss.copy()
+    bumpy[9] = loss[8] * 1.2
+    found = crossing((FLOPS, bumpy), (FLOPS, np.where(np.arange(12) == 9, np.nan, loss)))
+    assert found.log_factor == pytest.approx(0.0, abs=1e-9)

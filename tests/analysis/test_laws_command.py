@@ -1,0 +1,158 @@
+"""`fit_table`: CSV in, text and JSON out; the row filter; what the package imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from measured_runs import COLUMNS, write_runs
+
+from analysis.laws import FitError
+from analysis.laws.command import fit_table, parse_point, read_csv
+from analysis.laws.where import where
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return write_runs(tmp_path)
+
+
+def test_text_and_json_of_a_table(table: Path) -> None:
+    found = fit_table(
+        table, "chinchilla", COLUMNS, where_="kept == 1", bootstrap=200, predict=[parse_point("N=1e11,D=1e13")]
+    )
+    assert (found.n_read, found.n_kept) == (38, 36)
+    out = json.loads(found.to_json())
+    keys = (
+        "form n objective delta estimate standard_error interval status objective_value derived rollout sensitivity "
+        "predictions"
+    )
+    assert set(keys.split()) <= set(out)
+    assert out["n"] == 36
+    assert out["estimate"]["alpha"] == pytest.approx(0.35, abs=0.02)
+    assert {row["axis"] for row in out["rollout"]["rows"]} == {"N", "D", "C"}
+    (prediction,) = out["predictions"]
+    assert prediction["prediction_low"] < prediction["low"] < prediction["loss"] < prediction["high"]
+    text = found.to_text()
+    for part in ("36 of 38 rows where kept == 1", "status: converged", "alpha:", "[[Held-out]]", "[[Predictions]]"):
+        assert part in text
+
+
+def test_compute_alone_asks_for_the_best_size(table: Path, tmp_path: Path) -> None:
+    found = fit_table(
+        table, "chinchilla", COLUMNS, where_="kept == 1", bootstrap=100, checks=False, predict=[{"C": 1e22}]
+    )
+    (row,) = json.loads(found.to_json())["predictions"]
+    assert row["N_opt"] * row["D_opt"] * 6 == pytest.approx(1e22)
+    assert row["N_opt_low"] < row["N_opt"] < row["N_opt_high"]
+    assert "N_opt = " in found.to_text()
+    curves = tmp_path / "curves.csv"
+    rows = ["C,N,loss"]
+    for c in (1e18, 1e19, 1e20):
+        for n in (c / 6) ** 0.5 * np.geomspace(0.3, 3.0, 7):
+            rows.append(f"{c},{n},{1.7 + 400 * n**-0.35 + 400 * (c / 6 / n) ** -0.35}")
+    curves.write_text("\n".join(rows), encoding="utf-8")
+    iso = fit_table(curves, "isoflop", predict=[{"C": 1e21}])
+    (best,) = json.loads(iso.to_json())["predictions"]
+    assert best["N_opt"] == pytest.approx((1e21 / 6) ** 0.5, rel=0.02)
+    with pytest.raises(FitError, match="write the point as C=1e21"):
+        fit_table(curves, "isoflop", predict=[{"N": 1e8}])
+
+
+def test_isoflop_and_power_of_a_table(table: Path) -> None:
+    with pytest.raises(FitError, match="two are needed"):
+        fit_table(table, "isoflop", {"C": "flops", "N": "size", "loss": "val/loss"}, where_="size > 1e9")
+    found = fit_table(table, "power", {"x": "size", "y": "flops"}, where_="tokens < 1.1e9 and kept == 1")
+    assert json.loads(found.to_json())["estimate"]["a"] == pytest.approx(1.0)
+    assert "y = k x^a" in found.to_text()
+
+
+@pytest.mark.parametrize(
+    ("expression", "rows"),
+    [
+        ("kept == 1", [0, 1, 3]),
+        ("kept != 1 or x < 2", [0, 2]),
+        ("1 < x <= 3 and not kept == 0", [1]),
+        ('family == "a" and (x > 1 or kept == 1)', [0, 2]),
+        ("family in ['b', 'c']", [1, 3]),
+        ("family not in ('b', 'c')", [0, 2]),
+        ("`val/loss` >= -1", [0, 3]),
+        ("x == kept", [0]),
+    ],
+)
+def test_filter(expression: str, rows: list[int]) -> None:
+    columns = {
+        "kept": np.array([1.0, 1.0, 0.0, 1.0]),
+        "x": np.array([1.0, 2.0, 3.0, 4.0]),
+        "family": np.array(["a", "b", "a", "c"]),
+        "val/loss": np.array([0.0, -2.0, np.nan, 5.0]),
+    }
+    assert np.flatnonzero(where(expression, columns)).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "__import__('os').system('true')",
+        "x.__class__ == 1",
+        "x + 1 == 2",
+        "[x for x in (1,)] == 1",
+        "lambda: 1",
+        "x",
+        "x is 1",
+        "x == True",
+        "x ==",
+        "",
+        "x[0] == 1",
+        "(y := 1) == 1",
+    ],
+)
+def test_filter_refuses_everything_else(expression: str) -> None:
+    with pytest.raises(FitError, match="comparisons"):
+        where(expression, {"x": np.array([1.0])})
+
+
+def test_filter_names_its_mistakes() -> None:
+    with pytest.raises(FitError, match="names column 'y'; there are x"):
+        where("y == 1", {"x": np.array([1.0])})
+    with pytest.raises(FitError, match="compares a number with text"):
+        where("x == '1'", {"x": np.array([1.0])})
+
+
+def test_tables_that_cannot_be_read(tmp_path: Path, table: Path) -> None:
+    with pytest.raises(FitError, match="cannot read"):
+        read_csv(tmp_path / "none.csv")
+    ragged = tmp_path / "ragged.csv"
+    ragged.write_text("a,b\n1,2\n3\n", encoding="utf-8")
+    with pytest.raises(FitError, match=r"line 3 of .* has 1 cells"):
+        read_csv(ragged)
+    with pytest.raises(FitError, match="no column 'N'; there are size"):
+        fit_table(table, "chinchilla")
+    with pytest.raises(FitError, match="--M does not apply to form 'chinchilla'"):
+        fit_table(table, "chinchilla", COLUMNS | {"M": "size"})
+    with pytest.raises(FitError, match="holds text"):
+        fit_table(table, "chinchilla", COLUMNS | {"N": "family"})
+    with pytest.raises(FitError, match="no row of"):
+        fit_table(table, "chinchilla", COLUMNS, where_="kept == 7")
+    with pytest.raises(FitError, match=r"column 'val/loss' is empty or nan on line 39 of .*runs.csv \(1 such line\)"):
+        fit_table(table, "chinchilla", COLUMNS)
+
+
+@pytest.mark.parametrize("text", ["N", "N=", "=1", "N=1e3,D", "N=x"])
+def test_points_are_written_one_way(text: str) -> None:
+    with pytest.raises(FitError, match="N=1e10,D=2e11"):
+        parse_point(text)
+
+
+def test_laws_import_neither_torch_nor_ray_nor_mlflow_nor_pandas() -> None:
+    code = (
+        "import sys, analysis.laws, analysis.laws.command, analysis.quality.correlate, analysis.quality.rank;"
+        "print([m for m in ('torch', 'ray', 'mlflow', 'pandas', 'matplotlib', 'scipy', 'rfscale') if m in sys.modules])"
+    )
+    root = Path(__file__).resolve().parents[2]
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,156 @@
+"""The report: self-contained, honest about what it cannot say, safe against what users write."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from synthetic_sweep import ALPHA, BETA, B, E, FakeTrial, World, world_trials, write_sweep
+
+import analysis.report.page
+from analysis.laws.ladder import ladder_laws
+from analysis.report.page import Report, write_report
+from analysis.table.read import TableError, read_sweep
+from rfscale import names
+
+THREE = {"rf": 1.0, "rf/lognorm(0.00,1.00)": 1.4, "eps/linear": 0.8}
+EVIL = "<script>alert('owned')</script> & \"why\"?"
+
+
+def _evil(trial: FakeTrial) -> FakeTrial:
+    diverged = trial.params["depth"] == 2 and trial.params["formulation"] == "eps/linear"
+    status = {names.TAG_STATUS: names.DIVERGED, names.TAG_REASON: EVIL} if diverged else {}
+    return replace(trial, tags={**trial.tags, names.TAG_QUESTION: EVIL, **status})
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    folder = tmp_path_factory.mktemp("report")
+    world = World(THREE, noise=0.002, profile=True)
+    uri = write_sweep(folder, "quick", world_trials(world), _evil)
+    write_report(uri, "quick", folder / "out")
+    return write_report(uri, "quick", folder / "out")  # again, over the first
+
+
+def test_the_page_stands_alone(report: Report) -> None:
+    page = report.path.read_text()
+    assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:|#)", page)
+    assert not re.search(r"https?://|@import|url\(", page)
+    assert page.count("data:image/png;base64,") == 8
+
+
+def test_what_users_write_is_text_and_not_markup(report: Report) -> None:
+    page = report.path.read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(&#39;owned&#39;)") == 2  # the question and the reason
+
+
+def test_the_folder_holds_the_figures_and_the_tables_and_nothing_half_written(report: Report) -> None:
+    files = {path.name for path in report.path.parent.iterdir()}
+    assert {"report.html", "trials.csv", "curves.csv", "rejected.csv", "ranking.csv"} <= files
+    assert {"loss_against_compute.png", "learning_curves.png", "loss_per_level.png", "ranking.png"} <= files
+    assert not [name for name in files if name.startswith(".")]
+    trials = pd.read_csv(report.path.parent / "trials.csv")
+    assert list(trials[names.VAL_LOSS]) == pytest.approx(list(report.table.trials[names.VAL_LOSS]))
+    assert list(pd.read_csv(report.path.parent / "rejected.csv")["reason"]) == [EVIL]
+
+
+def test_the_text_has_ranking_exponent_prediction_and_path(report: Report) -> None:
+    text = report.text
+    assert text.index("1.  rf/lognorm(0.00,1.00)") < text.index("2.  rf ") < text.index("3.  eps/linear")
+    assert re.search(r"rf/lognorm\(0\.00,1\.00\) +exponent 0\.\d+ \[0\.\d+, 0\.\d+\]; d = 4: predicted 0\.\d+ \[", text)
+    measured = report.laws.law("rf", "N").held_out
+    assert measured is not None
+    assert f"measured {measured.measured:.4f}" in text
+    assert "1 run is in no number above" in text
+    assert text.endswith(str(report.path))
+    assert "one seed" in text.lower()
+    assert text.index("(d: blocks of the model)") < text.index("d = 4:"), "explained at its first place"
+
+
+def test_the_captions_say_what_the_figures_of_the_laws_show(report: Report) -> None:
+    page = report.path.read_text()
+    for variable in "CN":
+        assert f"Dashed: the law L({variable}) fitted to the ends of training, and its 95 % band where" in page
+    assert page.count("an arrow: the interval goes on beyond the figure") == 4, "in the caption, and as its alternative"
+    laws = pd.read_csv(report.path.parent / "laws.csv")
+    assert set(laws["variable"]) == {"N", "C", "N, D"}
+
+
+def test_the_page_answers_and_says_how_it_was_run(report: Report) -> None:
+    page = report.path.read_text()
+    assert "rf/lognorm(0.00,1.00) reaches the lowest validation loss" in page
+    for symbol in ("L: val/loss.", "N: trainable parameters.", "d: blocks of the model."):
+        assert symbol in page.split("<figure>")[0], "explained at its first place"
+    for fact in (
+        "rfscale run experiments/quick.yaml",
+        "0123456789abcdef",
+        "torch 2.13.0",
+        "d = 1, d = 2, d = 3, d = 4",
+    ):
+        assert fact in page
+
+
+def test_a_known_law_is_recovered_from_seeds_and_its_largest_size_predicted(tmp_path: Path) -> None:
+    """At equal steps L = E' + A / N^alpha with E' = E + B / D^beta: alpha and E' lie in the intervals."""
+    world = World({"rf": 1.0}, depths=(1, 2, 3, 4, 6, 8, 10), seeds=range(4), noise=0.002)
+    ladder = ladder_laws(read_sweep(write_sweep(tmp_path, "law", world_trials(world)), "law"))
+    law = ladder.law("rf", "N")
+    assert law.fit is not None
+    assert law.fit.form == "N"
+    low, high = law.exponent[1]
+    assert low < ALPHA < high
+    low, high = law.fit.interval["E"]
+    assert low < E + B / (600 * 64) ** BETA < high
+    assert law.held_out is not None
+    assert law.held_out.label == "d = 10"
+    assert law.held_out.inside
+    assert law.held_out.interval[1] / law.held_out.interval[0] < 1.1
+
+
+def test_where_e_is_not_determined_the_interval_is_from_the_misfit_and_not_from_the_seeds(tmp_path: Path) -> None:
+    """Three sizes cannot hold E: the plain power law is wrong, and many seeds must not make it look sure."""
+    worlds = [World({"rf": 1.0}, depths=(1, 2, 4), seeds=range(n), noise=0.001) for n in (2, 8)]
+    widths = []
+    for i, world in enumerate(worlds):
+        law = ladder_laws(read_sweep(write_sweep(tmp_path, f"e{i}", world_trials(world)), f"e{i}")).law("rf", "N")
+        assert law.fit is not None
+        assert law.fit.form == "N_E0"
+        assert law.points == "3 size means"
+        widths.append(law.exponent[1][1])
+        assert law.held_out is not None
+        assert law.held_out.inside is None
+        assert "without an interval" in law.held_out_reason
+    assert widths[1] > 0.7 * widths[0]
+
+
+@pytest.mark.parametrize(
+    ("world", "words"),
+    [
+        (World({"rf": 1.0}, depths=(2,)), "a law needs 3 or more"),
+        (World(THREE, depths=(2,)), "too few to tell a difference from chance"),
+        (World(THREE, depths=(1, 2)), "2 sizes of rf, and a law needs 3 or more"),
+        (World({"rf": 1.0}), "rf is the only formulation"),
+        (World(THREE, depths=(1, 2, 3), steps=(200, 600)), "the longest of 2 ladders"),
+    ],
+)
+def test_what_cannot_be_said_is_said_to_be_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World, words: str
+) -> None:
+    monkeypatch.setattr(analysis.report.page, "DPI", 30)
+    uri = write_sweep(tmp_path, "thin", world_trials(world))
+    report = write_report(uri, "thin", tmp_path / "out")
+    assert words in report.path.read_text()
+
+
+def test_a_sweep_without_a_finished_trial_writes_nothing(tmp_path: Path) -> None:
+    def failed(trial: FakeTrial) -> FakeTrial:
+        return replace(trial, tags={**trial.tags, names.TAG_STATUS: names.FAILED, names.TAG_REASON: "out of memory"})
+
+    uri = write_sweep(tmp_path, "lost", world_trials(World(THREE)), failed)
+    with pytest.raises(TableError, match="of 12, 12 failed; the first of them: out of memory"):
+        write_report(uri, "lost", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

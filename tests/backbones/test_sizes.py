@@ -1,0 +1,158 @@
+"""Sizes: closed forms held to the real model and to torch's own FLOP counter, for random shapes."""
+
+import dataclasses
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rfscale.backbones.mmdit.cost import ModelShape
+from rfscale.backbones.mmdit.network import MMDiT
+
+
+def random_shape(seed: int) -> ModelShape:
+    rng = random.Random(seed)
+    heads, patch = rng.choice((1, 2, 3, 5)), rng.choice((1, 2, 4))
+    return ModelShape(
+        depth=rng.randint(1, 4),
+        width=heads * 4 * rng.randint(1, 8),
+        heads=heads,
+        patch=patch,
+        resolution=patch * rng.randint(1, 5),
+        channels=rng.choice((1, 3, 16)),
+        context_length=rng.randint(1, 9),
+        context_width=rng.randint(1, 40),
+        pooled_width=rng.randint(1, 40),
+        mlp_ratio=rng.choice((1, 2, 4)),
+        qk_norm=rng.random() < 0.5,
+    )
+
+
+SHAPES = [random_shape(seed) for seed in range(12)]
+
+SD3_MEDIUM = ModelShape(
+    depth=24,
+    width=1536,
+    heads=24,
+    patch=2,
+    resolution=32,
+    channels=16,
+    context_length=154,
+    context_width=4096,
+    pooled_width=2048,
+    qk_norm=False,
+)
+
+
+def meta_inputs(shape: ModelShape, batch: int) -> tuple[torch.Tensor, ...]:
+    return (
+        torch.randn(batch, shape.channels, shape.resolution, shape.resolution),
+        torch.rand(batch),
+        torch.randn(batch, shape.context_length, shape.context_width),
+        torch.randn(batch, shape.pooled_width),
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=range(len(SHAPES)))
+def test_flops_equal_torchs_flop_counter(shape: ModelShape) -> None:
+    batch = 3
+    with torch.device("meta"):
+        model, inputs = MMDiT(shape), meta_inputs(shape, batch)
+        with FlopCounterMode(display=False) as forward:
+            output = model(*inputs)
+        with FlopCounterMode(display=False) as backward:
+            output.sum().backward()
+    flops = shape.flops()
+    assert forward.get_total_flops() == batch * flops.forward
+    assert forward.get_total_flops() + backward.get_total_flops() == batch * flops.train
+    attention = forward.get_flop_counts()["Global"][torch.ops.aten.bmm]  # on meta, attention alone uses bmm
+    assert attention == batch * flops.attention_forward
+
+
+def test_flops_parts_add_up() -> None:
+    flops = SD3_MEDIUM.flops()
+    assert flops.forward_without_attention + flops.attention_forward == flops.forward
+    assert flops.train_without_attention + 3 * flops.attention_forward == flops.train
+    assert 2.9 * flops.forward < flops.train < 3 * flops.forward
+    active = SD3_MEDIUM.active_parameters_per_token()
+    assert 2 * active * SD3_MEDIUM.tokens == pytest.approx(flops.forward_without_attention, rel=1e-12)
+
+
+def test_six_nd_overstates() -> None:
+    assert 2.5 < SD3_MEDIUM.six_nd_flops() / SD3_MEDIUM.flops().train < 3.0
+
+
+GROUP_OF = {"qkv": "attention", "out": "attention", "mlp_in": "mlp", "mlp_out": "mlp", "modulation": "modulation"}
+
+
+def group_of(parameter: str) -> str:
+    """The group of a parameter of the real model, from its name."""
+    parts = parameter.split(".")
+    if parts[-1].endswith("_scale"):
+        return "qk_norm"
+    return GROUP_OF[parts[3]] if parts[0] == "blocks" else parts[0]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=range(len(SHAPES)))
+def test_parameters_equal_the_model_group_by_group(shape: ModelShape) -> None:
+    with torch.device("meta"):
+        model = MMDiT(shape)
+    counted = dict.fromkeys(shape.parameters(), 0)
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad
+        counted[group_of(name)] += parameter.numel()
+    assert counted == shape.parameters()
+    assert shape.parameter_count() == sum(counted.values())
+    assert shape.block_parameter_count() == counted["attention"] + counted["mlp"] + counted["qk_norm"]
+
+
+def test_the_released_sd3_medium_has_this_many_parameters() -> None:
+    """2 028 328 000: the published network, less the dead query projection of the last context stream."""
+    dead = SD3_MEDIUM.width**2 + SD3_MEDIUM.width
+    assert SD3_MEDIUM.parameter_count() + dead == 2_028_328_000
+
+
+def test_derived_numbers() -> None:
+    shape = ModelShape(
+        depth=2,
+        width=64,
+        heads=2,
+        patch=4,
+        resolution=16,
+        channels=3,
+        context_length=10,
+        context_width=8,
+        pooled_width=8,
+    )
+    assert (shape.image_tokens, shape.tokens, shape.head_width, shape.patch_width) == (16, 26, 32, 48)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"width": 1000}, ["width 1000 is not divisible by 24 heads", "width 984 or 1008", "20 or 25 heads"]),
+        ({"width": 18, "heads": 3}, ["width 18 is not divisible by 4", "width 16 or 20"]),
+        ({"width": 2, "heads": 2}, ["width 2 is not divisible by 4", "take width 4 or 8"]),
+        ({"resolution": 33}, ["resolution 33 is not divisible by patch 2", "resolution 32 or 34"]),
+        ({"resolution": 1}, ["resolution 1 is not divisible by patch 2", "resolution 2,"]),
+        ({"depth": 0}, ["depth is 0", "at least 1"]),
+        ({"pooled_width": -1}, ["pooled_width is -1"]),
+        ({"mlp_ratio": 2.5}, ["mlp_ratio is 2.5", "whole number"]),
+        ({"channels": True}, ["channels is True"]),
+    ],
+)
+def test_shapes_that_do_not_fit_say_what_would(changes: dict[str, int], says: list[str]) -> None:
+    with pytest.raises(ValueError, match="model shape: ") as error:
+        dataclasses.replace(SD3_MEDIUM, **changes)
+    message = str(error.value)
+    assert all(part in message for part in says), message
+    assert message.count("\n") == 0
+    assert message.endswith(".")
+
+
+def test_importing_sizes_does_not_import_torch() -> None:
+    code = "import sys, rfscale.backbones.mmdit.cost; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

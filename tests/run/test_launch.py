@@ -1,0 +1,350 @@
+"""Trials on real Ray: what is finished is skipped, what fails stops nobody, what is killed goes on to the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import heed_interrupts
+
+from rfscale import names
+from rfscale.run import launch as launch_module
+from rfscale.run.launch import LaunchError, Outcome, _next, _stop_on_same_error, launch, to_train
+from rfscale.spec.sweep import Sweep
+from rfscale.spec.sweep_file import load_sweep, parse_sweep
+from rfscale.store.trial import State, Store, TrialFolder, write_json
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "question": "Does it end?",
+    "data": {"name": "shapes", "resolution": 8},
+    "model": {"depths": [1, 2], "width_per_depth": 16, "patch": 4},
+    "formulations": ["rf", "eps/linear"],
+    "training": {"steps": 6, "batch": 4, "learning_rate": 2e-3},
+    "evaluation": {"images": 8, "points": 2},
+    "samples": {"images": 0},
+}
+SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # ports on loopback
+    "RAY_AUTH_MODE": "token",
+}
+os.environ.update(SETTINGS)  # before anything imports Ray, which reads some of them once
+
+
+def small(**changes: Any) -> Sweep:
+    return parse_sweep({**SMALL, **changes})
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 180.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def marked(mark: str) -> dict[int, str]:
+    """The living processes that carry the mark in their environment: pid -> command line."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # it ended, or is not ours
+    return found
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster started with `ray start --head`, ended with all its processes and no other."""
+    mark, port = f"rfscale-{uuid.uuid4().hex}", free_port()
+    ray = str(Path(sys.executable).parent / "ray")
+    subprocess.run([ray, "get-auth-token", "--generate"], capture_output=True, check=True)
+    command = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    log = open(tmp_path_factory.mktemp("ray") / "log", "wb")  # noqa: SIM115 -- written as long as the cluster lives
+    head = subprocess.Popen(
+        [*command, "--node-ip-address=127.0.0.1", "--disable-usage-stats"],
+        stdout=log, stderr=log, start_new_session=True, env={**os.environ, **SETTINGS, "RFSCALE_MARK": mark},
+    )  # fmt: skip
+    try:
+        wait_until(lambda: b"Ray runtime started" in Path(log.name).read_bytes() or head.poll() is not None)
+        assert head.poll() is None, Path(log.name).read_text()
+        yield f"127.0.0.1:{port}"
+    finally:
+        head.terminate()
+        try:
+            head.wait(20)
+        finally:
+            for pid in marked(mark):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    place = Store(tmp_path / "store")
+    place.check_writable()
+    return place
+
+
+def lock_holder(folder: TrialFolder) -> int | None:
+    """The process that trains the trial, by the kernel's table of locks."""
+    inode = f":{(folder.path / 'lock').stat().st_ino}" if (folder.path / "lock").exists() else "none"
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if words[1] == "FLOCK" and words[3] == "WRITE" and words[5].endswith(inode):
+            return int(words[4])
+    return None
+
+
+def break_trial(folder: TrialFolder) -> None:
+    """Its training cannot even write down what was asked."""
+    folder.record.mkdir(parents=True)
+
+
+def history(folder: TrialFolder) -> list[tuple[int, str, float]]:
+    """Every number but the clock's."""
+    clock = {names.SAMPLES_PER_SECOND, names.TRAIN_SECONDS}
+    return sorted((p.step, k, v) for p in folder.points()[0] for k, v in p.metrics.items() if k not in clock)
+
+
+# --- without Ray ------------------------------------------------------------------------------------------------------
+
+
+def test_the_largest_trial_comes_first_and_what_ended_does_not_come(store: Store) -> None:
+    sweep = small(model={"depths": [2, 1, 3], "width_per_depth": 16, "patch": 4})
+    flops = [t.shape.flops().train * t.batch * t.steps for t in to_train(sweep, store)]
+    assert flops == sorted(flops, reverse=True)
+    assert flops[0] > flops[-1]
+    ended = sweep.trials[0]
+    store.trial(ended.trial_id).path.mkdir()
+    write_json(store.trial(ended.trial_id).result, {"status": names.DIVERGED, "reason": "loss"})
+    assert ended not in to_train(sweep, store)
+    assert len(to_train(sweep, store)) == 5
+
+
+def test_a_trial_of_another_process_is_left_in_the_queue(store: Store) -> None:
+    sweep, outcome = small(), Outcome()
+    waiting = list(sweep.trials)
+    busy, ended, *rest = waiting
+    for trial in (busy, ended):
+        store.trial(trial.trial_id).path.mkdir()
+    write_json(store.trial(ended.trial_id).result, {"status": names.DIVERGED, "reason": "loss"})
+    with store.trial(busy.trial_id).claim():
+        assert _next(waiting, store, outcome, 9) == rest
+        assert waiting == [busy]
+        assert set(outcome.unfinished) == {ended.trial_id}
+    assert _next(waiting, store, outcome, 9) == [busy]
+
+
+@pytest.mark.parametrize(
+    ("errors", "stops"),
+    [
+        (["out of memory: tried 20.00 MiB", "out of memory: tried 4.00 MiB", "out of memory: tried 9.00 MiB"], True),
+        (["no space: trials/0123456789ab", "no space: trials/ba9876543210", "no space: trials/aaaaaaaaaaaa"], True),
+        (["OSError: a", "OSError: b", "OSError: a"], False),
+        (["OSError: a", "OSError: a"], False),
+    ],
+)  # fmt: skip
+def test_only_the_same_error_in_the_first_three_trials_stops_the_sweep(errors: list[str], stops: bool) -> None:
+    outcome = Outcome(unfinished={str(i): State(names.FAILED, 0, error) for i, error in enumerate(errors)})
+    if stops:
+        with pytest.raises(LaunchError, match=r"first 3 trials all failed in the same way"):
+            _stop_on_same_error(outcome)
+        outcome.finished.append("another")
+    _stop_on_same_error(outcome)
+
+
+def test_an_address_where_nobody_listens_is_one_sentence(store: Store) -> None:
+    with pytest.raises(LaunchError, match=r"^cannot join the Ray cluster 127\.0\.0\.1:9: .*HOST:PORT") as caught:
+        launch(small(), store, address="127.0.0.1:9")
+    assert "\n" not in str(caught.value)
+
+
+# --- on a cluster -----------------------------------------------------------------------------------------------------
+
+
+def test_a_diverging_and_a_broken_trial_stop_nobody_and_a_second_launch_needs_no_ray(
+    store: Store, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = small(grids=[{}, {"model": {"depths": [1]}, "training": {"learning_rate": 1e20}}])
+    broken, *rest = (t for t in sweep.trials if t.learning_rate < 1)
+    break_trial(store.trial(broken.trial_id))
+    most = 0
+
+    def tick(outcome: Outcome, submitted: set[str]) -> None:
+        nonlocal most
+        most = max(most, len(submitted))
+
+    outcome = launch(sweep, store, address=cluster, tick=tick)
+    diverged = {t.trial_id for t in sweep.trials if t.learning_rate > 1}
+    assert set(outcome.finished) == {t.trial_id for t in rest}
+    assert {k: s.status for k, s in outcome.unfinished.items()} == {
+        broken.trial_id: names.FAILED, **dict.fromkeys(diverged, names.DIVERGED)
+    }  # fmt: skip
+    assert "IsADirectoryError" in outcome.unfinished[broken.trial_id].reason
+    assert 1 <= most <= 4  # twice the slots
+    store.trial(broken.trial_id).record.rmdir()
+    assert launch(sweep, store, address=cluster).finished == [broken.trial_id]
+    monkeypatch.setattr(launch_module, "_start", lambda address: pytest.fail("Ray was started for nothing"))
+    assert launch(sweep, store) == Outcome()
+
+
+def test_workers_have_one_thread_and_serve_many_trials(store: Store, cluster: str) -> None:
+    sweep = small(seeds=[0, 1])
+    launch(sweep, store, address=cluster)
+    records = [store.trial(t.trial_id).record.read_text() for t in sweep.trials]
+    assert len(records) == 8
+    assert all("cpu, 1 thread(s)" in record for record in records)
+
+
+def test_the_same_error_at_the_start_stops_the_sweep(store: Store, cluster: str) -> None:
+    sweep = small(seeds=[0, 1, 2])
+    for trial in sweep.trials:
+        break_trial(store.trial(trial.trial_id))
+    with pytest.raises(LaunchError, match=r"the rest was not tried: IsADirectoryError"):
+        launch(sweep, store, address=cluster)
+
+
+def test_a_trial_larger_than_every_node_is_one_sentence(store: Store, cluster: str) -> None:
+    with pytest.raises(LaunchError, match=r"asks for 3 CPUs, 0 GPUs, and no node .* has that \(they have 2 CPUs"):
+        launch(small(resources={"cpus": 3}), store, address=cluster)
+
+
+def test_a_worker_that_is_killed_resumes_to_the_same_bits(store: Store, cluster: str, tmp_path: Path) -> None:
+    sweep = small(
+        formulations=["rf"], model={"depths": [2], "width_per_depth": 16, "patch": 4},
+        training={"steps": 400, "batch": 16}, resources={"checkpoint_seconds": 0.01, "retries": 3},
+    )  # fmt: skip
+    (trial,) = sweep.trials
+    folder, killed = store.trial(trial.trial_id), set[int]()
+
+    def starts() -> int:
+        return folder.record.read_text().count('"started"')
+
+    def kill(outcome: Outcome, submitted: set[str]) -> None:
+        pid = lock_holder(folder)
+        if pid is None or pid in killed or len(killed) == 2 or not folder.checkpoints():
+            return
+        if starts() > len(killed):  # a worker holds the lock a little before its start is on record
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+
+    assert launch(sweep, store, address=cluster, tick=kill).finished == [trial.trial_id]
+    assert killed
+    assert starts() == 1 + len(killed)
+    undisturbed = Store(tmp_path / "undisturbed")
+    launch(sweep, undisturbed, address=cluster)
+    assert history(folder) == history(undisturbed.trial(trial.trial_id))
+    assert folder.weights().read_bytes() == undisturbed.trial(trial.trial_id).weights().read_bytes()
+
+
+def test_a_worker_that_always_dies_fails_in_the_end(store: Store, cluster: str) -> None:
+    sweep = small(
+        formulations=["rf"], model={"depths": [1], "width_per_depth": 16, "patch": 4},
+        training={"steps": 100_000, "batch": 4}, resources={"retries": 1},
+    )  # fmt: skip
+    (trial,) = sweep.trials
+    folder = store.trial(trial.trial_id)
+
+    def kill(outcome: Outcome, submitted: set[str]) -> None:
+        pid = lock_holder(folder)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+
+    outcome = launch(sweep, store, address=cluster, tick=kill)
+    assert "its process died, and so did its retries" in outcome.unfinished[trial.trial_id].reason
+    assert folder.state().status == names.FAILED
+
+
+# --- the command, with a Ray of its own -------------------------------------------------------------------------------
+
+
+def start_run(sweep: Path, store: Path, mark: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rfscale.cli", "run", str(sweep), "--store", str(store)]
+    command[1:3] = ["-c", "from rfscale.cli import app; app()"]
+    environment = {k: v for k, v in os.environ.items() if k not in {*SETTINGS, "MLFLOW_TRACKING_URI"}}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=heed_interrupts, env={**environment, "OMP_NUM_THREADS": "1", "RFSCALE_MARK": mark},
+    )  # fmt: skip
+
+
+def listening(pids: set[int]) -> set[str]:
+    """The addresses, in the kernel's hexadecimal, on which these processes accept connections."""
+    sockets = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                sockets.add(os.readlink(descriptor))
+            except OSError:
+                continue
+    rows = [line.split() for file in ("tcp", "tcp6") for line in Path(f"/proc/net/{file}").read_text().splitlines()[1:]]
+    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
+def test_a_launcher_that_is_stopped_goes_on_where_it_was(tmp_path: Path, how: str) -> None:
+    """Killed with all its Ray processes, or interrupted: nothing is left running, and the same command completes it."""
+    from mlflow import MlflowClient
+
+    file, mark = tmp_path / "sweep.yaml", f"rfscale-{uuid.uuid4().hex}"
+    training = {"steps": 300, "batch": 16, "learning_rate": 2e-3}
+    file.write_text(yaml.safe_dump({**SMALL, "training": training, "resources": {"checkpoint_seconds": 0.2}}))
+    sweep, store = load_sweep(file), Store(tmp_path / "store")
+    folders = [store.trial(t.trial_id) for t in sweep.trials]
+    process = start_run(file, store.root, mark)
+    wait_until(lambda: any(f.checkpoints() for f in folders) or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+    assert listening(set(marked(mark))) <= {"0100007F", "0000000000000000FFFF00000100007F"}  # loopback
+    if how == "SIGKILL":
+        process.kill()
+        for pid in marked(mark):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+    else:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "stopped: " in output
+        assert "the same command goes on from there" in output
+        assert "Traceback" not in errors
+    wait_until(lambda: not marked(mark), 30)
+    finished = {f.path.name for f in folders if f.state().status == names.FINISHED}
+    again = start_run(file, store.root, mark)
+    output, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, output + errors
+    assert "WARN" not in errors
+    wait_until(lambda: not marked(mark), 30)
+    client = MlflowClient(f"sqlite:///{store.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    runs = {r.data.tags[names.TAG_TRIAL_ID]: r.info.run_id for r in client.search_runs([experiment.experiment_id])}
+    assert len(runs) == len(client.search_runs([experiment.experiment_id])) == 4
+    for folder in folders:
+        assert folder.state().status == names.FINISHED
+        assert folder.record.read_text().count('"started"') == 1 or folder.path.name not in finished
+        points = [(k, p.step) for p in folder.points()[0] for k in p.metrics]
+        keys = {key for key, _ in points}
+        held = [(m.key, m.step) for k in keys for m in client.get_metric_history(runs[folder.path.name], k)]
+        assert sorted(held) == sorted(points)
+        assert len(set(points)) == len(points)

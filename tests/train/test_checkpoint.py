@@ -1,0 +1,152 @@
+"""Resumable state and final weights: complete or absent, exact, and never code."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from rfscale.backbones.mmdit.network import MMDiT
+from rfscale.spec.sweep import Trial
+from rfscale.spec.sweep_file import parse_sweep
+from rfscale.store.trial import StoreError, TrialFolder
+from rfscale.train.checkpoint import Progress, load_model, restore, save, save_weights
+from rfscale.train.loop import _optimizer
+
+CPU = torch.device("cpu")
+
+
+class State:
+    """A model, its EMA and its optimiser."""
+
+    def __init__(self, trial: Trial, seed: int) -> None:
+        self.model = MMDiT(trial.shape, torch.Generator().manual_seed(seed))
+        self.ema = copy.deepcopy(self.model)
+        self.optimizer = _optimizer(self.model, trial)
+
+    def train(self, steps: int) -> None:
+        """Any gradients will do, as long as they are the same each time."""
+        generator = torch.Generator().manual_seed(7)
+        for _ in range(steps):
+            for parameter in self.model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            self.optimizer.step()
+        for a, b in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+            a.data.lerp_(b.data, 0.5)
+
+    def everything(self) -> dict[str, Tensor]:
+        found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        found |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for number, parameter in enumerate(self.model.parameters()):
+            found |= {f"optimizer.{number}.{k}": v for k, v in self.optimizer.state[parameter].items()}
+        return found
+
+
+@pytest.fixture
+def trial(tiny: dict[str, Any]) -> Trial:
+    return parse_sweep(tiny).trials[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> TrialFolder:
+    return TrialFolder(tmp_path)
+
+
+def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert value.dtype == second[key].dtype
+        assert torch.equal(value, second[key]), key
+
+
+def test_everything_comes_back_to_the_bit(trial: Trial, folder: TrialFolder) -> None:
+    before, after = State(trial, 0), State(trial, 1)
+    before.train(3)
+    progress = Progress(step=3, ema_updates=2, seconds=0.1 + 0.2, first_loss=1 / 3)
+    save(folder, before.model, before.ema, before.optimizer, progress)
+    assert restore(folder, after.model, after.ema, after.optimizer, CPU) == progress
+    assert_same(before.everything(), after.everything())
+    moments = {key.rpartition(".")[2] for key in before.everything() if key.startswith("optimizer")}
+    assert moments == {"step", "exp_avg", "exp_avg_sq"}
+    assert before.optimizer.state_dict()["param_groups"] == after.optimizer.state_dict()["param_groups"]
+    before.train(2)
+    after.train(2)
+    assert_same(before.everything(), after.everything())
+
+
+def test_without_a_checkpoint_nothing_changes(trial: Trial, folder: TrialFolder) -> None:
+    state, same = State(trial, 0), State(trial, 0)
+    assert restore(folder, state.model, state.ema, state.optimizer, CPU) == Progress()
+    assert_same(state.everything(), same.everything())
+
+
+def test_the_newest_is_kept_and_the_older_are_dropped(trial: Trial, folder: TrialFolder) -> None:
+    state = State(trial, 0)
+    for step in (9, 10, 100):
+        state.train(1)
+        save(folder, state.model, state.ema, state.optimizer, Progress(step=step))
+    assert [path.name for path in folder.path.iterdir()] == ["checkpoint-000000100"]
+    assert restore(folder, state.model, state.ema, state.optimizer, CPU).step == 100
+
+
+def test_saving_the_same_step_again_keeps_it(trial: Trial, folder: TrialFolder) -> None:
+    state = State(trial, 0)
+    for seconds in (1.0, 2.0):
+        save(folder, state.model, state.ema, state.optimizer, Progress(step=5, seconds=seconds))
+    assert restore(folder, state.model, state.ema, state.optimizer, CPU).seconds == 2.0
+
+
+def test_a_save_that_fails_leaves_the_older_checkpoint(
+    trial: Trial, folder: TrialFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = State(trial, 0)
+    save(folder, state.model, state.ema, state.optimizer, Progress(step=1))
+    kept = {key: value.clone() for key, value in state.everything().items() if not key.startswith("optimizer")}
+    state.train(1)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "dumps", full)
+        with pytest.raises(OSError, match="No space left"):
+            save(folder, state.model, state.ema, state.optimizer, Progress(step=2))
+    other = State(trial, 1)
+    assert restore(folder, other.model, other.ema, other.optimizer, CPU).step == 1
+    assert_same({k: v for k, v in other.everything().items() if not k.startswith("optimizer")}, kept)
+
+
+def test_final_weights_carry_the_trial_id_and_their_size(trial: Trial, folder: TrialFolder) -> None:
+    state = State(trial, 0)
+    state.train(2)
+    sizes = save_weights(folder, state.model, state.ema, trial.trial_id)
+    assert sizes == {path.name: path.stat().st_size for path in folder.path.iterdir()}
+    assert set(sizes) == {"model.safetensors", "ema.safetensors"}
+    networks: tuple[tuple[bool, nn.Module], ...] = ((False, state.model), (True, state.ema))
+    for ema, network in networks:
+        with safe_open(folder.weights(ema), framework="pt") as file:
+            assert file.metadata() == {"trial_id": trial.trial_id}
+        loaded = load_model(trial, folder, ema)
+        assert not loaded.training
+        assert_same(loaded.state_dict(), network.state_dict())
+    assert not torch.equal(*(next(load_model(trial, folder, ema).parameters()) for ema in (True, False)))
+
+
+def test_weights_that_cannot_be_loaded_are_one_sentence(trial: Trial, folder: TrialFolder) -> None:
+    with pytest.raises(StoreError, match=rf"cannot load the weights .* of trial {trial.trial_id} .*; train it first"):
+        load_model(trial, folder)
+    state = State(trial, 0)
+    save_weights(folder, state.model, state.ema, trial.trial_id)
+    folder.weights().write_bytes(folder.weights().read_bytes()[:-100])
+    with pytest.raises(StoreError, match="cannot load the weights") as caught:
+        load_model(trial, folder)
+    assert "\n" not in str(caught.value)
+    wider = Trial.model_validate({**trial.model_dump(), "width": 32})
+    with pytest.raises(StoreError, match="size mismatch"):
+        load_model(wider, folder, ema=False)
