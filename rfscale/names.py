@@ -8,6 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+
+class RfscaleError(Exception):
+    """The base of every error that rfscale and analysis raise on purpose: its message is one sentence for people."""
+
+
 Direction = Literal["lower", "higher", "none"]
 
 

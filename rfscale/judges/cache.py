@@ -39,7 +39,8 @@ def locked(folder: Path) -> Iterator[None]:
 def code_hash(*files: Path) -> str:
     """12 hex digits of what Python files do: comments, docstrings, blank lines and imports change nothing.
 
-    An import says where code lies; what is imported is named by the caller, file by file. An expression that is a string alone on its line counts as a docstring.
+    An import says where code lies; what is imported is named by the caller, file by file. An expression that
+    is a string alone on its line counts as a docstring.
     """
     blocks = {tokenize.INDENT: "{", tokenize.DEDENT: "}"}
     digest = hashlib.sha256()
