@@ -29,7 +29,7 @@ BASELINE = "rf"
 SIGNIFICANCE = 1 - paired.LEVEL
 
 
-class CompareError(ValueError):
+class CompareError(names.RfscaleError, ValueError):
     """A comparison cannot be made as asked; the message is one sentence that says what to do."""
 
 

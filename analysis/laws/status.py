@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from rfscale.names import RfscaleError
 
-class FitError(ValueError):
+
+class FitError(RfscaleError, ValueError):
     """No usable answer exists for the data given; the message says why and what to do."""
 
 

@@ -46,7 +46,7 @@ LOCK_PATIENCE = 30.0  # seconds to wait for another process that holds the datab
 _COLUMNS = ("rater", "question", "left", "right", "choice")
 
 
-class PreferenceError(ValueError):
+class PreferenceError(names.RfscaleError, ValueError):
     """The votes cannot be read or fitted; the message is one sentence that says what to do."""
 
 

@@ -46,7 +46,7 @@ LABELS = {
 """A metric as a reader writes it."""
 
 
-class QualityError(ValueError):
+class QualityError(names.RfscaleError, ValueError):
     """The sample quality cannot be analysed as asked; the message is one sentence that says what to do."""
 
 

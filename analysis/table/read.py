@@ -57,7 +57,7 @@ PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PROFILE_PREFIX = names.denoising_level(0.0).removesuffix("0.00")
 
 
-class TableError(ValueError):
+class TableError(names.RfscaleError, ValueError):
     """A sweep cannot be read; the message is one sentence that says what to do."""
 
 

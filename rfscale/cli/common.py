@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from rfscale import __version__
+from rfscale.names import RfscaleError
 from rfscale.spec.sweep import Resources, Sweep, SweepError, Trial
 from rfscale.store.trial import Store, StoreError, default_store
 
@@ -47,7 +48,7 @@ Gpus = Annotated[float | None, typer.Option("--gpus", help="GPUs per trial, inst
 P = ParamSpec("P")
 
 
-class FileError(RuntimeError):
+class FileError(RfscaleError, RuntimeError):
     """A file cannot be written; the message is one sentence that says what to do."""
 
 
@@ -57,17 +58,14 @@ R = TypeVar("R")
 def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
     """Bad input is one clear sentence on standard error and exit code 2; all else is a bug and keeps its traceback.
 
-    Bad input is what our own packages raise a named error for. Asking for its module, not its class, leaves those of
-    the heavy modules unimported.
+    Bad input is what our own packages raise a named error for.
     """
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (ValueError, RuntimeError) as error:
-            if type(error).__module__.split(".")[0] not in ("rfscale", "analysis"):
-                raise
+        except RfscaleError as error:
             typer.echo(f"rfscale: {error}", err=True)
             raise typer.Exit(2) from error
 

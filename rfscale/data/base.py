@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rfscale.names import RfscaleError
+
 if TYPE_CHECKING:
     from rfscale.data.spec import DigitsData, FolderData, GlyphsData, ShapesData
 
@@ -15,7 +17,7 @@ FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 
 
-class DataError(ValueError):
+class DataError(RfscaleError, ValueError):
     """The data cannot be used as given; the message says what is wrong and what to do, in one sentence."""
 
 

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from rfscale.names import RfscaleError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -35,7 +37,7 @@ MODE_MAX = 2.0 / (math.pi - 2.0)  # 1.7519: the largest s for which mode(s) is m
 SIGMA_DATA = 0.5  # EDM's sigma_data, as in the paper (section 2, EDM)
 
 
-class FormulationError(ValueError):
+class FormulationError(RfscaleError, ValueError):
     """A formulation's name or parameters are not valid; the message says what is allowed."""
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from pydantic import JsonValue
 
 from rfscale.data.base import FloatArray
+from rfscale.names import RfscaleError
 
 # Captions -> images, float32 "n c h w" in [-1, 1]. The noise of an image depends on its place in the sequence alone, so
 # that every network draws the same prompt from the same noise.
@@ -23,7 +24,7 @@ Generate = Callable[[Sequence[str]], FloatArray]
 Progress = Callable[[str, int, int], None]
 
 
-class JudgeError(RuntimeError):
+class JudgeError(RfscaleError, RuntimeError):
     """A judge cannot score; the message says in one sentence what is wrong (with its path) and what to do."""
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rfscale.names import RfscaleError
+
 # The paper's questions, word for word (section 5.4).
 QUESTIONS: dict[str, str] = {
     "prompt following": ("Which image looks more representative of the text shown above and faithfully follows it?"),
@@ -39,7 +41,7 @@ CREATE TABLE IF NOT EXISTS votes (
 _COLUMNS = "showing, rater, setting, prompt_number, prompt, left_trial, right_trial, question, choice"
 
 
-class RatingError(RuntimeError):
+class RatingError(RfscaleError, RuntimeError):
     """Images cannot be rated as asked; the message is one sentence that says what to do."""
 
 

@@ -26,7 +26,7 @@ POLL_SECONDS = 0.5
 CONNECT_SECONDS = 10.0
 
 
-class LaunchError(RuntimeError):
+class LaunchError(names.RfscaleError, RuntimeError):
     """The sweep cannot go on; the message is one sentence."""
 
 

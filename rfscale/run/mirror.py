@@ -42,7 +42,7 @@ STOP_SECONDS = 8.0  # for the last pass of a sweep that was interrupted
 _ENDED = {names.FINISHED: "FINISHED", names.DIVERGED: "FAILED", names.FAILED: "FAILED"}
 
 
-class TrackingError(RuntimeError):
+class TrackingError(names.RfscaleError, RuntimeError):
     """MLflow cannot be used; the message names the address and what to do."""
 
 

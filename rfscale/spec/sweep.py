@@ -24,10 +24,10 @@ from rfscale.flow.formulation import canonical
 from rfscale.flow.presets import expand
 from rfscale.judges.base import JudgeError
 from rfscale.judges.spec import GlyphsJudge, JudgeSpec, ShapesJudge
-from rfscale.names import setting_label
+from rfscale.names import RfscaleError, setting_label
 
 
-class SweepError(ValueError):
+class SweepError(RfscaleError, ValueError):
     """A sweep file cannot be used; the message is one sentence that says what to change."""
 
 

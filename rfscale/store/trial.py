@@ -40,7 +40,7 @@ _CLAIM_ATTEMPTS = 10
 _TEMPORARY = (".checkpoint-", ".trial.json", ".result.json", ".samples.png", ".model.safetensors", ".ema.safetensors")
 
 
-class StoreError(RuntimeError):
+class StoreError(names.RfscaleError, RuntimeError):
     """The store cannot be used as asked; the message is one sentence."""
 
 

@@ -39,7 +39,7 @@ DIVERGED_FACTOR = 10.0
 Batch = tuple[Tensor, ...]  # x0 (b, c, h, w), context (b, l, d), pooled (b, p)
 
 
-class DivergedError(RuntimeError):
+class DivergedError(names.RfscaleError, RuntimeError):
     """The loss left the range of sense. Deterministic: trying again gives the same."""
 
 
