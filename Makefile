@@ -20,6 +20,7 @@ check: .venv/.dev
 	$(BIN)/mypy
 
 format: .venv/.dev
+	$(BIN)/python docs/map.py
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 

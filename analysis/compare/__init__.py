@@ -1,0 +1,1 @@
+"""Which arm is better, by how much, how surely, and does it hold as models grow?"""

@@ -1,0 +1,1 @@
+"""What people prefer: votes between two images into strengths with intervals."""

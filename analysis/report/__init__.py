@@ -1,0 +1,1 @@
+"""Results -> figures -> one page. The only writer of figures."""

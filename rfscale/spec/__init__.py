@@ -1,0 +1,1 @@
+"""Sweep file -> sweep -> axes -> trials -> identity. Imports neither torch nor Ray."""

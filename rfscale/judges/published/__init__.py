@@ -1,0 +1,1 @@
+"""Judges with published weights: CLIP and Inception."""
