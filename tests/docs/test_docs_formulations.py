@@ -54,7 +54,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package and of the tests of formulations, with the page's lines at the places that it names."""
     copy = tmp_path_factory.mktemp("extended")
     shutil.copytree(REPOSITORY / "rfscale", copy / "rfscale", ignore=shutil.ignore_patterns("__pycache__"))
-    flow = copy / "rfscale" / "flow.py"
+    flow = copy / "rfscale" / "flow" / "formulation.py"
     text = flow.read_text(encoding="utf-8")
     for place, added in (("\n\n# --- formulations ---", f"\n{SAMPLER}"), ("\n}\n\n_NAME =", f"\n{ENTRY.rstrip()}")):
         assert text.count(place) == 1
@@ -62,7 +62,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flow.write_text(text, encoding="utf-8")
     (copy / "tests").mkdir()
     for name in ("conftest.py", "test_flow.py", "test_importance.py"):
-        shutil.copy(REPOSITORY / "tests" / name, copy / "tests")
+        shutil.copy(next((REPOSITORY / "tests").rglob(name)), copy / "tests")
     return copy
 
 
