@@ -127,7 +127,7 @@ def test_one_adapter_per_outside_system() -> None:
     }
     assert users == {
         "ray": {"rfscale.run.launch"},
-        "mlflow": {"rfscale.run.mirror", "analysis.table.read"},
+        "mlflow": {"rfscale.run.mirror", "analysis.table.read", "analysis.table.store"},
         "diffusers": set(),
     }
 

@@ -10,24 +10,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import socket
 import sys
-import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 
 from analysis.table import scores
 from analysis.table.scores import Scores
+from analysis.table.store import reading, without_password
 from rfscale import names
 
 if TYPE_CHECKING:
@@ -52,8 +46,6 @@ REQUIRED_PARAMS = (
 """Without one of these a run cannot be used; another that is missing (an older run lacks newer keys) is NaN."""
 
 OTHER_TRIAL = "the sweep file has no such trial: it was trained by another version of the file"
-CONNECT_SECONDS = 5.0
-PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PROFILE_PREFIX = names.denoising_level(0.0).removesuffix("0.00")
 
 
@@ -97,12 +89,11 @@ def read_sweep(
 ) -> SweepTable:
     """Read the experiment `sweep` from MLflow; with `trials`, ids as in the sweep file, the runs of those alone.
 
-    Raises TableError where the tracking store cannot be reached or read, where it holds no such sweep (the message
-    lists those it holds), and where no trial of it is finished.
+    Raises TrackingError where the tracking store cannot be reached or read, and TableError where it holds no such sweep
+    (the message lists those it holds) or no trial of it is finished.
     """
-    with _short_waits():
-        _check_reachable(tracking_uri)
-        client, runs = _runs(tracking_uri, sweep)
+    with reading(tracking_uri) as client:
+        runs = _runs(client, tracking_uri, sweep)
         usable, rejected = _validated(runs, trials)
         history = _histories(client, [run for run, _ in usable], curves)
         scored = _scores(client, [run for run, _ in usable])
@@ -145,107 +136,30 @@ def read_sweep(
     )
 
 
-# --- reaching the store -----------------------------------------------------------------------------------------------
+# --- MLflow -> runs ---------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _short_waits() -> Iterator[None]:
-    """MLflow retries an HTTP call for minutes by default; a reader should say within seconds that nobody answers."""
-    limits = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    added = [key for key in limits if key not in os.environ]
-    os.environ.update({key: limits[key] for key in added})
-    try:
-        yield
-    finally:
-        for key in added:
-            os.environ.pop(key, None)
-
-
-def _check_reachable(tracking_uri: str) -> None:
-    """Raise TableError at once where opening the store would wait for minutes, or would create an empty one."""
-    parts = urlsplit(tracking_uri)
-    dialect = parts.scheme.partition("+")[0]
-    if dialect == "sqlite":
-        path = Path(unquote(parts.path.removeprefix("/")))
-        if not path.is_file():
-            raise TableError(f"there is no MLflow database {path}; run a sweep first, or give the store that holds it")
-    elif dialect in ("http", "https"):
-        try:
-            urllib.request.urlopen(f"{tracking_uri.rstrip('/')}/health", timeout=CONNECT_SECONDS).close()
-        except urllib.error.HTTPError:
-            return  # it answered; what it minds (a login, a path) MLflow's client says better
-        except (OSError, ValueError) as error:
-            raise TableError(_unreachable(tracking_uri, error)) from error
-    elif parts.hostname and dialect in PORTS:
-        try:
-            socket.create_connection((parts.hostname, parts.port or PORTS[dialect]), timeout=CONNECT_SECONDS).close()
-        except OSError as error:
-            raise TableError(_unreachable(tracking_uri, error)) from error
-
-
-def _unreachable(tracking_uri: str, error: Exception) -> str:
-    return (
-        f"the MLflow server {_without_password(tracking_uri)} cannot be reached ({getattr(error, 'reason', error)}); "
-        f"start it, or correct MLFLOW_TRACKING_URI"
-    )
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
-
-
-def _runs(tracking_uri: str, sweep: str) -> tuple[MlflowClient, list[Run]]:
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
-
-    try:
-        client = MlflowClient(tracking_uri)
-        experiment = client.get_experiment_by_name(sweep)
-        if experiment is None or experiment.lifecycle_stage != "active":
-            known = sorted(e.name for e in client.search_experiments() if e.name != "Default")
-            raise TableError(
-                f"no sweep {sweep!r} in {_without_password(tracking_uri)}; "
-                + (
-                    f"it holds {', '.join(known)}: run the sweep first, or correct its name or the store"
-                    if known
-                    else "it holds none yet: run one first"
-                )
-            )
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
-            runs += page
-            token = page.token
-            if not token:
-                return client, runs
-    except MlflowException as error:
-        if "out-of-date database schema" in str(error):
-            raise TableError(
-                f"the MLflow database {_without_password(tracking_uri)} was written by another MLflow version; "
-                f"back it up, then run `mlflow db upgrade {_without_password(tracking_uri)}`"
-            ) from error
+def _runs(client: MlflowClient, tracking_uri: str, sweep: str) -> list[Run]:
+    """Every run of the sweep's experiment. Raises TableError where there is no such experiment."""
+    experiment = client.get_experiment_by_name(sweep)
+    if experiment is None or experiment.lifecycle_stage != "active":
+        known = sorted(e.name for e in client.search_experiments() if e.name != "Default")
         raise TableError(
-            f"MLflow at {_without_password(tracking_uri)} cannot be read ({_first_line(error)}); "
-            f"check the address and that it is a tracking store"
-        ) from error
-    except Exception as error:
-        # SQLAlchemy is MLflow's own dependency: its errors are recognised by where they come from, not imported here.
-        if type(error).__module__.startswith("sqlalchemy"):
-            raise TableError(
-                f"MLflow's database {_without_password(tracking_uri)} cannot be read ({_first_line(error)}); "
-                f"check that it is a tracking store"
-            ) from error
-        raise
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            f"no sweep {sweep!r} in {without_password(tracking_uri)}; "
+            + (
+                f"it holds {', '.join(known)}: run the sweep first, or correct its name or the store"
+                if known
+                else "it holds none yet: run one first"
+            )
+        )
+    runs: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            return runs
 
 
 # --- runs -> rows -----------------------------------------------------------------------------------------------------

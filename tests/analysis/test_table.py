@@ -16,6 +16,7 @@ import pytest
 from synthetic_sweep import FakeTrial, World, world_trials, write_sweep
 
 from analysis.table.read import CURVE_COLUMNS, OTHER_TRIAL, TableError, read_sweep
+from analysis.table.store import TrackingError
 from rfscale import names
 
 TWO = World({"rf": 1.0, "eps/linear": 0.8}, depths=(1, 2), seeds=(0, 1), profile=True)
@@ -146,7 +147,7 @@ def test_a_sweep_without_a_finished_trial_says_what_happened(tmp_path: Path) -> 
 
 
 def test_reading_a_store_that_is_not_there_creates_none(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="there is no MLflow database"):
+    with pytest.raises(TrackingError, match="there is no MLflow database"):
         read_sweep(f"sqlite:///{tmp_path / 'none.db'}", "any")
     assert not list(tmp_path.iterdir())
 
@@ -154,7 +155,7 @@ def test_reading_a_store_that_is_not_there_creates_none(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.db"
     path.write_text("this is not a database, and long enough to be seen as one that is broken " * 20)
-    with pytest.raises(TableError, match="cannot be read"):
+    with pytest.raises(TrackingError, match="cannot be read"):
         read_sweep(f"sqlite:///{path}", "any")
 
 
@@ -163,9 +164,9 @@ def test_an_unreachable_server_is_said_at_once_and_settings_are_restored() -> No
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     before, start = dict(os.environ), time.monotonic()
-    with pytest.raises(TableError, match="cannot be reached"):
+    with pytest.raises(TrackingError, match="cannot be reached"):
         read_sweep(f"http://127.0.0.1:{port}", "any")
-    with pytest.raises(TableError, match="cannot be reached") as error:
+    with pytest.raises(TrackingError, match="cannot be reached") as error:
         read_sweep(f"postgresql://me:secret@127.0.0.1:{port}/mlflow", "any")
     assert "secret" not in str(error.value)
     assert dict(os.environ) == before
@@ -175,8 +176,8 @@ def test_an_unreachable_server_is_said_at_once_and_settings_are_restored() -> No
 def test_a_database_of_another_mlflow_version_says_how_to_upgrade(tmp_path: Path) -> None:
     uri = write_sweep(tmp_path, "old", world_trials(World({"rf": 1.0}, depths=(1,))))
     code = (
-        "import sys; from analysis.table.read import *\n"
-        "try: read_sweep(sys.argv[1], 'old')\nexcept TableError as e: print(e)"
+        "import sys; from analysis.table.read import read_sweep; from analysis.table.store import TrackingError\n"
+        "try: read_sweep(sys.argv[1], 'old')\nexcept TrackingError as e: print(e)"
     )
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("update alembic_version set version_num = '451aebb31d03'")
