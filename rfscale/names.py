@@ -14,16 +14,25 @@ class RfscaleError(Exception):
 
 
 Direction = Literal["lower", "higher", "none"]
+Kind = Literal["number", "count", "text"]
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key with its unit, which direction is better, and its meaning in one sentence."""
+    """A key with its unit, which direction is better, and its meaning in one sentence.
+
+    Of a parameter also: its `kind` (a count is a whole number that stays small; FLOPs and parameters are numbers, as
+    laws need them), whether it is `derived` from the others and so no part of what a run is, and whether a run is of
+    use without it.
+    """
 
     key: str
     unit: str
     better: Direction
     meaning: str
+    kind: Kind = "number"
+    derived: bool = False
+    needed: bool = False
 
 
 # --- the levels of the validation loss --------------------------------------------------------------------------------
@@ -145,34 +154,65 @@ TRIAL_ID = "trial_id"
 PARAMS: dict[str, Key] = {
     key.key: key
     for key in (
-        Key("formulation", "", "none", "noise path, target and noise sampler, in the paper's notation"),
-        Key("data", "", "none", "data set"),
-        Key("resolution", "pixels", "none", "side of the square images"),
-        Key("depth", "blocks", "none", "MM-DiT blocks"),
-        Key("width", "channels", "none", "hidden width"),
-        Key("heads", "", "none", "attention heads"),
-        Key("patch", "pixels", "none", "side of a patch"),
-        Key("parameters", "", "none", "all trainable parameters"),
-        Key("parameters_core", "", "none", "parameters of attention and MLP: without embeddings, modulation and head"),
-        Key("forward_flops", "FLOP/sample", "none", "exact forward FLOPs of one sample (a multiply-add is 2)"),
-        Key("train_flops_per_step", "FLOP", "none", "exact forward and backward FLOPs of one step of the global batch"),
-        Key("train_flops", "FLOP", "none", "train_flops_per_step x steps"),
-        Key("steps", "steps", "none", "training steps"),
-        Key("batch", "samples", "none", "global batch"),
-        Key("samples", "samples", "none", "steps x batch"),
-        Key("image_tokens", "tokens", "none", "image tokens of one sample"),
-        Key("tokens", "tokens", "none", "image and context tokens of one sample"),
+        Key(
+            "formulation",
+            "",
+            "none",
+            "noise path, target and noise sampler, in the paper's notation",
+            kind="text",
+            needed=True,
+        ),
+        Key("data", "", "none", "data set", kind="text", needed=True),
+        Key("resolution", "pixels", "none", "side of the square images", kind="count", needed=True),
+        Key("depth", "blocks", "none", "MM-DiT blocks", kind="count", needed=True),
+        Key("width", "channels", "none", "hidden width", kind="count", needed=True),
+        Key("heads", "", "none", "attention heads", kind="count"),
+        Key("patch", "pixels", "none", "side of a patch", kind="count"),
+        Key("parameters", "", "none", "all trainable parameters", derived=True, needed=True),
+        Key(
+            "parameters_core",
+            "",
+            "none",
+            "parameters of attention and MLP: without embeddings, modulation and head",
+            derived=True,
+        ),
+        Key(
+            "forward_flops",
+            "FLOP/sample",
+            "none",
+            "exact forward FLOPs of one sample (a multiply-add is 2)",
+            derived=True,
+        ),
+        Key(
+            "train_flops_per_step",
+            "FLOP",
+            "none",
+            "exact forward and backward FLOPs of one step of the global batch",
+            derived=True,
+            needed=True,
+        ),
+        Key("train_flops", "FLOP", "none", "train_flops_per_step x steps", derived=True, needed=True),
+        Key("steps", "steps", "none", "training steps", kind="count", needed=True),
+        Key("batch", "samples", "none", "global batch", kind="count", needed=True),
+        Key("samples", "samples", "none", "steps x batch", kind="count", derived=True),
+        Key("image_tokens", "tokens", "none", "image tokens of one sample", derived=True),
+        Key("tokens", "tokens", "none", "image and context tokens of one sample", derived=True),
         Key("learning_rate", "1", "none", "peak learning rate after the rule across widths"),
-        Key("lr_rule", "", "none", "how the learning rate follows the width"),
+        Key("lr_rule", "", "none", "how the learning rate follows the width", kind="text"),
         Key("warmup_steps", "steps", "none", "linear warm-up"),
         Key("ema_decay", "1", "none", "EMA decay per update"),
         Key("ema_every", "steps", "none", "steps between EMA updates"),
-        Key("precision", "", "none", "fp32, or bf16 autocast"),
+        Key("precision", "", "none", "fp32, or bf16 autocast", kind="text"),
         Key("text_dropout", "1", "none", "probability that a sample's text is replaced by zeros"),
         Key("timestep_shift", "1", "none", "resolution-dependent shift alpha: log-SNR falls by 2 ln(alpha)"),
-        Key("seed", "", "none", "seed of initial weights, data order, noise and text dropout"),
+        Key(
+            "seed", "", "none", "seed of initial weights, data order, noise and text dropout", kind="count", needed=True
+        ),
     )
 }
+
+IDENTITY = "id."
+"""Before each key of a run's identity, flattened and resolved: `id.training.learning_rate`."""
 
 # --- tags of a run (may change) ---------------------------------------------------------------------------------------
 TAG_TRIAL_ID = "rfscale.trial_id"
@@ -183,6 +223,8 @@ TAG_REASON = "rfscale.reason"  # why a trial is not finished, one sentence
 TAG_COMMIT = "rfscale.commit"
 TAG_VERSIONS = "rfscale.versions"  # JSON: package -> version
 TAG_DEVICE = "rfscale.device"
+TAG_ARM = "rfscale.arm"  # the label of the arm that the trial belongs to, such as `rf, shift 3`
+TAG_ROLES = "rfscale.roles"  # JSON: role (arm, rung, tuned, seed) -> keys of the identity, the same on a sweep's runs
 TAG_CURSOR = "rfscale.journal_bytes"  # how much of the trial's journal this run already holds
 
 FINISHED, RUNNING, PARTIAL, DIVERGED, FAILED, NEW, DROPPED = (
