@@ -23,7 +23,7 @@ from rfscale.cli.common import (
     trial_row,
 )
 from rfscale.cli.judging import check_judges
-from rfscale.flow.formulation import FAMILIES, canonical, signature
+from rfscale.flow.formulations import FAMILIES, canonical, signature
 from rfscale.judges.units import units
 from rfscale.spec.sweep import Sweep, SweepError, Trial
 from rfscale.spec.sweep_file import load_sweep, read_mapping

@@ -22,7 +22,7 @@ from rfscale.cli.common import (
     open_store,
     print_json,
 )
-from rfscale.flow.formulation import canonical
+from rfscale.flow.formulations import canonical
 from rfscale.rating.votes import RatingError, Votes, questions_of
 from rfscale.spec.sweep import Sweep, Trial
 from rfscale.spec.sweep_file import load_sweep

@@ -23,7 +23,7 @@ from rfscale.cli.common import (
     print_json,
     write_report,
 )
-from rfscale.flow.formulation import canonical
+from rfscale.flow.formulations import canonical
 from rfscale.spec.sweep import Trial
 from rfscale.spec.sweep_file import load_sweep
 from rfscale.store.trial import Store, StoreError, TrialFolder, read_json

@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from rfscale.flow.formulation import Formulation
+from rfscale.flow.formulations import Formulation
 
 _BISECTIONS = 60  # to the last bit of a float64 in (0, 1)
 

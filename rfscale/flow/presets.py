@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from rfscale.flow.formulation import FAMILIES, FormulationError, canonical, signature
+from rfscale.flow.formulations import FAMILIES, FormulationError, canonical, signature
 
 _TABLE_1 = (
     "rf/lognorm(0.00,1.00)",

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rfscale.flow.formulation import Formulation, Network, network_time
+from rfscale.flow.formulations import Formulation, Network, network_time
 
 
 def guided(network: Network, scale: float) -> Network:

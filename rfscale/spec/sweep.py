@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from rfscale.backbones.mmdit.cost import ModelShape
 from rfscale.data.spec import DataSpec, ShapesData
 from rfscale.data.text import TextSpec
-from rfscale.flow.formulation import canonical
+from rfscale.flow.formulations import canonical
 from rfscale.flow.presets import expand
 from rfscale.judges.base import JudgeError
 from rfscale.judges.spec import GlyphsJudge, JudgeSpec, ShapesJudge

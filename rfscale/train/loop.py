@@ -26,7 +26,7 @@ from rfscale.backbones.mmdit.network import MMDiT
 from rfscale.data import load
 from rfscale.data.text import load_text_encoder
 from rfscale.environment import describe
-from rfscale.flow.formulation import formulation
+from rfscale.flow.formulations import formulation
 from rfscale.flow.noise import Stream, normal, stratified, uniform
 from rfscale.spec.sweep import Resources, Samples, Trial
 from rfscale.store.trial import Journal, TrialFolder, read_json, write_json

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rfscale import names
-from rfscale.flow.formulation import Formulation, Network
+from rfscale.flow.formulations import Formulation, Network
 from rfscale.flow.importance import importance_weight, mass, target_ratio
 from rfscale.flow.noise import Stream, normal
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from rfscale.flow.formulation import Network, formulation
+from rfscale.flow.formulations import Network, formulation
 from rfscale.flow.noise import Stream, normal
 from rfscale.flow.solver import generate
 from rfscale.spec.sweep import Samples, Trial

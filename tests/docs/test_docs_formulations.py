@@ -1,4 +1,4 @@
-"""docs/formulations.md: its Python runs, its families exist, and what it says to add to formulation.py works."""
+"""docs/formulations.md: its Python runs, its families exist, and what it says to add to rfscale/flow works."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 from conftest import REPOSITORY, console_script, environment_in
 
 from rfscale import names
-from rfscale.flow.formulation import FAMILIES
+from rfscale.flow.formulations import FAMILIES
 
 TEXT = (REPOSITORY / "docs" / "formulations.md").read_text(encoding="utf-8")
 READING, SAMPLER, ENTRY = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -54,12 +54,12 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package and of the tests of formulations, with the page's lines at the places that it names."""
     copy = tmp_path_factory.mktemp("extended")
     shutil.copytree(REPOSITORY / "rfscale", copy / "rfscale", ignore=shutil.ignore_patterns("__pycache__"))
-    flow = copy / "rfscale" / "flow" / "formulation.py"
-    text = flow.read_text(encoding="utf-8")
-    for place, added in (("\n\n# --- formulations ---", f"\n{SAMPLER}"), ("\n}\n\n_NAME =", f"\n{ENTRY.rstrip()}")):
-        assert text.count(place) == 1
-        text = text.replace(place, f"{added}{place}")
-    flow.write_text(text, encoding="utf-8")
+    flow = copy / "rfscale" / "flow"
+    with open(flow / "noise_samplers.py", "a", encoding="utf-8") as file:
+        file.write(f"\n\n{SAMPLER}")
+    text, place = (flow / "formulations.py").read_text(encoding="utf-8"), "\n}\n\n_NAME ="
+    assert text.count(place) == 1
+    (flow / "formulations.py").write_text(text.replace(place, f"\n{ENTRY.rstrip()}{place}"), encoding="utf-8")
     (copy / "tests").mkdir()
     for name in ("conftest.py", "test_flow.py", "test_importance.py"):
         shutil.copy(next((REPOSITORY / "tests").rglob(name)), copy / "tests")
@@ -107,7 +107,7 @@ def test_the_added_formulation_is_listed_planned_and_trained(
 
 
 def test_other_parameters_of_the_added_formulation_are_refused(extended: Path, tmp_path: Path) -> None:
-    program = "from rfscale.flow.formulation import canonical; canonical('rf/beta(3,2)')"
+    program = "from rfscale.flow.formulations import canonical; canonical('rf/beta(3, 2)')"
     done = run_extended([sys.executable, "-c", program], extended, tmp_path)
     assert "rf/beta: a = 3 is outside [2, 2]; choose a in that range" in done.stderr
     assert os.fspath(extended) in done.stderr, "the copy was not what ran"

@@ -15,22 +15,18 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from rfscale.flow.formulation import (
-    COSINE,
-    EXPLODING,
+from rfscale.flow.formulations import (
     FAMILIES,
-    LINEAR,
-    MODE_MAX,
-    STRAIGHT,
     Formulation,
     FormulationError,
-    Path,
     canonical,
     formulation,
     network_time,
     signature,
 )
 from rfscale.flow.noise import Stream, uniform
+from rfscale.flow.noise_samplers import MODE_MAX
+from rfscale.flow.paths import COSINE, EXPLODING, LINEAR, STRAIGHT, Path
 from rfscale.flow.presets import PRESETS
 
 ALL = tuple(canonical(name) for name in PRESETS["paper-61"])
@@ -163,7 +159,7 @@ def test_flow_loads_and_names_formulations_without_torch() -> None:
     """Sweep files are checked in milliseconds; `None` in sys.modules makes any import of torch fail."""
     program = (
         "import sys; sys.modules['torch'] = None\n"
-        "from rfscale.flow.formulation import canonical, formulation\n"
+        "from rfscale.flow.formulations import canonical, formulation\n"
         "print(canonical('rf/lognorm(0,1)'), formulation('edm(-1.2,1.2)').name)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ from scipy import stats
 from test_flow import ALL, SAMPLERS, f64, ldm_alphas
 from torch import Tensor
 
-from rfscale.flow.formulation import Formulation, formulation
+from rfscale.flow.formulations import Formulation, formulation
 from rfscale.flow.importance import importance_weight, logsnr_density, mass, support, target_ratio, target_scale
 
 LINEAR_ENDS = (-5.364, 7.070)  # log-SNR of sigma = 14.61 and 0.0292

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rfscale.flow.formulation import Formulation, Network, formulation
+from rfscale.flow.formulations import Formulation, Network, formulation
 from rfscale.flow.noise import Stream, normal
 from rfscale.flow.solver import generate, guided, logsnr_grid
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from rfscale.data.spec import DataSpec, DigitsData, ShapesData
-from rfscale.flow.formulation import canonical
+from rfscale.flow.formulations import canonical
 from rfscale.flow.presets import PRESETS
 from rfscale.judges import JudgeError
 from rfscale.spec.sweep import Evaluation, Quality, Resources, Sweep, SweepError, Trial

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rfscale import names
-from rfscale.flow.formulation import Formulation, formulation
+from rfscale.flow.formulations import Formulation, formulation
 from rfscale.flow.noise import stratified
 from rfscale.run.launch import to_train
 from rfscale.spec.sweep import Resources, Samples, Trial

@@ -17,7 +17,7 @@ from test_solver import MEAN, SD, optimal_network, paper_coefficients
 from torch import Tensor
 
 from rfscale import names
-from rfscale.flow.formulation import Network, canonical, formulation
+from rfscale.flow.formulations import Network, canonical, formulation
 from rfscale.flow.importance import importance_weight, mass, support, target_ratio
 from rfscale.flow.presets import PRESETS
 from rfscale.validation import profile as validation
