@@ -14,9 +14,9 @@ from analysis.laws.catalogue import FORMS
 from analysis.laws.diagnostics import diagnose
 from analysis.laws.fit import fit
 from analysis.laws.forms import Array
-from analysis.laws.isoflop import IsoflopResult, isoflop
+from analysis.laws.isoflop import WINDOW, IsoflopResult, isoflop
 from analysis.laws.optimal import ComputeRule, compute_optimal, compute_rule
-from analysis.laws.powerfit import PowerFit, fit_power
+from analysis.laws.powerfit import PowerFit, Weights, fit_power
 from analysis.laws.result import FitResult, Prediction
 from analysis.laws.status import FitError
 from analysis.laws.table import Table, positive, read_table
@@ -30,7 +30,10 @@ OPTIONAL_COLUMNS = ("C",)
 _VARIABLES = {ISOFLOP: (("C", "N", "loss"), ("D",)), POWER: (("x", "y"), ("sd",))}
 """Needed and optional variables of the forms that are no `FORMS`."""
 _OF_LAWS = ("objective", "delta", "bootstrap", "seed", "group", "weight", "fixed")
-_DOES_NOT_APPLY = {ISOFLOP: _OF_LAWS, POWER: (*_OF_LAWS, "predict")}
+_OF_ISOFLOP = ("degree", "window")
+_DOES_NOT_APPLY = {ISOFLOP: _OF_LAWS, POWER: (*_OF_LAWS, *_OF_ISOFLOP, "predict")} | dict.fromkeys(
+    FORMS, (*_OF_ISOFLOP, "weights")
+)
 """Options that would change nothing."""
 POINT = "N=1e10,D=2e11"
 
@@ -96,7 +99,9 @@ def fit_table(
     fallback: bool = False,
     checks: bool = True,
     predict: Sequence[Mapping[str, float]] = (),
-    degree: int = 2,
+    degree: int | None = None,
+    window: float | None = None,
+    weights: Weights | None = None,
     flops_per_nd: float | None = None,
 ) -> TableFit:
     """Fit `form` to a CSV file with a header row.
@@ -104,7 +109,8 @@ def fit_table(
     columns: {variable: column}, for example {"D": "tokens", "loss": "final_loss"}; a variable left out is the column
     of its own name. where_: a row filter (analysis.laws.where). form "isoflop" needs C, N, loss (D if known); form
     "power" is log-log regression of y on x with optional standard deviations sd of log y. `group` and `weight` name
-    columns. objective, bootstrap, seed: None for the defaults of `fit`. predict: points of the form's variables, or
+    columns. objective, bootstrap, seed: None for the defaults of `fit`; degree, window, weights for those of `isoflop`
+    and `fit_power`. predict: points of the form's variables, or
     {"C": ...} for the best N and D at that compute. flops_per_nd: k of C = k N D, None for that of the column C, or 6
     without one. Raises FitError for all that cannot be done, a missing file and an option without effect included.
     """
@@ -116,6 +122,7 @@ def fit_table(
         "group": group,
     }
     given |= {"weight": weight, "fixed": fixed, "predict": predict or None}
+    given |= {"degree": degree, "window": window, "weights": weights}
     _check_options(form, [name for name, value in given.items() if value is not None], predict)
     whole = read_table(path)
     table = whole.where(where_) if where_ else whole
@@ -125,10 +132,18 @@ def fit_table(
     rule = None
     result: FitResult | IsoflopResult | PowerFit
     if form == ISOFLOP:
-        result = isoflop(data, degree=degree, flops_per_nd=flops_per_nd)
+        result = isoflop(
+            data,
+            degree=2 if degree is None else degree,
+            window=WINDOW if window is None else window,
+            weights=weights or "random",
+            flops_per_nd=flops_per_nd,
+        )
         optima = tuple(_isoflop_optimum(result, point["C"]) for point in predict)
     elif form == POWER:
-        result = fit_power(data["x"], data["y"], data.get("sd"))
+        if weights in ("random", "fixed") and "sd" not in data:
+            raise FitError(f"--weights {weights} needs the standard deviations of log y: name their column with --sd.")
+        result = fit_power(data["x"], data["y"], data.get("sd"), weights=weights or "fixed")
     else:
         result = fit(
             form,

@@ -7,7 +7,7 @@ add. The parabola is biased where the window is wide and the curve is not symmet
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis.laws.forms import Array
 from analysis.laws.optimal import FLOPS_PER_PARAMETER_AND_SAMPLE
-from analysis.laws.powerfit import PowerFit, fit_power
+from analysis.laws.powerfit import PowerFit, Weights, fit_power
 from analysis.laws.status import Code, FitError, Reason, Status
 from analysis.laws.uncertainty import t_quantile
 
@@ -23,6 +23,10 @@ BUDGET_TOLERANCE = 0.1
 """Runs whose compute differs by less than 10 % are of one budget."""
 WINDOW = 4.0
 """Sizes further than this factor from the lowest point are left out of the parabola, as long as enough remain."""
+
+
+SCATTER = 2.0
+"""Minima that scatter by more than this many of their own errors are a flag."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,12 @@ class IsoflopProfile:
 
 @dataclass(frozen=True)
 class IsoflopResult:
-    """All budgets and the two power laws; `a` of N_opt ~ C^a, `b` of D_opt ~ C^b. `cubic_a`: a with degree 3.
-    `flops_per_nd`: k of D = C / (k N) where D was not measured, else None."""
+    """All budgets and the two power laws; `a` of N_opt ~ C^a, `b` of D_opt ~ C^b.
+
+    `cubic_a`: a with degree 3 in a window twice as wide, NaN where that is what was asked for. `window`: the factor in
+    N around the lowest point of a budget. `weights`: of the budgets in the two power laws. `flops_per_nd`: k of
+    D = C / (k N) where D was not measured, else None.
+    """
 
     profiles: tuple[IsoflopProfile, ...]
     size: PowerFit
@@ -59,6 +67,8 @@ class IsoflopResult:
     status: Status
     cubic_a: float
     flops_per_nd: float | None = None
+    window: float = WINDOW
+    weights: Weights = "random"
 
     @property
     def n(self) -> int:
@@ -84,15 +94,20 @@ def isoflop(
     *,
     degree: int = 2,
     window: float = WINDOW,
+    weights: Weights = "random",
     flops_per_nd: float | None = None,
 ) -> IsoflopResult:
     """data = {"C", "N", "loss"} and, if known, "D" (else D = C / (flops_per_nd N), 6 unless given), one entry per run.
 
-    Raises FitError where fewer than two budgets have an interior minimum; single budgets without one are in `profiles`
-    with their reason and the sizes to add.
+    `weights` of the budgets in the power laws, as in `fit_power`: by random effects unless asked otherwise, since the
+    minima of real profiles scatter by several times their own errors (sizes on a grid, schedules, data order). Raises
+    FitError where fewer than two budgets have an interior minimum; single budgets without one are in `profiles` with
+    their reason and the sizes to add.
     """
     if degree not in (2, 3):
         raise FitError(f"degree is {degree}: use 2 (parabola) or 3 (cubic).")
+    if not window > 1.0:
+        raise FitError(f"window is {window:g}: give a factor above 1, such as {WINDOW:g} (inf takes every size).")
     assumed = None if "D" in data else flops_per_nd or FLOPS_PER_PARAMETER_AND_SAMPLE
     columns = _columns(data, assumed)
     profiles = profiles_of(columns, degree, window)
@@ -100,27 +115,60 @@ def isoflop(
     if len(good) < 2:
         bad = " ".join(profile.status.sentences[0] for profile in profiles if not np.isfinite(profile.size))
         raise FitError(f"{len(good)} of {len(profiles)} budgets have a minimum, and two are needed. {bad}")
-    compute = np.array([profile.compute for profile in good])
-    sd = np.array([profile.log_size_se for profile in good])
-    size = fit_power(compute, [profile.size for profile in good], sd)
-    data_fit = fit_power(compute, [profile.data for profile in good], sd)
+    size, data_fit = _powers(good, weights)
     # A budget that is left out is a note on the whole, not its verdict.
     reasons = [Reason(Code.NOTE, sentence) for profile in profiles for sentence in profile.status.sentences]
     if len(good) == 2:
         reasons.append(Reason(Code.WEAK, "Two budgets give the exponent without any error: add a third."))
-    cubic = _cubic(columns, degree, window)
-    return IsoflopResult(profiles, size, data_fit, degree, Status(tuple(reasons)), cubic, assumed)
+    cubic = None if degree == 3 else _cubic(columns, window, weights)
+    reasons += [*_scatter(_powers(good, "fixed")[0]), *_disagreement(size, cubic)]
+    a = cubic.exponent if cubic else float("nan")
+    return IsoflopResult(profiles, size, data_fit, degree, Status(tuple(reasons)), a, assumed, window, weights)
 
 
-def _cubic(columns: dict[str, Array], degree: int, window: float) -> float:
-    """Exponent a with the other degree's cubic, NaN where it cannot be had."""
-    if degree == 3:
-        return float("nan")
+def _powers(good: Sequence[IsoflopProfile], weights: Weights) -> tuple[PowerFit, PowerFit]:
+    """N_opt and D_opt against compute."""
+    compute, sd = [profile.compute for profile in good], [profile.log_size_se for profile in good]
+    return (
+        fit_power(compute, [profile.size for profile in good], sd, weights=weights),
+        fit_power(compute, [profile.data for profile in good], sd, weights=weights),
+    )
+
+
+def _scatter(size: PowerFit) -> list[Reason]:
+    """A flag where the minima, weighted by their own errors, scatter around the power law by far more than these."""
+    if not size.scatter > SCATTER:
+        return []
+    return [
+        Reason(
+            Code.WEAK,
+            f"The minima scatter around the power law by {size.scatter:.1f} times their own errors: either the losses "
+            "have more noise than their profiles show or N_opt is no power of C. The intervals hold the scatter.",
+        )
+    ]
+
+
+def _disagreement(size: PowerFit, cubic: PowerFit | None) -> list[Reason]:
+    """A flag where cubics give another exponent than parabolas, beyond the error of either."""
+    if cubic is None or not (np.isfinite(size.standard_error) and np.isfinite(cubic.standard_error)):
+        return []
+    apart = abs(size.exponent - cubic.exponent)
+    # Both are fitted to the same runs, so the larger of the two errors bounds that of their difference.
+    if apart < 2.0 * max(size.standard_error, cubic.standard_error):
+        return []
+    return [
+        Reason(
+            Code.WEAK,
+            f"Parabolas give a = {size.exponent:.3f} and cubics {cubic.exponent:.3f}: the profiles are not symmetric, "
+            "so a narrower window or --degree 3 is nearer the truth.",
+        )
+    ]
+
+
+def _cubic(columns: dict[str, Array], window: float, weights: Weights) -> PowerFit | None:
+    """N_opt ~ C^a by cubics in a window twice as wide, None where it cannot be had."""
     good = [profile for profile in profiles_of(columns, 3, 2.0 * window) if np.isfinite(profile.size)]
-    if len(good) < 2:
-        return float("nan")
-    sd = [profile.log_size_se for profile in good]
-    return fit_power([p.compute for p in good], [p.size for p in good], sd).exponent
+    return _powers(good, weights)[0] if len(good) >= 2 else None
 
 
 def _columns(data: Mapping[str, ArrayLike], flops_per_nd: float | None) -> dict[str, Array]:

@@ -199,17 +199,33 @@ def compute_line(rule: ComputeRule, column: str) -> str:
     )
 
 
+_WEIGHTED = {
+    "random": "their own errors and the scatter between them (random effects)",
+    "fixed": "their own errors alone",
+    "none": "nothing: all count alike",
+}
+
+
 def isoflop_to_dict(result: IsoflopResult) -> dict[str, object]:
     """JSON-ready, with the keys of `to_dict` that apply."""
     plain: dict[str, object] = {
         "form": "isoflop",
         "n": result.n,
         "degree": result.degree,
+        "window": result.window,
+        "weights": result.weights,
+        "scatter": {"a": result.size.scatter, "b": result.data.scatter},
+        "between": {"a": result.size.between, "b": result.data.between},
         "estimate": result.estimate,
         "standard_error": {"a": result.size.standard_error, "b": result.data.standard_error},
         "interval": {"a": result.size.interval, "b": result.data.interval},
         "status": result.status.to_dict(),
-        "derived": {**result.estimate, "N_coefficient": result.size.coefficient, "cubic_a": result.cubic_a},
+        "derived": {
+            **result.estimate,
+            "N_coefficient": result.size.coefficient,
+            "D_coefficient": result.data.coefficient,
+            "cubic_a": result.cubic_a,
+        },
         "compute": {"flops_per_nd": result.flops_per_nd},
         "budgets": [
             {
@@ -230,7 +246,8 @@ def isoflop_to_dict(result: IsoflopResult) -> dict[str, object]:
 
 def isoflop_summary(result: IsoflopResult) -> str:
     lines = [
-        f"[[isoFLOP]]  {result.n} runs in {len(result.profiles)} budgets; degree {result.degree} in log N",
+        f"[[isoFLOP]]  {result.n} runs in {len(result.profiles)} budgets; degree {result.degree} in log N, "
+        f"sizes within {result.window:g} x of the lowest point",
         f"    status: {result.status.code.value}",
         *(f"      - {sentence}" for sentence in result.status.sentences),
     ]
@@ -247,12 +264,13 @@ def isoflop_summary(result: IsoflopResult) -> str:
             else "no minimum"
         )
         lines.append(f"    {profile.compute:<11.4g}  {len(profile.sizes):<6}  {values}")
-    lines.append("[[Compute-optimal]]  N_opt ~ C^a, D_opt ~ C^b")
+    lines.append(f"[[Compute-optimal]]  N_opt ~ C^a, D_opt = k C^b; budgets weighted by {_WEIGHTED[result.weights]}")
     for name, fit in (("a", result.size), ("b", result.data)):
         low, high = fit.interval
         lines.append(
             f"    {name + ':':<4}{number(fit.exponent):>10} +- {number(fit.standard_error)}"
-            f"  [{number(low)}, {number(high)}]   scatter {fit.scatter:.2g} x the budgets' own errors"
+            f"  [{number(low)}, {number(high)}]   k {number(fit.coefficient)}   "
+            + (f"scatter {fit.scatter:.2g} x the budgets' own errors" if fit.weighted else f"sd {fit.scatter:.2g}")
         )
     if math.isfinite(result.cubic_a):
         lines.append(f"    a by cubics in a window twice as wide: {number(result.cubic_a)}")

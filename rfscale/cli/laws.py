@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -45,6 +45,17 @@ def fit(
     predict: Annotated[
         list[str] | None, typer.Option("--predict", help="a point, such as N=1e10,D=2e11; repeatable")
     ] = None,
+    degree: Annotated[
+        int | None, typer.Option("--degree", min=2, max=3, help="isoflop: 2 parabola, 3 cubic [default: 2]")
+    ] = None,
+    window: Annotated[
+        float | None,
+        typer.Option("--window", help="isoflop: sizes within this factor of a budget's lowest point [default: 4]"),
+    ] = None,
+    weights: Annotated[
+        Literal["random", "fixed", "none"] | None,
+        typer.Option("--weights", help="isoflop, power: random, fixed or none [default: random; power: fixed]"),
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="PNG file for a figure of the fit")] = None,
     as_json: Json = False,
 ) -> None:
@@ -70,6 +81,9 @@ def fit(
         weight=weight,
         fixed=parse_point(fixed, "E=1.69") if fixed is not None else None,
         predict=[parse_point(point) for point in predict or []],
+        degree=degree,
+        window=window,
+        weights=weights,
     )
     typer.echo(found.to_json() if as_json else found.to_text())
     if plot is None:

@@ -176,3 +176,74 @@ def test_data_that_are_not_given_follow_from_the_factor_that_is_said() -> None:
         assert other.size == pytest.approx(one.size)
     assert "D = C / (2 N) is assumed" in third.summary()
     assert "assumed" not in isoflop(data).summary()
+
+
+# --- how the budgets are weighted -------------------------------------------------------------------------------------
+
+
+def test_random_effects_leave_no_more_squares_than_degrees_of_freedom() -> None:
+    """Paule and Mandel's tau^2: sum of (v - line)^2 / (sd^2 + tau^2) = n - 2, the line weighted in the same way."""
+    rng = np.random.default_rng(3)
+    x, sd = np.geomspace(1.0, 1e3, 12), rng.uniform(0.01, 0.1, 12)
+    y = 2.0 * x**0.5 * np.exp(rng.normal(0, 0.2, 12))
+    found = fit_power(x, y, sd, weights="random")
+    residual = np.log(y) - found.log_y0 - found.exponent * (np.log(x) - found.log_x0)
+    assert float(np.sum(residual**2 / (sd**2 + found.between**2))) == pytest.approx(10.0, rel=1e-6)
+    assert 0.1 < found.between < 0.4
+
+
+def test_without_scatter_random_effects_are_the_points_own_weights() -> None:
+    x, sd = np.geomspace(1.0, 1e3, 8), np.linspace(0.05, 0.2, 8)
+    y = 2.0 * x**0.5 * np.exp(0.1 * sd * np.array([1, -1] * 4))
+    random, fixed = fit_power(x, y, sd, weights="random"), fit_power(x, y, sd)
+    assert (random.exponent, random.interval, random.between) == (fixed.exponent, fixed.interval, 0.0)
+
+
+def test_one_budget_that_was_fitted_well_does_not_rule_the_line() -> None:
+    """Nine minima on C^0.5 but for a scatter of 0.1, one of which claims an error of 0.001 and is 0.3 off."""
+    rng = np.random.default_rng(5)
+    x, sd = np.geomspace(1.0, 1e4, 9), np.full(9, 0.05)
+    log_y = 0.5 * np.log(x) + rng.normal(0, 0.1, 9)
+    log_y[-1], sd[-1] = 0.5 * np.log(x[-1]) + 0.3, 0.001
+    fixed, random = (fit_power(x, np.exp(log_y), sd, weights=weights) for weights in ("fixed", "random"))
+    assert abs(random.exponent - 0.5) < 0.6 * abs(fixed.exponent - 0.5)
+
+
+def test_minima_that_scatter_are_a_flag() -> None:
+    data = curves(sd=1e-4)
+    moved = {name: values.copy() for name, values in data.items()}
+    for place, factor in ((1, 1.5), (3, 1 / 1.5)):  # two budgets whose sizes stand where others' do
+        rows = data["C"] == BUDGETS[place]
+        moved["N"][rows] *= factor
+        moved["D"][rows] /= factor
+    assert isoflop(data).status.ok
+    status = isoflop(moved).status
+    assert not status.ok
+    assert "times their own errors" in " ".join(status.sentences)
+
+
+def test_a_disagreeing_cubic_is_a_flag() -> None:
+    drift = curves(width=8.0, alpha=0.29, beta=0.71, sd=1e-5)
+    for place, c in enumerate(BUDGETS):  # ever further off-centre, as a grid that lags behind its optimum
+        rows = drift["C"] == c
+        n = drift["N"][rows] * 1.5**place
+        d = c / (6 * n)
+        drift["N"][rows], drift["D"][rows] = n, d
+        drift["loss"][rows] = 1.7 + 480.0 * n**-0.29 + 1500.0 * d**-0.71
+    status = isoflop(drift, window=16.0, weights="none").status
+    assert "cubics" in " ".join(status.sentences)
+    assert not status.ok
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"degree": 4}, "degree is 4"),
+        ({"window": 1.0}, "window is 1: give a factor above 1"),
+        ({"window": float("nan")}, "window is nan"),
+        ({"weights": "some"}, "use one of random, fixed, none"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, object], said: str) -> None:
+    with pytest.raises(FitError, match=said):
+        isoflop(curves(), **options)  # type: ignore[arg-type]

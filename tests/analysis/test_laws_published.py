@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.laws import fit, fit_power
+from analysis.laws import IsoflopResult, fit, fit_power
 from analysis.laws.command import TableFit, fit_table, read_csv
 from analysis.laws.result import FitResult
 
@@ -137,3 +137,36 @@ def test_compute_optimal_size_of_the_chinchilla_budget() -> None:
     nearby = [result.law({"N": best.size * f, "D": best.data / f})[0] for f in (0.9, 1.0, 1.1)]
     assert nearby[1] == min(nearby) == pytest.approx(best.loss[0])
     np.testing.assert_allclose(best.data_interval[0], 5.76e23 / 6.0 / best.size_interval[0, ::-1])
+
+
+# --- isoFLOP profiles (isoflop_public.csv, collected by Open-Athena) ------------------------------------------------
+
+
+def of_experiment(name: str, **options: object) -> TableFit:
+    return fit_table(
+        reference("isoflop_public.csv"),
+        "isoflop",
+        where_=f'experiment == "{name}"',
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("weights", ["random", "none"])
+def test_llama_3s_tokens_for_its_compute(weights: str) -> None:
+    """D_opt = 0.299 C^0.537, and 16.55 T tokens at 3.8e25 FLOPs (Llama 3, section 3.2.1)."""
+    found = of_experiment("llama_3__exp_loss", window=8.0, weights=weights, predict=[{"C": 3.8e25}])
+    result = found.result
+    assert isinstance(result, IsoflopResult)
+    assert result.data.exponent == pytest.approx(0.537, abs=0.01)
+    assert found.optima[0]["D_opt"] == pytest.approx(16.55e12, rel=0.05)
+    assert result.data.coefficient == pytest.approx(0.299, rel=0.15)
+    assert any("scatter around the power law by 4.9 times" in said for said in result.status.sentences)
+    assert not result.status.ok
+
+
+def test_hoffmanns_second_approach() -> None:
+    """N_opt ~ C^0.49 (Hoffmann et al. 2022, table 2), with cubics in a window of 8, from a digitised figure."""
+    result = of_experiment("ml_scalefit__massivetext__chinchilla", window=8.0, degree=3).result
+    assert isinstance(result, IsoflopResult)
+    assert result.size.exponent == pytest.approx(0.49, abs=0.01)
+    assert result.size.interval[0] < 0.49 < result.size.interval[1]
