@@ -148,7 +148,7 @@ def fit_table(
         result = fit(
             form,
             data,
-            groups=None if group is None else table.column(group, "--group"),
+            groups=None if group is None else table.labels(group, "--group"),
             weights=None if weight is None else table.numbers(weight, "--weight"),
             fixed=fixed,
             objective=objective or "huber",

@@ -17,6 +17,8 @@ class Code(StrEnum):
 
     CONVERGED = "converged"
     NOTE = "note"
+    DOUBTFUL = "doubtful"  # the data speak against the form
+    DEPENDENT = "rows depend on each other"  # intervals take them as independent
     TWO_MINIMA = "two minima"
     WEAK = "barely identified"
     BOUND = "bound hit"

@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,41 +14,64 @@ from numpy.typing import NDArray
 
 from analysis.laws.forms import Array
 from analysis.laws.status import FitError
-from analysis.laws.where import Column, where
+from analysis.laws.where import Column, where, written
 
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 """What stands in place of commas in files that are no CSV."""
 
 
+BLANK = ("", "nan", "na", "n/a", "<na>", "null")
+"""What stands in a cell without a label, in lower case."""
+
+
 @dataclass(frozen=True)
 class Table:
-    """Columns of a file: float64 where every cell is a number or empty (NaN), else text. `lines` (n,) count from 1,
-    as an editor does: the header is line 1."""
+    """The cells of a file, as they are written. `lines` (n,) count from 1, as an editor does: the header is line 1."""
 
     path: str
-    columns: Mapping[str, Column]
+    cells: Mapping[str, NDArray[np.str_]]
     lines: NDArray[np.intp]
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """float64 where every cell is a number or empty (NaN), else text."""
+        return {name: _typed(cells) for name, cells in self.cells.items()}
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def where(self, condition: str) -> Table:
         """The rows that pass a filter. A column of text whose remaining cells are numbers becomes one of numbers."""
-        keep = where(condition, self.columns)
+        keep = where(condition, self.columns, self.cells)
         if not keep.any():
             raise FitError(f"no row of {self.path} passes the filter {condition!r}: check its values.")
-        kept = {name: _typed(values[keep]) for name, values in self.columns.items()}
-        return Table(self.path, kept, self.lines[keep])
+        return Table(self.path, {name: cells[keep] for name, cells in self.cells.items()}, self.lines[keep])
 
-    def column(self, name: str, option: str) -> Column:
-        """The column that `option` (such as --N) names, of whatever type. Raises FitError where there is none."""
-        if name not in self.columns:
-            raise FitError(f"there is no column {name!r}; there are {', '.join(self.columns)}: name it with {option}.")
-        return self.columns[name]
+    def _check_name(self, name: str, option: str) -> None:
+        if name not in self.cells:
+            raise FitError(f"there is no column {name!r}; there are {', '.join(self.cells)}: name it with {option}.")
+
+    def labels(self, name: str, option: str) -> NDArray[np.str_]:
+        """The column that `option` (such as --group) names, as it is written: 01 and 1 are two labels.
+
+        Raises FitError where there is none, or with the line of the first cell that is empty."""
+        self._check_name(name, option)
+        labels = self.cells[name]
+        bad = np.flatnonzero(np.isin(np.char.lower(labels), BLANK))
+        if bad.size:
+            lines = (
+                f"line {self.lines[bad[0]]}" if bad.size == 1 else f"line {self.lines[bad[0]]} and {bad.size - 1} more"
+            )
+            raise FitError(
+                f"column {name!r}, named by {option}, is empty or nan on {lines} of {self.path}: every row needs a "
+                f"label; give these rows one, or leave them out with --where '{written(name)} != \"{labels[bad[0]]}\"'."
+            )
+        return labels
 
     def numbers(self, name: str, option: str) -> Array:
-        """The same, all of it positive finite numbers. Raises FitError with the line of the first cell that is not."""
-        values = self.column(name, option)
+        """The same column as positive finite numbers. Raises FitError with the line of the first cell that is none."""
+        self._check_name(name, option)
+        values = self.columns[name]
         if values.dtype.kind == "U":
             row = next(i for i, cell in enumerate(values) if not _is_number(str(cell)))
             raise FitError(
@@ -61,14 +85,9 @@ class Table:
             raise FitError(
                 f"column {name!r} is {'empty or nan' if np.isnan(found) else found} on line {self.lines[bad[0]]} of "
                 f"{self.path} ({bad.size} such line{'s' if bad.size > 1 else ''}): values must be positive and finite; "
-                f"leave such rows out with --where '{_written(name)} > 0', and say so."
+                f"leave such rows out with --where '{written(name)} > 0', and say so."
             )
         return numbers
-
-
-def _written(name: str) -> str:
-    """A column's name as a filter has it."""
-    return name if name.isidentifier() else f"`{name}`"
 
 
 def positive(values: Array) -> NDArray[np.bool_]:
@@ -97,8 +116,8 @@ def read_table(path: str | Path) -> Table:
     for line, row in zip(lines[1:], rows[1:], strict=True):
         if len(row) != len(header):
             raise FitError(f"line {line} of {path} has {len(row)} cells, the header has {len(header)}: mend the file.")
-    columns = {name: _typed(np.array([row[j] for row in rows[1:]])) for j, name in enumerate(header) if name}
-    return Table(str(path), columns, np.array(lines[1:], dtype=np.intp))
+    cells = {name: np.array([row[j] for row in rows[1:]], dtype=np.str_) for j, name in enumerate(header) if name}
+    return Table(str(path), cells, np.array(lines[1:], dtype=np.intp))
 
 
 def _check_header(path: str | Path, header: Sequence[str]) -> None:
@@ -120,9 +139,9 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _typed(cells: Column) -> Column:
+def _typed(cells: NDArray[np.str_]) -> Column:
     """Numbers where every cell is one or empty, else text."""
-    if cells.dtype.kind != "U":
+    try:
+        return np.where(cells == "", "nan", cells).astype(np.float64)
+    except ValueError:
         return cells
-    texts = [str(cell) for cell in cells]
-    return np.array([float(text or "nan") for text in texts]) if all(map(_is_number, texts)) else cells

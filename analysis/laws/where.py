@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from functools import reduce
+from keyword import iskeyword
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,31 +25,97 @@ _COMPARE: dict[type[ast.cmpop], Callable[..., object]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+_EQUALITY = (operator.eq, operator.ne)
 _ALLOWED = 'comparisons (== != < <= > >= in) of columns with numbers or "text", joined by and, or, not, parentheses'
+_LITERAL = r"'[^']*'|\"[^\"]*\"|`[^`]*`"
+_OTHER_LANGUAGES = {
+    r"&&?": "write and in place of &",
+    r"\|\|?": "write or in place of |",
+    r"(?<![<>=!])=(?!=)": "write == in place of =",
+    r"!(?!=)": "write not in place of !",
+    r"<>": "write != in place of <>",
+}
+"""What SQL, pandas and C write otherwise, and what to write here."""
+_EXACT_INTEGERS = 2**53
+"""Numbers are doubles: beyond this two different integers may be one number."""
+_WORDS = frozenset({"and", "or", "not", "in", "is", "True", "False", "None"})
 
 
-def where(expression: str, columns: Mapping[str, Column]) -> Mask:
-    """Which rows satisfy the expression. A column whose name is no identifier goes in backticks: `val/loss` < 2.
+def written(name: str) -> str:
+    """A column's name as a filter has it: in backticks unless it is a plain word."""
+    return name if name.isidentifier() and not iskeyword(name) else f"`{name}`"
 
+
+def where(expression: str, columns: Mapping[str, Column], cells: Mapping[str, NDArray[np.str_]] | None = None) -> Mask:
+    """Which rows satisfy the expression.
+
+    A column whose name is no plain word is taken as it stands (metrics.val/loss < 2), or in backticks where that could
+    be read otherwise. `cells`: the columns as they are written in the file; a quoted text is compared with these.
     Raises FitError, naming what is allowed, for anything else.
     """
     names: dict[str, str] = {}
-
-    def quoted(match: re.Match[str]) -> str:
-        names[f"column_{len(names)}__"] = match.group(1)
-        return f"column_{len(names) - 1}__"
-
+    python = _with_plain_names(expression, columns, names)
     try:
-        tree = ast.parse(re.sub(r"`([^`]+)`", quoted, expression).strip(), mode="eval")
-    except SyntaxError as error:
-        raise FitError(f"cannot read the filter {expression!r}: use {_ALLOWED}.") from error
+        tree = ast.parse(python.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise FitError(
+            f"cannot read the filter {_short(expression)!r}: {_advice(expression)}; the name of a column that is no "
+            f"plain word goes in backticks."
+        ) from error
     n = len(next(iter(columns.values()))) if columns else 0
-    return _Filter(expression, columns, names, n).mask(tree.body)
+    return _Filter(expression, columns, cells or {}, names, n).mask(tree.body)
+
+
+def _with_plain_names(expression: str, columns: Mapping[str, Column], names: dict[str, str]) -> str:
+    """The expression with a plain word for each column that Python cannot read as one; `names` maps these back."""
+    unusual = [name for name in columns if written(name) != name and not _is_ambiguous(name)]
+    longest_first = sorted(unusual, key=len, reverse=True)
+    alternatives = "|".join(rf"(?<![\w.]){re.escape(name)}(?!\w)" for name in longest_first)
+
+    def plain(match: re.Match[str]) -> str:
+        text = match.group(0)
+        if text[0] in "'\"":
+            return text
+        word = f"column_{len(names)}__"
+        names[word] = text.strip("`") if text[0] == "`" else text
+        return word
+
+    return re.sub(_LITERAL + (f"|{alternatives}" if alternatives else ""), plain, expression)
+
+
+def _is_ambiguous(name: str) -> bool:
+    """Whether a name could be a number, a word or a part of the filter itself: such names need backticks."""
+    try:
+        float(name)
+    except ValueError:
+        return name in _WORDS or bool(re.search(r"[<>=!'\"`&|]", name))
+    return True
+
+
+def _advice(expression: str) -> str:
+    """What to write in place of another language's operators, and what is allowed."""
+    return "; ".join([*_translations(expression), f"a filter is made of {_ALLOWED}"])
+
+
+def _translations(expression: str) -> list[str]:
+    bare = re.sub(_LITERAL, " ", expression)
+    return [advice for pattern, advice in _OTHER_LANGUAGES.items() if re.search(pattern, bare)]
+
+
+def _short(expression: str) -> str:
+    return expression if len(expression) <= 200 else expression[:200] + "..."
 
 
 class _Filter:
-    def __init__(self, expression: str, columns: Mapping[str, Column], names: Mapping[str, str], n: int) -> None:
-        self.expression, self.columns, self.names, self.n = expression, columns, names, n
+    def __init__(
+        self,
+        expression: str,
+        columns: Mapping[str, Column],
+        cells: Mapping[str, NDArray[np.str_]],
+        names: Mapping[str, str],
+        n: int,
+    ) -> None:
+        self.expression, self.columns, self.cells, self.names, self.n = expression, columns, cells, names, n
 
     def mask(self, node: ast.expr) -> Mask:
         match node:
@@ -66,22 +133,47 @@ class _Filter:
         raise self._refuse(node)
 
     def _compare(self, op: ast.cmpop, a: ast.expr, b: ast.expr) -> Mask:
-        left = self._operand(a)
         if isinstance(op, ast.In | ast.NotIn):
             if not isinstance(b, ast.List | ast.Tuple):
-                raise self._refuse(b)
+                raise FitError(
+                    f'the filter {_short(self.expression)!r} has {self._said(b)} after in: write a list, such as ["a", '
+                    f'"b"]; a filter is made of {_ALLOWED}.'
+                )
             found = np.zeros(self.n, dtype=bool)
             for item in b.elts:
-                found |= self._apply(operator.eq, left, self._operand(item))
+                found |= self._apply(operator.eq, a, item)
             return found if isinstance(op, ast.In) else ~found
         if type(op) not in _COMPARE:
             raise self._refuse(op)
-        return self._apply(_COMPARE[type(op)], left, self._operand(b))
+        return self._apply(_COMPARE[type(op)], a, b)
 
-    def _apply(self, compare: Callable[..., object], left: object, right: object) -> Mask:
+    def _apply(self, compare: Callable[..., object], a: ast.expr, b: ast.expr) -> Mask:
+        if compare in _EQUALITY:
+            self._check_digits(a)
+            self._check_digits(b)
+        left, right = self._operand(a), self._operand(b)
+        if _is_text(left) != _is_text(right) and compare in _EQUALITY:
+            left, right = self._as_written(a, left), self._as_written(b, right)
         if _is_text(left) != _is_text(right):
-            raise FitError(f"the filter {self.expression!r} compares a number with text: put the text side in quotes.")
+            raise FitError(
+                f"the filter {_short(self.expression)!r} compares a number with text, {self._said(a)} with "
+                f"{self._said(b)}: put the text side in quotes."
+            )
         return np.broadcast_to(np.asarray(compare(left, right), dtype=bool), (self.n,))
+
+    def _check_digits(self, node: ast.expr) -> None:
+        """Equality of a whole number that doubles cannot tell from its neighbours is refused."""
+        if isinstance(node, ast.Constant) and isinstance(node.value, int) and abs(node.value) > _EXACT_INTEGERS:
+            whole = _short(str(node.value))
+            raise FitError(
+                f"the filter {_short(self.expression)!r} asks for equality with {whole}, which has more digits than a "
+                f'number holds: put it in quotes, "{whole}", and it is compared as it is written.'
+            )
+
+    def _as_written(self, node: ast.expr, value: object) -> object:
+        """A column's cells as the file has them, to be compared with a quoted text; anything else as it is."""
+        name = self.names.get(node.id, node.id) if isinstance(node, ast.Name) else ""
+        return self.cells.get(name, value)
 
     def _operand(self, node: ast.expr) -> object:
         match node:
@@ -100,9 +192,21 @@ class _Filter:
                 return -float(value)
         raise self._refuse(node)
 
+    def _said(self, node: ast.AST) -> str:
+        """A part of the filter as the user wrote it, nearly."""
+        text = ast.unparse(node)
+        for word, name in self.names.items():
+            text = text.replace(word, f"`{name}`")
+        return _short(text)
+
     def _refuse(self, node: ast.AST) -> FitError:
-        kind = type(node).__name__
-        return FitError(f"the filter {self.expression!r} has {kind}, which is not allowed: use {_ALLOWED}.")
+        said = self._said(node) if isinstance(node, ast.expr) else "'is'"
+        told = f"the filter {_short(self.expression)!r} has {said}, which is not allowed"
+        looks_like_a_name = isinstance(node, ast.Attribute | ast.BinOp | ast.Subscript | ast.Call)
+        if looks_like_a_name and not _translations(self.expression):
+            there = ", ".join(map(written, self.columns))
+            told += f" (there is no such column; there are {there}, in backticks where the name is no plain word)"
+        return FitError(f"{told}: {_advice(self.expression)}.")
 
 
 def _is_text(value: object) -> bool:

@@ -156,3 +156,68 @@ def test_laws_import_neither_torch_nor_ray_nor_mlflow_nor_pandas() -> None:
     root = Path(__file__).resolve().parents[2]
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert out.stdout.strip() == "[]"
+
+
+ODD_NAMES = {
+    "params.n_params": np.array([1.0, 2.0, 3.0]),
+    "metrics.val/loss": np.array([1.0, np.nan, 3.0]),
+    "metrics.val/loss std": np.array([9.0, 9.0, 0.0]),
+    "lambda": np.array([1.0, 2.0, 3.0]),
+    "loss (val)": np.array([3.0, 2.0, 1.0]),
+    "1": np.array([1.0, 0.0, 1.0]),
+    "a=b": np.array([1.0, 1.0, 0.0]),
+    "not": np.array([1.0, 1.0, 0.0]),
+    "N": np.array([1.0, 2.0, 3.0]),
+}
+
+
+@pytest.mark.parametrize(
+    ("expression", "rows"),
+    [
+        ("metrics.val/loss > 0", [0, 2]),
+        ("metrics.val/loss std > 1 and params.n_params < 2", [0]),
+        ("lambda>1 and N == 3", [2]),
+        ("not loss (val) >= 2", [2]),
+        ("`loss (val)` >= 2 and 1 == 1", [0, 1]),
+        ("`1` == 1", [0, 2]),
+        ("`a=b` == 1 and `not` == 1 and not N == 1", [1]),
+        ("N < 1000000000000000000000", [0, 1, 2]),
+    ],
+)
+def test_a_column_with_an_odd_name_is_filtered_as_it_stands_or_in_backticks(expression: str, rows: list[int]) -> None:
+    assert np.flatnonzero(where(expression, ODD_NAMES)).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("expression", "advice"),
+    [
+        ("N > 1e7 & N < 1e9", "write and in place of &"),
+        ("N > 1e7 || N < 1e9", "write or in place of |"),
+        ("N = 1", "write == in place of ="),
+        ("!N == 1", "write not in place of !"),
+        ("params.size > 1", "there are `params.n_params`, `metrics.val/loss`"),
+        ("val/loss > 1", "there is no such column"),
+        ("N in 3", "write a list"),
+        ("N ==", "goes in backticks"),
+        ("N == 477190123456789012", 'put it in quotes, "477190123456789012"'),
+        ("(" * 5000 + "N == 1" + ")" * 5000, "cannot read"),
+    ],
+)
+def test_a_filter_that_cannot_be_read_is_told_what_to_write(expression: str, advice: str) -> None:
+    with pytest.raises(FitError, match=advice) as caught:
+        where(expression, ODD_NAMES)
+    assert "Op" not in str(caught.value)
+    assert len(str(caught.value)) < 900
+
+
+def test_labels_are_compared_and_grouped_as_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    rows = [f"{10**k},{2 + 4 / k},{run}" for run in (477190123456789012, 477190123456789013) for k in range(6, 12)]
+    path.write_text("\n".join(["N,loss,run", *rows]), encoding="utf-8")
+    found = fit_table(path, "N", where_='run == "477190123456789013"', bootstrap=0, checks=False)
+    assert found.n_kept == 6
+    grouped = fit_table(path, "N", group="run", bootstrap=0, checks=False)
+    assert "12 points in 2 groups" in grouped.to_text().replace("points: 12 in", "12 points in")
+    path.write_text("\n".join(["N,loss,run", *rows, "1e5,3,", "1e5,3,"]), encoding="utf-8")
+    with pytest.raises(FitError, match=r"'run', named by --group, is empty or nan on line 14 and 1 more"):
+        fit_table(path, "N", group="run")
