@@ -13,6 +13,11 @@ class RfscaleError(Exception):
     """The base of every error that rfscale and analysis raise on purpose: its message is one sentence for people."""
 
 
+def one_line(text: object, longest: int | None = None) -> str:
+    """The text of an error, say, on one line of at most `longest` characters, as a part of a sentence."""
+    return " ".join(str(text).split())[:longest]
+
+
 Direction = Literal["lower", "higher", "none"]
 Kind = Literal["number", "count", "text"]
 

@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 from rfscale import names
 from rfscale.spec.sweep import Samples
 from rfscale.spec.sweep_file import parse_sweep
-from rfscale.store.trial import TrialFolder
+from rfscale.store import TrialFolder
 from rfscale.train.loop import train
 
 # Data flows down: a file of rfscale imports only from its own folder and from rows below it.
@@ -143,7 +143,7 @@ def test_modules_that_plan_import_no_torch() -> None:
         "spec/sweep",
         "spec/sweep_file",
         "flow/presets",
-        "store/trial",
+        "store/folder",
         "backbones/mmdit/cost",
         "names",
         "run/launch",

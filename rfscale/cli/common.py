@@ -16,7 +16,7 @@ import typer
 from rfscale import __version__
 from rfscale.names import RfscaleError
 from rfscale.spec.sweep import Resources, Sweep, SweepError, Trial
-from rfscale.store.trial import Store, StoreError, default_store
+from rfscale.store import Store, StoreError, default_store
 
 if TYPE_CHECKING:
     from rich.console import Console

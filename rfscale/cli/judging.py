@@ -8,7 +8,7 @@ from rfscale.cli.common import console
 from rfscale.judges import Judge, JudgeError
 from rfscale.judges.units import units
 from rfscale.spec.sweep import Quality, Sweep, Trial
-from rfscale.store.trial import Store
+from rfscale.store import Store
 
 
 def check_judges(sweep: Sweep, quality: Quality) -> None:

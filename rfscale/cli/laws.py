@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from rfscale.cli.common import Json, app, check_png, one_sentence
-from rfscale.store.trial import StoreError
+from rfscale.store import StoreError
 
 
 @app.command()

@@ -27,7 +27,7 @@ from rfscale.flow.formulations import FAMILIES, canonical, signature
 from rfscale.judges.units import units
 from rfscale.spec.sweep import Sweep, SweepError, Trial
 from rfscale.spec.sweep_file import load_sweep, read_mapping
-from rfscale.store.trial import Store
+from rfscale.store import Store
 
 _PLAN_COLUMNS = (
     *("trial_id", "formulation", "depth", "width", "heads", "parameters", "train_flops"),

@@ -27,7 +27,7 @@ from rfscale.cli.common import (
 from rfscale.cli.judging import check_judges, judge_trials, stop_on_failures
 from rfscale.spec.sweep import Quality
 from rfscale.spec.sweep_file import load_sweep
-from rfscale.store.trial import StoreError
+from rfscale.store import StoreError
 
 
 @app.command()

@@ -26,7 +26,7 @@ from rfscale.flow.formulations import canonical
 from rfscale.rating.votes import RatingError, Votes, questions_of
 from rfscale.spec.sweep import Sweep, Trial
 from rfscale.spec.sweep_file import load_sweep
-from rfscale.store.trial import Store
+from rfscale.store import Store
 
 if TYPE_CHECKING:
     from rfscale.rating.images import Drawing

@@ -26,7 +26,7 @@ from rfscale.cli.common import (
 from rfscale.flow.formulations import canonical
 from rfscale.spec.sweep import Trial
 from rfscale.spec.sweep_file import load_sweep
-from rfscale.store.trial import Store, StoreError, TrialFolder, read_json
+from rfscale.store import Store, StoreError, TrialFolder, read_json
 
 
 @app.command()

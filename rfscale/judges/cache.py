@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import io
 import json
-import os
 import tokenize
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from rfscale.judges.base import JudgeError
+from rfscale.store import write_json
 
 
 @contextmanager
@@ -70,9 +70,7 @@ def kept(path: Path, depends: dict[str, JsonValue], compute: Callable[[], dict[s
             found = _read(path, depends)  # another process may have computed it meanwhile
             if found is None:
                 found = compute()
-                temporary = path.with_name(f".{path.name}.{os.getpid()}")
-                temporary.write_text(json.dumps({"depends": depends, "result": found}, indent=1), encoding="utf-8")
-                temporary.replace(path)
+                write_json(path, {"depends": depends, "result": found})
     return found
 
 

@@ -25,7 +25,7 @@ from rfscale.data.text import load_text_encoder
 from rfscale.judges import Judge, JudgeError, JudgeSpec, Score, load_judge
 from rfscale.judges.units import Unit, units
 from rfscale.spec.sweep import Quality, Resources, Setting, Trial
-from rfscale.store.trial import Journal, Store, StoreError, TrialFolder, read_json, write_json
+from rfscale.store import Store, StoreError, TrialFolder, read_json, write_json
 from rfscale.train.checkpoint import load_model
 from rfscale.validation.samples import COLUMNS, generate_images, save_grid
 
@@ -77,7 +77,7 @@ def evaluate(
         raise StoreError(f"trial {trial.trial_id} is not finished ({state.status}), so it has nothing to judge{hint}")
     device = "cuda" if resources.gpus and torch.cuda.is_available() else "cpu"
     with folder.claim():
-        journal = Journal(folder)
+        journal = folder.open_journal()
         problem: JudgeError | StoreError | None = None
         try:
             for unit in missing(trial, folder, quality):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from torch import Tensor
 from rfscale.data import load_text_encoder
 from rfscale.rating.votes import RatingError
 from rfscale.spec.sweep import Trial
-from rfscale.store.trial import Store
+from rfscale.store import Store
+from rfscale.store.files import replacing
 from rfscale.train.checkpoint import load_model
 from rfscale.validation.samples import generate_images
 
@@ -111,6 +111,5 @@ def save_png(image: Tensor, path: Path) -> None:
         )
     pixels = ((image.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    picture.save(temporary, format="PNG")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG")

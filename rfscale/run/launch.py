@@ -19,7 +19,7 @@ from typing import Any
 
 from rfscale import names
 from rfscale.spec.sweep import Quality, Resources, Samples, Sweep, Trial
-from rfscale.store.trial import ClaimedError, State, Store, TrialFolder, write_json
+from rfscale.store import ClaimedError, State, Store, TrialFolder, write_json
 
 SAME_ERROR_LIMIT = 3
 POLL_SECONDS = 0.5
@@ -196,15 +196,15 @@ def _start(address: str | None) -> Any:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
         if address is None:
-            raise LaunchError(f"cannot start Ray here: {_one_line(error)}") from error
+            raise LaunchError(f"cannot start Ray here: {names.one_line(error, 300)}") from error
         raise LaunchError(_cannot_join(address, error)) from error
     return ray
 
 
 def _cannot_join(address: str | None, error: Exception) -> str:
     return (
-        f"cannot join the Ray cluster {address}: {_one_line(error)}; give HOST:PORT of a running cluster, or 'auto' on "
-        "one of its machines, with its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        f"cannot join the Ray cluster {address}: {names.one_line(error, 300)}; give HOST:PORT of a running cluster, "
+        "or 'auto' on one of its machines, with its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
     )
 
 
@@ -307,7 +307,7 @@ def _problem(ray: Any, reference: Any) -> tuple[str, bool]:
     try:
         ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        return f"{type(error.cause).__name__}: {_one_line(error.cause)}", False
+        return f"{type(error.cause).__name__}: {names.one_line(error.cause, 300)}", False
     except ray.exceptions.OutOfMemoryError:
         return "its machine ran out of memory; set resources.memory_gb so that fewer trials share it", True
     except ray.exceptions.RayError as error:
@@ -341,7 +341,3 @@ def _stop_on_same_error(outcome: Outcome) -> None:
         raise LaunchError(
             f"the first {SAME_ERROR_LIMIT} trials all failed in the same way, so the rest was not tried: {errors[0]}"
         )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 from rfscale import names
 from rfscale.spec.sweep import Sweep, Trial
-from rfscale.store.trial import Point, State, Store, TrialFolder, read_json
+from rfscale.store import Point, State, Store, TrialFolder, read_json
+from rfscale.store.files import creating
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -94,7 +95,7 @@ class Mirror:
         except TrackingError:
             raise
         except Exception as error:
-            raise TrackingError(f"MLflow at {self.uri} cannot be used: {_one_line(error)}") from error
+            raise TrackingError(f"MLflow at {self.uri} cannot be used: {names.one_line(error, 300)}") from error
 
     # --- one pass -----------------------------------------------------------------------------------------------------
 
@@ -175,7 +176,7 @@ class Mirror:
         try:
             self.sync_all()
         except Exception as error:  # whatever MLflow's client raises: the journal waits, and `trouble` is shown
-            self.trouble, self._refused = _one_line(error), _is_refusal(error)
+            self.trouble, self._refused = names.one_line(error, 300), _is_refusal(error)
             return False
         self.trouble, self._refused = "", False
         return True
@@ -346,16 +347,10 @@ def _create_database(path: Path) -> None:
     from mlflow import MlflowClient
 
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    whole = path.with_name(f".{path.name}.{os.getpid()}")
-    with tempfile.TemporaryDirectory(dir=memory, prefix="rfscale-") as folder:
+    with creating(path) as whole, tempfile.TemporaryDirectory(dir=memory, prefix="rfscale-") as folder:
         MlflowClient(f"sqlite:///{folder}/mlflow.db").get_experiment("0")
         with closing(sqlite3.connect(f"{folder}/mlflow.db")) as private, closing(sqlite3.connect(whole)) as copy:
             private.backup(copy)
-    try:
-        with suppress(FileExistsError):
-            os.link(whole, path)  # unlike a rename, never over a database that another process made meanwhile
-    finally:
-        whole.unlink()
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -366,7 +361,3 @@ def _is_refusal(error: Exception) -> bool:
         return False
     status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
     return 400 <= status < 500 and status not in (408, 429)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

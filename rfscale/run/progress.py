@@ -17,7 +17,7 @@ from rich.text import Text
 from rfscale import names
 from rfscale.run.launch import Outcome
 from rfscale.spec.sweep import Sweep, Trial
-from rfscale.store.trial import State, Store
+from rfscale.store import State, Store
 
 LINE_SECONDS = 30.0  # between status lines where there is no terminal to redraw
 SETTLE_SECONDS = 5.0  # of steps before the time left is worth saying

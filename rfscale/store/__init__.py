@@ -1,1 +1,37 @@
-"""The files of a trial: what lies in the store is the truth about it."""
+"""The store: what is finished, who trains what, what was measured. The truth, of which MLflow is the mirror; no torch.
+
+    <store>/trials/<trial_id>/
+        trial.json           what was asked: every field, everything derived, versions and commit of each attempt
+        journal.jsonl        what was measured: one line per point, appended, never rewritten; MLflow is its mirror
+        checkpoint-<step>/   the newest resumable state (written under a temporary name, then renamed)
+        model.safetensors    final weights as trained          ema.safetensors    final EMA weights
+        ema-<step>.safetensors   EMA weights along the way, where the sweep asks for them
+        samples.png          a few images of the finished model
+        quality/             what judges saw: a grid of images for each setting, and judges.json, who they were,
+                             and forgotten.json, from where in the journal their scores count
+        result.json          how it ended: finished, diverged or failed, with the reason
+        lock                 held while a process trains it
+    <store>/judges/                          what a judge trains or computes once
+    <store>/mlflow.db, <store>/artifacts/    MLflow, unless MLFLOW_TRACKING_URI points elsewhere
+    <store>/reports/<sweep>/                 report.html, figures, tables
+
+"Finished" is a verified artifact: the last step reached, a finite val/loss, weights of the recorded size.
+"""
+
+from rfscale.store.files import StoreError, read_json, write_json
+from rfscale.store.folder import ClaimedError, State, TrialFolder
+from rfscale.store.journal import Journal, Point
+from rfscale.store.store import Store, default_store
+
+__all__ = [
+    "ClaimedError",
+    "Journal",
+    "Point",
+    "State",
+    "Store",
+    "StoreError",
+    "TrialFolder",
+    "default_store",
+    "read_json",
+    "write_json",
+]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from rfscale.backbones.mmdit.network import MMDiT
 from rfscale.spec.sweep import Trial
-from rfscale.store.trial import StoreError, TrialFolder, replacing_folder
+from rfscale.store import StoreError, TrialFolder
+from rfscale.store.files import replacing, replacing_folder
 
 
 @dataclass(slots=True)
@@ -68,20 +69,17 @@ def save_weights(folder: TrialFolder, model: nn.Module, ema: nn.Module, trial_id
     """Write the final weights; returns the size in bytes of each file."""
     sizes = {}
     for target, network in ((folder.weights(ema=False), model), (folder.weights(ema=True), ema)):
-        temporary = target.with_name(f".{target.name}")
-        save_file(_tensors(network), temporary, metadata={"trial_id": trial_id})
-        load_file(temporary)  # unreadable weights must not become a finished trial
-        temporary.replace(target)
+        with replacing(target) as temporary:
+            save_file(_tensors(network), temporary, metadata={"trial_id": trial_id})
+            load_file(temporary)  # unreadable weights must not become a finished trial
         sizes[target.name] = target.stat().st_size
     return sizes
 
 
 def keep_weights(folder: TrialFolder, ema: nn.Module, step: int) -> None:
     """Write the EMA weights of a step along the way, for judges."""
-    target = folder.kept_weights(step)
-    temporary = target.with_name(f".{target.name}")
-    save_file(_tensors(ema), temporary)
-    temporary.replace(target)
+    with replacing(folder.kept_weights(step)) as temporary:
+        save_file(_tensors(ema), temporary)
 
 
 def load_model(

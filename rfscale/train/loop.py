@@ -29,7 +29,7 @@ from rfscale.environment import describe
 from rfscale.flow.formulations import formulation
 from rfscale.flow.noise import Stream, normal, stratified, uniform
 from rfscale.spec.sweep import Resources, Samples, Trial
-from rfscale.store.trial import Journal, TrialFolder, read_json, write_json
+from rfscale.store import TrialFolder, read_json, write_json
 from rfscale.train import checkpoint
 from rfscale.validation.profile import ValidationSet, evaluate
 from rfscale.validation.samples import save_samples
@@ -74,7 +74,7 @@ def train(
             result |= {"status": names.DIVERGED, "reason": str(error), "step": run.at.step if run else 0}
         except Exception as error:
             result |= {
-                "reason": f"{type(error).__name__}: {_one_line(error)}",
+                "reason": f"{type(error).__name__}: {names.one_line(error)}",
                 "traceback": traceback.format_exc(),
                 "step": run.at.step if run else 0,
             }
@@ -115,7 +115,7 @@ class _Training:
 
         self.at = checkpoint.restore(folder, self.model, self.ema, self.optimizer, device)
         self.window = _Window(device)
-        self.journal = Journal(folder)
+        self.journal = folder.open_journal()
         self.loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
 
     def to_the_end(self, progress: Callable[[int, float], None]) -> dict[str, float]:
@@ -284,7 +284,3 @@ def _record_attempt(trial: Trial, folder: TrialFolder, device: torch.device) -> 
         "attempts": [*before.get("attempts", []), attempt],
     }
     write_json(folder.record, record)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

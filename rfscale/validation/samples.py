@@ -15,6 +15,7 @@ from rfscale.flow.formulations import Network, formulation
 from rfscale.flow.noise import Stream, normal
 from rfscale.flow.solver import generate
 from rfscale.spec.sweep import Samples, Trial
+from rfscale.store.files import replacing
 from rfscale.validation.profile import ValidationSet
 
 CELL = 160  # pixels: small images are enlarged by repeating pixels, so that what is seen is what was generated
@@ -77,6 +78,5 @@ def save_grid(images: Tensor, captions: Sequence[str], path: Path) -> None:
         sheet.paste(picture.resize((CELL, CELL), enlarge), (x, y))
         lines = textwrap.wrap(caption, 27)[:3] or ["(no text)"]
         draw.text((x, y + CELL + 3), "\n".join(lines), fill="black", font=font, spacing=2)
-    temporary = path.with_name(f".{path.name}.tmp")
-    sheet.save(temporary, format="PNG")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="PNG")

@@ -22,7 +22,7 @@ from rfscale import __version__, names
 from rfscale.cli import app
 from rfscale.spec.sweep import Samples, Trial
 from rfscale.spec.sweep_file import load_sweep, parse_sweep
-from rfscale.store.trial import Store, write_json
+from rfscale.store import Store, write_json
 from rfscale.train.loop import train
 
 Mapping = dict[str, Any]

@@ -25,7 +25,7 @@ from rfscale.judges.evaluate import Drawer, check_same_judge, evaluate, forget, 
 from rfscale.judges.units import Unit, units
 from rfscale.spec.sweep import PAPER_SETTINGS, Quality, Setting, Sweep, Trial
 from rfscale.spec.sweep_file import parse_sweep
-from rfscale.store.trial import ClaimedError, Store, StoreError, TrialFolder, read_json, write_json
+from rfscale.store import ClaimedError, Store, StoreError, TrialFolder, read_json, write_json
 from rfscale.train.checkpoint import load_model
 from rfscale.train.loop import train
 
@@ -236,7 +236,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from rfscale.judges.evaluate import evaluate
-from rfscale.store.trial import Store
+from rfscale.store import Store
 sys.path[:0] = [{tests!r}, {tests!r} + "/.."]
 from test_evaluate import quality_of, words
 

@@ -13,7 +13,7 @@ from rfscale.judges import ShapesJudge, load_judge
 from rfscale.judges.evaluate import Drawer
 from rfscale.spec.sweep import Setting
 from rfscale.spec.sweep_file import parse_sweep
-from rfscale.store.trial import Store
+from rfscale.store import Store
 from rfscale.train.checkpoint import load_model
 from rfscale.train.loop import train
 

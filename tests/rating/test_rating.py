@@ -39,7 +39,7 @@ from rfscale.rating.sitting import Design, Sitting
 from rfscale.rating.votes import QUESTIONS, RatingError, Showing, Vote, Votes, questions_of
 from rfscale.spec.sweep import Samples, Sweep
 from rfscale.spec.sweep_file import parse_sweep
-from rfscale.store.trial import Store
+from rfscale.store import Store
 from rfscale.train.checkpoint import load_model
 from rfscale.train.loop import train
 from rfscale.validation.samples import generate_images

@@ -25,7 +25,7 @@ from rfscale.rating.images import Drawing, draw_images
 from rfscale.rating.votes import QUESTIONS
 from rfscale.spec.sweep import Samples
 from rfscale.spec.sweep_file import parse_sweep
-from rfscale.store.trial import Store
+from rfscale.store import Store
 from rfscale.train.loop import train
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -19,7 +19,7 @@ from test_launch import SETTINGS, free_port, marked, wait_until
 
 from rfscale import names
 from rfscale.spec.sweep_file import load_sweep
-from rfscale.store.trial import Store
+from rfscale.store import Store
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"

@@ -23,7 +23,7 @@ from rfscale.run import launch as launch_module
 from rfscale.run.launch import LaunchError, Outcome, _next, _stop_on_same_error, launch, to_train
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.sweep_file import load_sweep, parse_sweep
-from rfscale.store.trial import State, Store, TrialFolder, write_json
+from rfscale.store import State, Store, TrialFolder, write_json
 
 SMALL: dict[str, Any] = {
     "name": "small",

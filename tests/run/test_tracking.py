@@ -28,7 +28,7 @@ from rfscale.run import mirror as tracking
 from rfscale.run.mirror import Mirror, TrackingError, check_reachable, tracking_uri
 from rfscale.spec.sweep import Sweep, Trial
 from rfscale.spec.sweep_file import parse_sweep
-from rfscale.store.trial import Journal, Store, TrialFolder, write_json
+from rfscale.store import Store, TrialFolder, write_json
 
 STARTED = "2026-01-02T03:04:05Z"
 STARTED_MS = 1767323045000
@@ -59,7 +59,7 @@ def begin(store: Store, trial: Trial, started: str = STARTED) -> TrialFolder:
 
 
 def measure(folder: TrialFolder, steps: range, metrics: Callable[[int], dict[str, float]] | None = None) -> None:
-    journal = Journal(folder)
+    journal = folder.open_journal()
     for step in steps:
         journal.log(step, metrics(step) if metrics else {names.TRAIN_LOSS: 1.0 / step, names.GRAD_NORM: 0.5})
     journal.close()
@@ -295,7 +295,7 @@ import os, signal, sys
 from pathlib import Path
 from rfscale import names
 from rfscale.run import mirror as tracking
-from rfscale.store.trial import Store
+from rfscale.store import Store
 sys.path[:0] = [{tests!r}, {tests!r} + "/.."]
 from test_tracking import make_sweep
 mirror = tracking.Mirror(make_sweep({sweep!r}), Store(Path({store!r})))
@@ -568,7 +568,7 @@ def test_the_database_appears_whole_and_leaves_nothing_beside_it(local: Store, s
 def test_two_launches_that_create_the_database_at_once_both_work(local: Store, sweep: Sweep) -> None:
     code = (
         f"import sys; sys.path[:0] = {[str(p) for p in Path(__file__).parents[:2]]!r}; from pathlib import Path\n"
-        "from test_tracking import make_sweep; from rfscale.store.trial import Store\n"
+        "from test_tracking import make_sweep; from rfscale.store import Store\n"
         "from rfscale.run.mirror import Mirror\n"
         "Mirror(make_sweep(sys.argv[1]), Store(Path(sys.argv[2]))).finish()"
     )
@@ -585,7 +585,7 @@ def test_two_launches_that_create_the_database_at_once_both_work(local: Store, s
 def test_usage_reports_are_off(local: Store, sweep: Sweep) -> None:
     code = (
         f"import sys; sys.path[:0] = {[str(p) for p in Path(__file__).parents[:2]]!r}; from pathlib import Path\n"
-        "from test_tracking import make_sweep; from rfscale.store.trial import Store\n"
+        "from test_tracking import make_sweep; from rfscale.store import Store\n"
         "from rfscale.run.mirror import Mirror\n"
         "Mirror(make_sweep('quiet'), Store(Path(sys.argv[1]))).finish()\n"
         "from mlflow.telemetry import get_telemetry_client; print(get_telemetry_client())"

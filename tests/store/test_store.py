@@ -13,17 +13,16 @@ from typing import Any
 import pytest
 
 from rfscale import names
-from rfscale.store.trial import (
-    Journal,
+from rfscale.store import (
     State,
     Store,
     StoreError,
     TrialFolder,
     default_store,
     read_json,
-    replacing_folder,
     write_json,
 )
+from rfscale.store.files import creating, replacing, replacing_folder
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def folder(tmp_path: Path) -> TrialFolder:
 
 
 def log(folder: TrialFolder, *points: tuple[int, dict[str, float]]) -> None:
-    journal = Journal(folder)
+    journal = folder.open_journal()
     for step, metrics in points:
         journal.log(step, metrics)
     journal.close()
@@ -88,7 +87,7 @@ def test_journal_keeps_nan_and_infinity(folder: TrialFolder) -> None:
 
 
 def test_journal_is_on_disk_before_it_is_closed(folder: TrialFolder) -> None:
-    journal = Journal(folder)
+    journal = folder.open_journal()
     journal.log(1, {"a": 1.0})
     assert steps_and_metrics(folder) == [(1, {"a": 1.0})]
     journal.close()
@@ -167,7 +166,7 @@ def test_finished_is_verified(folder: TrialFolder) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from rfscale.store.trial import TrialFolder
+from rfscale.store import TrialFolder
 with TrialFolder(Path(sys.argv[1])).claim():
     print("held", flush=True)
     sys.stdin.read()
@@ -209,6 +208,38 @@ def test_write_json_leaves_the_old_file_when_it_cannot_write_the_new(folder: Tri
     assert read_json(folder.path / "none.json") is None
 
 
+def test_a_file_is_replaced_only_when_its_block_ends_well(folder: TrialFolder) -> None:
+    target = folder.path / "weights"
+    target.write_text("old")
+    with replacing(target) as path:
+        path.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+
+    def fail() -> None:
+        with replacing(target) as path:
+            path.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert target.read_text() == "new"
+    assert [path.name for path in folder.path.iterdir()] == ["weights"], "nothing temporary is left"
+
+
+def test_a_file_that_somebody_else_made_meanwhile_is_not_replaced(folder: TrialFolder) -> None:
+    target = folder.path / "mlflow.db"
+    with creating(target) as path:
+        path.write_text("mine")
+        target.write_text("theirs")
+    assert target.read_text() == "theirs"
+    target.unlink()
+    with creating(target) as path:
+        path.write_text("mine")
+    assert target.read_text() == "mine"
+    assert [path.name for path in folder.path.iterdir()] == ["mlflow.db"]
+
+
 def test_a_folder_is_replaced_only_when_its_block_ends_well(folder: TrialFolder) -> None:
     target = folder.path / "checkpoint-000000001"
     with replacing_folder(target) as path:
@@ -238,7 +269,7 @@ def test_checkpoints_are_newest_first(folder: TrialFolder) -> None:
 
 def test_begin_removes_what_a_killed_attempt_was_writing_and_nothing_else(folder: TrialFolder) -> None:
     kept = ["trial.json", "journal.jsonl", "lock", ".nfs0001", "checkpoint-000000001"]
-    for name in [*kept, ".trial.json.12", ".model.safetensors", ".samples.png.tmp", "result.json"]:
+    for name in [*kept, ".trial.json.12", ".model.safetensors.7", ".samples.png.123", "result.json"]:
         (folder.path / name).mkdir() if name.startswith("checkpoint") else (folder.path / name).touch()
     half = folder.path / ".checkpoint-000000002.12"
     half.mkdir()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rfscale.backbones.mmdit.network import MMDiT
 from rfscale.spec.sweep import Trial
 from rfscale.spec.sweep_file import parse_sweep
-from rfscale.store.trial import StoreError, TrialFolder
+from rfscale.store import StoreError, TrialFolder
 from rfscale.train.checkpoint import Progress, load_model, restore, save, save_weights
 from rfscale.train.loop import _optimizer
 

@@ -28,7 +28,7 @@ from rfscale.flow.noise import stratified
 from rfscale.run.launch import to_train
 from rfscale.spec.sweep import Resources, Samples, Trial
 from rfscale.spec.sweep_file import load_sweep, parse_sweep
-from rfscale.store.trial import Store, TrialFolder, read_json
+from rfscale.store import Store, TrialFolder, read_json
 from rfscale.train import checkpoint
 from rfscale.train import loop as train_module
 from rfscale.train.checkpoint import load_model

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from rfscale.judges.published.weights import (
     versions,
 )
 from rfscale.judges.spec import InceptionJudge
+from rfscale.store.files import replacing
 
 SIDE = 299  # pixels that the network takes
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # the name ends with the start of the file's SHA-256
@@ -232,7 +232,8 @@ def load_network(path: Path, device: str) -> Inception:
         network = Inception()
         network.load_state_dict(weights)
     except Exception as error:  # the zip reader, the unpickler, a list instead of a dict, other shapes
-        if type(error).__name__ == "UnpicklingError":  # it advises to open the file without the safeguard
+        refused: type[Exception] = torch.serialization.pickle.UnpicklingError  # type: ignore[attr-defined]
+        if isinstance(error, refused):  # its own words advise to open the file without the safeguard
             raise JudgeError(
                 f"the judge `inception`: {path} (weights) holds something other than weights, and is not opened; "
                 f"give torch-fidelity's file {WEIGHTS}"
@@ -254,7 +255,8 @@ def weights_file(weights: str | None, cache: Path) -> Path:
             content = answer.read()
         if not _is_published(hashlib.sha256(content).hexdigest()):
             raise JudgeError(f"the judge `inception`: what came from {WEIGHTS_URL} is not that file; give `weights`")
-        _put(content, path)
+        with replacing(path) as temporary:  # also where several processes fetch it at once
+            temporary.write_bytes(content)
     except (OSError, http.client.HTTPException) as error:
         raise JudgeError(
             f"the judge `inception`: {WEIGHTS_URL} did not come to {path} "
@@ -266,16 +268,6 @@ def weights_file(weights: str | None, cache: Path) -> Path:
 
 def _is_published(sha256: str) -> bool:
     return sha256.startswith(WEIGHTS.rpartition("-")[2].removesuffix(".pth"))
-
-
-def _put(content: bytes, path: Path) -> None:
-    """The file appears whole or not at all, also where several processes fetch it at once. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

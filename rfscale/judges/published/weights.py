@@ -7,7 +7,6 @@ import importlib
 import importlib.metadata
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from rfscale.data import DataSpec, load
 from rfscale.data.base import FloatArray
 from rfscale.judges.base import JudgeError, Score
 from rfscale.judges.distances import distances
+from rfscale.store.files import replacing
 
 BATCH = 64  # images in one forward pass
 _FILES = ["*.json", "*.txt", "*.safetensors"]  # of a model on the hub: no pickle, no code
@@ -206,9 +206,8 @@ def make_reference(
     except (FileNotFoundError, safetensors.SafetensorError):  # never computed, or damaged: computed again
         kept = {"true": features(held.true), "reference": features(held.reference)}
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = cache / f".{path.name}.{os.getpid()}"
-        safetensors.numpy.save_file(kept, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            safetensors.numpy.save_file(kept, temporary)
     return Reference(kept["true"], kept["reference"], held.disjoint)
 
 

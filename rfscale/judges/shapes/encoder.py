@@ -20,8 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -52,6 +50,7 @@ from rfscale.judges.shapes.phrases import (
     parse,
     reversed_relation,
 )
+from rfscale.store.files import replacing_folder, write_json
 
 VERSION: Final = 1  # raise it when the networks, their training or the drawing of the world change
 WIDTH: Final = 64
@@ -336,22 +335,15 @@ def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write(folder: Path, recipe: Recipe, images: ImageNetwork, texts: TextNetwork) -> None:
-    """Under `locked`: files under a temporary name, which becomes `folder` in one rename."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    """Under `locked`: the whole folder, or nothing of it."""
     state = {f"images.{key}": value for key, value in images.state_dict().items()}
     state |= {f"texts.{key}": value for key, value in texts.state_dict().items()}
-    save_file({key: value.contiguous() for key, value in state.items()}, temporary / "encoder.safetensors")
-    record = {
-        "sha256": hashlib.sha256((temporary / "encoder.safetensors").read_bytes()).hexdigest(),
-        "version": VERSION,
-        "recipe": asdict(recipe),
-        "torch": torch.__version__,
-    }
-    (temporary / "encoder.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    for written in temporary.iterdir():  # the name must not reach the disk before the content
-        with open(written, "rb") as file:
-            os.fsync(file.fileno())
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+    with replacing_folder(folder) as temporary:
+        save_file({key: value.contiguous() for key, value in state.items()}, temporary / "encoder.safetensors")
+        record = {
+            "sha256": hashlib.sha256((temporary / "encoder.safetensors").read_bytes()).hexdigest(),
+            "version": VERSION,
+            "recipe": asdict(recipe),
+            "torch": torch.__version__,
+        }
+        write_json(temporary / "encoder.json", record)

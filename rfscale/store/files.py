@@ -1,0 +1,104 @@
+"""Files that are there whole or not at all: every write of the package that somebody else may read goes through here.
+
+Content is written under a temporary name beside the target, brought to the disk, and renamed. What a killed process
+leaves under such a name is never read, and `remove_temporary` finds it by its form, `.<name>.<process id>`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rfscale.names import RfscaleError
+
+_TEMPORARY = re.compile(r"\..+\.\d+")
+
+
+class StoreError(RfscaleError, RuntimeError):
+    """The store cannot be used as asked; the message is one sentence."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file name that becomes `path` in one rename when the block ends without an error."""
+    with _written(path) as temporary:
+        yield temporary
+        _to_disk(temporary)
+        temporary.replace(path)
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[Path]:
+    """As `replacing`, but never over a file that another process made meanwhile: that one stays as it is."""
+    with _written(path) as temporary:
+        yield temporary
+        _to_disk(temporary)
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `path` in one rename when the block ends without an error."""
+    with _written(path) as temporary:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for written in temporary.iterdir():
+            _to_disk(written)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON object; a reader sees the old file or the new one, never a part."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in the file, or None where there is no such file. Raises StoreError for a damaged one."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:  # rfscale writes it whole: a disk or somebody else has changed it
+        raise StoreError(
+            f"{path} is damaged ({error}); restore it, or remove the folder {path.parent} to train the trial anew"
+        ) from error
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed processes were writing into the folder. The caller knows that nobody is writing there now."""
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            _remove(path)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """The temporary name of this process for `path`, of which nothing remains after the block."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    _remove(temporary)
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """The name must not reach the disk before the content."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
