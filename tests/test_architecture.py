@@ -31,7 +31,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("backbones",),  # networks, and their costs without torch
     ("flow",),  # paths, targets, noise samplers, formulations, solver
     ("data",),  # what is trained on
-    ("environment", "names"),  # facts
+    ("environment", "numbers", "paths"),  # facts, and what any spec is made of
+    ("names", "quoting"),
 )
 _UP = {("rfscale.spec", "rfscale.judges.base"), ("rfscale.spec", "rfscale.judges.spec")}  # to go with the registry
 

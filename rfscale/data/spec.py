@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from rfscale.data.base import DataError
+from rfscale.data.endless import SEEDS, STREAM_BITS
+from rfscale.numbers import Real, Whole
+from rfscale.paths import expanded
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -20,8 +23,8 @@ class ShapesData(BaseModel):
     model_config = _STRICT
 
     name: Literal["shapes"]
-    resolution: int = Field(default=16, ge=8, le=256, description="side of the square image in pixels")
-    max_objects: int = Field(default=4, ge=1, le=4, description="an image holds 1 to max_objects objects")
+    resolution: Annotated[int, Whole(8, 256)] = Field(default=16, description="side of the square image in pixels")
+    max_objects: Annotated[int, Whole(1, 4)] = Field(default=4, description="an image holds 1 to max_objects objects")
 
     @property
     def channels(self) -> int:
@@ -32,6 +35,10 @@ class ShapesData(BaseModel):
 
     def check(self, decode: bool = False) -> None:
         """Nothing can be missing: the world is computed."""
+
+    def check_stream(self, seed: int, samples: int) -> None:
+        """Raises DataError for a seed or a number of samples that the world has not."""
+        _check_endless(self.name, seed, samples)
 
 
 class GlyphsData(BaseModel):
@@ -40,8 +47,10 @@ class GlyphsData(BaseModel):
     model_config = _STRICT
 
     name: Literal["glyphs"]
-    resolution: int = Field(default=16, ge=16, le=256, multiple_of=16, description="side in pixels, a multiple of 16")
-    max_letters: int = Field(default=4, ge=1, le=4, description="a word has 1 to max_letters letters")
+    resolution: Annotated[int, Whole(16, 256, step=16)] = Field(
+        default=16, description="side in pixels, a multiple of 16"
+    )
+    max_letters: Annotated[int, Whole(1, 4)] = Field(default=4, description="a word has 1 to max_letters letters")
 
     @property
     def channels(self) -> int:
@@ -53,6 +62,10 @@ class GlyphsData(BaseModel):
     def check(self, decode: bool = False) -> None:
         """Nothing can be missing: the world is computed."""
 
+    def check_stream(self, seed: int, samples: int) -> None:
+        """Raises DataError for a seed or a number of samples that the world has not."""
+        _check_endless(self.name, seed, samples)
+
 
 class DigitsData(BaseModel):
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels (`rfscale.data.digits`), enlarged by repeating pixels."""
@@ -60,7 +73,7 @@ class DigitsData(BaseModel):
     model_config = _STRICT
 
     name: Literal["digits"]
-    resolution: int = Field(default=8, ge=8, le=256, multiple_of=8, description="side in pixels, a multiple of 8")
+    resolution: Annotated[int, Whole(8, 256, step=8)] = Field(default=8, description="side in pixels, a multiple of 8")
 
     @property
     def channels(self) -> int:
@@ -74,6 +87,9 @@ class DigitsData(BaseModel):
         if importlib.util.find_spec("sklearn") is None:
             raise DataError("data `digits` comes with scikit-learn, which is not installed: pip install scikit-learn.")
 
+    def check_stream(self, seed: int, samples: int) -> None:
+        """Every epoch is a new permutation: there is no end."""
+
 
 class FolderData(BaseModel):
     """The user's own images: a folder with a `metadata.jsonl` of `file_name` and `text` (Hugging Face imagefolder)."""
@@ -82,9 +98,9 @@ class FolderData(BaseModel):
 
     name: Literal["folder"]
     path: str = Field(min_length=1, description="the folder that holds metadata.jsonl; ~ is expanded")
-    resolution: int = Field(default=32, ge=8, le=1024, description="side of the square image in pixels")
-    validation_fraction: float = Field(
-        default=0.1, gt=0.0, le=0.5, description="share of the images held out, chosen by a hash of file_name"
+    resolution: Annotated[int, Whole(8, 1024)] = Field(default=32, description="side of the square image in pixels")
+    validation_fraction: Annotated[float, Real(0, 0.5, low_open=True)] = Field(
+        default=0.1, description="share of the images held out, chosen by a hash of file_name"
     )
 
     @property
@@ -93,7 +109,7 @@ class FolderData(BaseModel):
 
     @property
     def folder(self) -> Path:
-        return Path(self.path).expanduser()
+        return expanded(self.path, "the data folder")
 
     def identity(self) -> dict[str, JsonValue]:
         """The path is replaced by a fingerprint of the content, so that a moved folder keeps its trials.
@@ -115,6 +131,9 @@ class FolderData(BaseModel):
 
             check_images([self.folder / entry.file_name for entry in entries], self.resolution)
 
+    def check_stream(self, seed: int, samples: int) -> None:
+        """Every epoch is a new permutation: there is no end."""
+
 
 DataSpec = Annotated[ShapesData | GlyphsData | DigitsData | FolderData, Field(discriminator="name")]
 
@@ -122,3 +141,12 @@ DataSpec = Annotated[ShapesData | GlyphsData | DigitsData | FolderData, Field(di
 def _changed_fields(spec: BaseModel, without: Collection[str] = ()) -> dict[str, JsonValue]:
     """The fields that differ from their defaults: a field added later with a default leaves old trial ids unchanged."""
     return spec.model_dump(mode="json", exclude_defaults=True, exclude=set(without))
+
+
+def _check_endless(world: str, seed: int, samples: int) -> None:
+    if seed >= SEEDS or samples > 2**STREAM_BITS:
+        given = f"seed {seed:,}" if seed >= SEEDS else f"a training of {samples:,} samples"
+        raise DataError(
+            f"{given} is more than data `{world}` has: it has the seeds 0 to {SEEDS - 1:,} and {2**STREAM_BITS:,} "
+            "samples for each."
+        )

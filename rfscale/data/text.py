@@ -12,13 +12,14 @@ import threading
 import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from rfscale.data.base import FloatArray
 from rfscale.data.counter import uniform
+from rfscale.numbers import Whole
 
 
 class TextSpec(BaseModel):
@@ -27,8 +28,8 @@ class TextSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     encoder: Literal["hash"] = "hash"
-    length: int = Field(default=16, ge=1, le=512, description="tokens per caption; longer captions are cut")
-    width: int = Field(default=64, ge=8, le=4096, multiple_of=2, description="width of a token vector")
+    length: Annotated[int, Whole(1, 512)] = Field(default=16, description="tokens per caption; longer captions are cut")
+    width: Annotated[int, Whole(8, 4096, step=2)] = Field(default=64, description="width of a token vector")
 
     @property
     def pooled_width(self) -> int:

@@ -30,6 +30,7 @@ from rfscale.flow.noise_samplers import NoiseSampler
 from rfscale.flow.paths import COSINE, EXPLODING, LINEAR, STRAIGHT, Path
 from rfscale.flow.targets import EDM_F, EPS, VELOCITY, Target, V
 from rfscale.names import RfscaleError
+from rfscale.quoting import quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,26 +100,24 @@ def network_time(logsnr: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a family and its closed or open range."""
+    """A parameter of a family and its range, of which the lower end may be left out."""
 
     name: str
-    low: float = -math.inf
-    high: float = math.inf
+    low: float = -100.0  # long before, nothing is left of the image or of the noise
+    high: float = 100.0
     low_open: bool = False
 
     def check(self, value: float, family: str) -> None:
         """Raise FormulationError when `value` is outside the range."""
-        if not math.isfinite(value) or value < self.low or value > self.high or (self.low_open and value == self.low):
+        if not self.low <= value <= self.high or (self.low_open and value == self.low):
             raise FormulationError(
                 f"{family}: {self.name} = {value:g} is outside {self.range}; choose {self.name} in that range"
             )
 
     @property
     def range(self) -> str:
-        """The range in words, such as "(0, inf)"."""
-        opening = "(" if self.low_open or self.low == -math.inf else "["
-        closing = ")" if self.high == math.inf else "]"
-        return f"{opening}{self.low:.6g}, {self.high:.6g}{closing}"
+        """The range in words, such as "(0, 100]"."""
+        return f"{'(' if self.low_open else '['}{self.low:.6g}, {self.high:.6g}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +150,9 @@ FAMILIES: dict[str, Family] = {
 }
 
 _NAME = re.compile(r"\s*([a-z]+(?:/[a-z]+)?)\s*(?:\(([^()]*)\))?\s*", re.IGNORECASE)
+LONGEST_NAME = 200
+"""Characters of a name as it may be written."""
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
 def canonical(text: str) -> str:
@@ -171,24 +173,27 @@ def formulation(text: str) -> Formulation:
 
 
 def _parse(text: str) -> tuple[str, tuple[float, ...]]:
-    match = _NAME.fullmatch(text)
-    name = match[1].lower() if match else text.split("(")[0].strip()
+    match = _NAME.fullmatch(text) if len(text) <= LONGEST_NAME else None
+    name = match[1].lower() if match else text[:LONGEST_NAME].split("(")[0].strip()
     if match is None or name not in FAMILIES:
         near = difflib.get_close_matches(name.lower(), FAMILIES, n=1, cutoff=0.4)
         meant = f"did you mean {signature(near[0])!r}? Known" if near else "known"
-        raise FormulationError(f"formulation {text!r} is not known; {meant} are {', '.join(map(signature, FAMILIES))}")
+        known = ", ".join(map(signature, FAMILIES))
+        raise FormulationError(f"formulation {quoted(text)} is not known; {meant} are {known}")
     parameters = FAMILIES[name].parameters
     given = [part.strip() for part in match[2].split(",")] if match[2] is not None and match[2].strip() else []
     if len(given) != len(parameters):
-        raise FormulationError(f"formulation {text!r} has {len(given)} parameters; write it as {signature(name)!r}")
+        raise FormulationError(
+            f"formulation {quoted(text)} has {len(given)} parameters; write it as {signature(name)!r}"
+        )
     values = []
     for part, parameter in zip(given, parameters, strict=True):
-        try:
-            value = float(part)
-        except ValueError:
+        if not _NUMBER.fullmatch(part):  # Python's float() takes 1_0, nan and digits of other scripts too
             raise FormulationError(
-                f"formulation {text!r}: {parameter.name} = {part!r} is not a number; write it as {signature(name)!r}"
-            ) from None
+                f"formulation {quoted(text)}: {parameter.name} = {quoted(part)} is not a number; "
+                f"write it as {signature(name)!r}"
+            )
+        value = float(part)
         if abs(round(value, 2) - value) < 1e-12:  # rounding noise, of a computed grid say, does not make a formulation
             value = round(value, 2)
         parameter.check(value, name)

@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rfscale.data.spec import DataSpec
 from rfscale.judges.base import JudgeError
+from rfscale.numbers import Whole
+from rfscale.paths import expanded
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-Count = Annotated[int, Field(ge=2)]
+Count = Annotated[int, Whole(2, 1_000_000)]
 
 
 class ShapesJudge(BaseModel):
@@ -112,7 +114,7 @@ class GenEvalJudge(BaseModel):
         description="an object detector with COCO classes: a local folder, or a name on the hub",
     )
     clip: str = Field(default="openai/clip-vit-large-patch14", min_length=1, description="for colours")
-    images_per_prompt: Annotated[int, Field(ge=1)] = 4
+    images_per_prompt: Annotated[int, Whole(1, 10_000)] = 4
 
     @property
     def label(self) -> str:
@@ -141,12 +143,12 @@ def _plain(text: str) -> str:
 
 
 def _file(judge: str, key: str, path: str | None) -> None:
-    if path is not None and not Path(path).expanduser().is_file():
+    if path is not None and not expanded(path, f"the judge `{judge}`: {key}").is_file():
         raise JudgeError(f"the judge `{judge}`: there is no file {path} ({key}); correct the path")
 
 
 def _maybe_local(judge: str, key: str, model: str) -> None:
     """A name that can only be a path must exist; `owner/name` may be on the hub."""
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1
-    if looks_local and not Path(model).expanduser().is_dir():
+    if looks_local and not expanded(model, f"the judge `{judge}`: {key}").is_dir():
         raise JudgeError(f"the judge `{judge}`: there is no folder {model} ({key}); correct the path")

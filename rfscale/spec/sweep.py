@@ -25,6 +25,33 @@ from rfscale.flow.presets import expand
 from rfscale.judges.base import JudgeError
 from rfscale.judges.spec import GlyphsJudge, JudgeSpec, ShapesJudge
 from rfscale.names import RfscaleError, setting_label
+from rfscale.numbers import (
+    Batch,
+    Clip,
+    Decay,
+    Depth,
+    Epsilon,
+    Guidance,
+    Heads,
+    Images,
+    Listed,
+    Patch,
+    Points,
+    Probability,
+    Rate,
+    Ratio,
+    Real,
+    Sampled,
+    Seed,
+    Shift,
+    SolverSteps,
+    Steps,
+    Warmup,
+    WeightDecay,
+    Whole,
+    Width,
+    listed,
+)
 
 
 class SweepError(RfscaleError, ValueError):
@@ -37,58 +64,43 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else [value]
-
-
-def _no_truth_value(value: Any) -> Any:
-    """`batch: yes` is a truth value in YAML, and Python would take it for 1."""
-    if isinstance(value, bool):
-        raise ValueError(f"{str(value).lower()} is a truth value; give a number")
-    return value
-
-
-Positive = Annotated[int, BeforeValidator(_no_truth_value), Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-
 # --- what a user writes -----------------------------------------------------------------------------------------------
 
 
 class Ladder(Strict):
     """The model sizes. SD3 ties everything to the depth d: width 64 d, d heads, MLP 4 times the width (section 4.1)."""
 
-    depths: Annotated[tuple[Positive, ...], BeforeValidator(_listed), Field(min_length=1)]
-    width_per_depth: Positive = 64
-    heads: Positive | None = None  # None: as many as blocks
-    patch: Positive = 2
-    mlp_ratio: Positive = 4
+    depths: Annotated[tuple[Depth, ...], Listed, Field(min_length=1)]
+    width_per_depth: Width = 64
+    heads: Heads | None = None  # None: as many as blocks
+    patch: Patch = 2
+    mlp_ratio: Ratio = 4
     qk_norm: bool = True
 
 
 class Training(Strict):
     """One training. `steps` and `samples` are two ways to say the same; a list of them is an axis of the grid."""
 
-    steps: Annotated[tuple[Positive, ...], BeforeValidator(_listed), Field(min_length=1)] | None = None
-    samples: Annotated[tuple[Positive, ...], BeforeValidator(_listed), Field(min_length=1)] | None = None
-    batch: Positive = 64
-    learning_rate: PositiveFloat = 1e-3
+    steps: Annotated[tuple[Steps, ...], Listed, Field(min_length=1)] | None = None
+    samples: Annotated[tuple[Sampled, ...], Listed, Field(min_length=1)] | None = None
+    batch: Batch = 64
+    learning_rate: Rate = 1e-3
     # constant: every width gets `learning_rate`, as in the paper. inverse_width: learning_rate * lr_base_width / width.
     lr_rule: Literal["constant", "inverse_width"] = "constant"
-    lr_base_width: Positive | None = None
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None  # None: min(1000, steps / 20)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    adam_eps: PositiveFloat = 1e-8
-    grad_clip: PositiveFloat = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    ema_every: Positive | None = None  # None: max(1, steps / 5000), the paper's 100 at its 500,000 steps
+    lr_base_width: Width | None = None
+    warmup_steps: Warmup | None = None  # None: min(1000, steps / 20)
+    weight_decay: WeightDecay = 0.0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.99
+    adam_eps: Epsilon = 1e-8
+    grad_clip: Clip = 1.0
+    ema_decay: Decay = 0.99
+    ema_every: Steps | None = None  # None: max(1, steps / 5000), the paper's 100 at its 500,000 steps
     precision: Literal["fp32", "bf16"] = "fp32"
     text_dropout: Probability = 0.1
     # alpha of the paper's resolution-dependent shift (section 5.3.2): log-SNR falls by 2 ln(alpha), in training and in
     # generation alike.
-    timestep_shift: PositiveFloat = 1.0
+    timestep_shift: Shift = 1.0
 
     @model_validator(mode="after")
     def _one_budget(self) -> Training:
@@ -113,8 +125,8 @@ class Training(Strict):
 class Evaluation(Strict):
     """When and on how much the validation profile is measured."""
 
-    images: Positive = 256
-    points: Positive = 6
+    images: Images = 256
+    points: Points = 6
 
     def steps(self, total: int) -> tuple[int, ...]:
         """Log-spaced steps from total / 16 to total; the last is always among them, and the only one of one point."""
@@ -126,16 +138,16 @@ class Evaluation(Strict):
 class Samples(Strict):
     """The sample images that are logged with a finished trial; they change no number."""
 
-    images: Annotated[int, Field(ge=0)] = 16
-    steps: Positive = 25
-    guidance: Annotated[float, Field(ge=0)] = 2.5
+    images: Annotated[int, Whole(0, 10_000)] = 16
+    steps: SolverSteps = 25
+    guidance: Guidance = 2.5
 
 
 class Setting(Strict):
     """How images are drawn for a judge: Euler steps and classifier-free guidance."""
 
-    steps: Positive
-    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    steps: SolverSteps
+    guidance: Guidance = 1.0
 
 
 # Paper, section 5.1: 50 steps at guidance 1, 2.5, 5, and fewer steps at guidance 5.
@@ -148,18 +160,18 @@ Weights = Literal["ema", "raw"]
 
 def _named(value: Any) -> Any:
     """A judge by its name alone has its defaults."""
-    return [{"name": item} if isinstance(item, str) else item for item in _listed(value)]
+    return [{"name": item} if isinstance(item, str) else item for item in listed(value)]
 
 
 class Quality(Strict):
     """How the images of finished trials are judged. Like `Samples`, it is no part of a trial's identity."""
 
     judges: Annotated[tuple[JudgeSpec, ...], BeforeValidator(_named)] = ()  # (): the judge of the data's own world
-    settings: Annotated[tuple[Setting, ...], BeforeValidator(_listed), Field(min_length=1)] = PAPER_SETTINGS
-    weights: Annotated[tuple[Weights, ...], BeforeValidator(_listed), Field(min_length=1)] = ("ema", "raw")
+    settings: Annotated[tuple[Setting, ...], Listed, Field(min_length=1)] = PAPER_SETTINGS
+    weights: Annotated[tuple[Weights, ...], Listed, Field(min_length=1)] = ("ema", "raw")
     # all: the EMA weights are kept at every validation point, and judged there too
     checkpoints: Literal["last", "all"] = "last"
-    batch: Positive | None = None  # images drawn at once; None: 32 on a CPU, whose caches hold no more, 256 on a GPU
+    batch: Batch | None = None  # images drawn at once; None: 32 on a CPU, whose caches hold no more, 256 on a GPU
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> Quality:
@@ -186,12 +198,12 @@ class Quality(Strict):
 class Resources(Strict):
     """Where and how, never what: nothing here is part of a trial's identity or can change its result."""
 
-    cpus: PositiveFloat = 1
-    gpus: Annotated[float, Field(ge=0)] = 0
-    memory_gb: PositiveFloat | None = None
-    microbatch: Positive | None = None  # None: the whole batch at once
-    retries: Annotated[int, Field(ge=0)] = 3
-    checkpoint_seconds: PositiveFloat = 60
+    cpus: Annotated[float, Real(0, 100_000, low_open=True)] = 1
+    gpus: Annotated[float, Real(0, 100_000)] = 0
+    memory_gb: Annotated[float, Real(0, 1e6, low_open=True)] | None = None
+    microbatch: Batch | None = None  # None: the whole batch at once
+    retries: Annotated[int, Whole(0, 1000)] = 3
+    checkpoint_seconds: Annotated[float, Real(0, 1e7, low_open=True)] = 60
     compile: bool = False
 
 
@@ -203,15 +215,18 @@ class Grid(Strict):
     model: Ladder
     formulations: tuple[str, ...] = Field(min_length=1)
     training: Training
-    seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(_listed), Field(min_length=1)
-    ] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Listed, Field(min_length=1)] = (0,)
     evaluation: Evaluation = Evaluation()
 
     @field_validator("formulations", mode="before")
     @classmethod
     def _expand_formulations(cls, value: Any) -> tuple[str, ...]:
         return tuple(expand(value if isinstance(value, list | tuple) else [value]))
+
+    @property
+    def count(self) -> int:
+        """Trials of the product, without building one."""
+        return len(self.model.depths) * len(self.formulations) * len(self.training.budgets) * len(self.seeds)
 
     def trials(self) -> Iterator[Trial]:
         """Every trial of the product, in reading order."""
@@ -274,30 +289,30 @@ class Trial(Strict):
 
     data: DataSpec
     text: TextSpec = TextSpec()
-    depth: Positive
-    width: Positive
-    heads: Positive
-    patch: Positive
-    mlp_ratio: Positive = 4
+    depth: Depth
+    width: Width
+    heads: Heads
+    patch: Patch
+    mlp_ratio: Ratio = 4
     qk_norm: bool = True
     formulation: str
-    steps: Positive
-    batch: Positive
-    learning_rate: PositiveFloat
+    steps: Steps
+    batch: Batch
+    learning_rate: Rate
     lr_rule: str = "constant"
-    warmup_steps: Annotated[int, Field(ge=0)]
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.99
-    adam_eps: float = 1e-8
-    grad_clip: float = 1.0
-    ema_decay: float = 0.99
-    ema_every: Positive
+    warmup_steps: Warmup
+    weight_decay: WeightDecay = 0.0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.99
+    adam_eps: Epsilon = 1e-8
+    grad_clip: Clip = 1.0
+    ema_decay: Decay = 0.99
+    ema_every: Steps
     precision: Literal["fp32", "bf16"] = "fp32"
     text_dropout: Probability = 0.1
-    timestep_shift: PositiveFloat = 1.0
+    timestep_shift: Shift = 1.0
     evaluation: Evaluation = Evaluation()
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
     @field_validator("formulation")
     @classmethod
@@ -381,6 +396,7 @@ class Sweep(Strict):
     quality: Quality | None = None  # None: the sweep asks for no judge
     trials: tuple[Trial, ...]
     duplicates: int  # trials that stood in the grids more than once and were merged
+    notes: tuple[str, ...] = ()  # what may not be meant as it is written, a sentence each
 
     def trial(self, trial_id: str) -> Trial:
         """The trial of that id, or of a prefix that only one trial has. Raises SweepError."""

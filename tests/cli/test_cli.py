@@ -184,7 +184,7 @@ def test_tables_are_not_cut_to_a_narrow_terminal(tiny: Mapping, write_sweep: Wri
 def test_formulations_are_listed_with_their_ranges() -> None:
     rows = {row["name"]: row for row in json.loads(invoke("formulations", "--json").stdout)}
     assert rows["rf/mode(s)"]["parameters"] == {"s": "[-1, 1.75194]"}
-    assert rows["edm(P_m,P_s)"]["parameters"] == {"P_m": "(-inf, inf)", "P_s": "(0, inf)"}
+    assert rows["edm(P_m,P_s)"]["parameters"] == {"P_m": "[-100, 100]", "P_s": "(0, 100]"}
     text = invoke("formulations").stdout
     for row in rows.values():
         assert row["source"]
@@ -323,7 +323,7 @@ BAD: dict[str, tuple[Mapping | str, str]] = {
     "an unknown key": ({"formulatoins": ["rf"]}, "unknown key 'formulatoins'; did you mean 'formulations'?"),
     "a misspelt formulation": ({"formulations": ["rf/lognrm(0,1)"]}, "did you mean 'rf/lognorm(m,s)'?"),
     "rf/mode(1.9)": ({"formulations": ["rf/mode(1.9)"]}, "rf/mode: s = 1.9 is outside [-1, 1.75194]"),
-    "edm(0,-1)": ({"formulations": ["edm(0,-1)"]}, "edm: P_s = -1 is outside (0, inf)"),
+    "edm(0,-1)": ({"formulations": ["edm(0,-1)"]}, "edm: P_s = -1 is outside (0, 100]"),
     "heads that do not divide": ({"model": {"heads": 3}}, "width 16 is not divisible by 3 heads; take width 15 or 18"),
     "a missing data folder": ({"data": {"name": "folder", "path": "nowhere"}}, "/nowhere does not exist: give `path`"),
     "a negative batch": ({"training": {"batch": -64}}, "training.batch = -64: it should be greater than 0"),

@@ -363,8 +363,8 @@ training: {steps: 30}
 BAD_FILES = {
     "empty": ("", "is empty; write keys such as name:, question:, model:, formulations: and training:"),
     "only a comment": ("# nothing\n", "is empty; write keys"),
-    "a list": ("- a\n", "holds a list, not a mapping; write keys such as name:"),
-    "text": ("hello", "holds text, not a mapping"),
+    "a list": ("- a\n", "holds ['a'], not a mapping; write keys such as name:"),
+    "text": ("hello", "holds 'hello', not a mapping"),
     "a Python tag": (
         BASE + 'data: !!python/object/apply:os.system ["echo"]\n',
         "line 6: the tag '!!python/object/apply:os.system' is not allowed",
@@ -375,8 +375,8 @@ BAD_FILES = {
     "a key that is no text": (BASE + "1: 2\n", "line 6: the key 1 is not text"),
     "a key that is a list": (BASE + "? [1, 2]\n: 3\n", "the key [1, 2] is not text"),
     "bad syntax": (BASE + "seeds: [1,\n", "cannot be read as YAML: line 7: "),
-    "a date that is none": (BASE + "seeds: 2024-13-45\n", "month must be in 1..12"),
-    "an endless alias": (BASE + "data: &a {name: *a}\n", "recursive"),
+    "a date that is none": (BASE + "seeds: 2024-13-45\n", "seeds.0 = '2024-13-45': it should be a whole number from 0"),
+    "an endless alias": (BASE + "data: &a {name: *a}\n", "line 6: the alias 'a' stands inside what it names"),
     "too deep": ("[" * 3000, "nested too deeply"),
 }
 
@@ -428,9 +428,9 @@ BAD_VALUES: dict[str, tuple[Mapping, str]] = {
         "unknown key 'stps' in quality.settings.0; did you mean 'steps'? Allowed are steps, guidance (and 1 more",
     ),
     "a long name": ({"name": "a" * 300}, "name has 300 characters; give it at most 100"),
-    "an empty quality": ({"quality": None}, "quality is empty; write `quality: {}` for every default, or leave it out"),
-    "no judge": ({"quality": {"judges": []}}, "quality.judges is empty; name a judge, or leave it out"),
-    "a truth value for a number": ({"training": {"batch": True}}, "training.batch: true is a truth value; give a num"),
+    "an empty quality": ({"quality": None}, "quality is empty; give it a value, or leave it out"),
+    "no judge": ({"quality": {"judges": []}}, "quality.judges is an empty list; give it a value, or"),
+    "a truth value for a number": ({"training": {"batch": True}}, "training.batch = true: it should be a whole number"),
     "a base width without its rule": ({"training": {"lr_base_width": 64}}, "lr_base_width says nothing under lr_rule"),
     "a warm-up that never ends": (
         {"training": {"steps": 100, "warmup_steps": 101}},
@@ -438,7 +438,7 @@ BAD_VALUES: dict[str, tuple[Mapping, str]] = {
     ),
     "which grid": (
         {"grids": [{}, {"seeds": [-1]}]},
-        "grids[1]: seeds.0 = -1: it should be greater than or equal to 0",
+        "grids[1]: seeds.0 = -1: it should be a whole number from 0 to 2,147,483,647",
     ),
     "grids that are no list": ({"grids": 3}, "grids must be a non-empty list of mappings"),
     "misspelt formulation": (
@@ -449,7 +449,7 @@ BAD_VALUES: dict[str, tuple[Mapping, str]] = {
         {"formulations": ["rf/mode(1.9)"]},
         "rf/mode: s = 1.9 is outside [-1, 1.75194]; choose s",
     ),
-    "edm beyond its range": ({"formulations": ["edm(0,-1)"]}, "edm: P_s = -1 is outside (0, inf); choose P_s"),
+    "edm beyond its range": ({"formulations": ["edm(0,-1)"]}, "edm: P_s = -1 is outside (0, 100]; choose P_s"),
     "number of parameters": ({"formulations": ["rf/lognorm(0)"]}, "has 1 parameters; write it as 'rf/lognorm(m,s)'"),
     "unquoted comma": ({"formulations": ["rf/lognorm(0", "1)"]}, "was cut at its comma; inside [ ] put it in quotes"),
     "misspelt preset": ({"formulations": "paper61"}, "preset 'paper61' is not known; did you mean 'paper-61'?"),
@@ -462,18 +462,21 @@ BAD_VALUES: dict[str, tuple[Mapping, str]] = {
         "it needs no keys: write the name alone",
     ),
     "formulation that is a number": ({"formulations": [3]}, "formulation 3 is not a name such as rf/lognorm(0,1)"),
-    "no formulation": ({"formulations": []}, "formulations is empty"),
+    "no formulation": ({"formulations": []}, "formulations is an empty list; give it a value"),
     "heads do not divide the width": (
         {"model": {"heads": 3}},
         "width 16 is not divisible by 3 heads; take width 15 or 18, or 2 or 4 heads",
     ),
     "patch does not divide the image": ({"model": {"patch": 3}}, "resolution 8 is not divisible by patch 3; take "),
-    "negative batch": ({"training": {"batch": -4}}, "training.batch = -4: it should be greater than 0"),
+    "negative batch": ({"training": {"batch": -4}}, "training.batch = -4: it should be a whole number from 1"),
     "batch that is no number": (
         {"training": {"batch": "lots"}},
-        "training.batch = 'lots': it should be a valid integer",
+        "training.batch = 'lots': it should be a whole number from 1 to 10,000,000",
     ),
-    "infinite rate": ({"training": {"learning_rate": math.inf}}, "training.learning_rate = inf: it should be a finite"),
+    "infinite rate": (
+        {"training": {"learning_rate": math.inf}},
+        "learning_rate = inf: it should be a number above",
+    ),
     "unknown judge": (
         {"quality": {"judges": ["shaps"]}},
         "quality.judges.0.name = shaps is not known; it must be one of shapes, glyphs, clip, inception, geneval",
