@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from analysis.laws import FitError, fit
-from analysis.laws.effects import Noise, Weighing, effects
 from analysis.laws.curves import Curves
+from analysis.laws.effects import Noise, Weighing, effects
 from analysis.laws.joint import fit_joint
 
 E, ALPHA, BETA = 0.06, 0.56, 0.95
