@@ -1,4 +1,4 @@
-"""All forms that ship, by name, and the two that are no sums of power laws."""
+"""All forms that ship, by name, and those that are no sums of power laws."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.laws.forms import EXPONENT_BOUNDS, LOG_COEFFICIENT_SPAN, POWER_LAWS, Array, Curve, Form
+from analysis.laws.repeated import REPEATED
 
 Numbers = NDArray[np.inexact]
 
@@ -189,6 +190,6 @@ def broken(variable: str) -> Curve:
 
 FORMS: dict[str, Form] = {
     **POWER_LAWS,
-    **{form.name: form for form in (KAPLAN, KAPLAN_FLOOR, broken("N"), broken("D"), broken("C"))},
+    **{form.name: form for form in (KAPLAN, KAPLAN_FLOOR, REPEATED, broken("N"), broken("D"), broken("C"))},
 }
 """Every form that ships, by name. Add your own with FORMS["name"] = form, or hand the value to `fit`."""

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,24 @@ from analysis.laws.catalogue import FORMS
 from analysis.laws.diagnostics import diagnose
 from analysis.laws.fit import fit
 from analysis.laws.forms import Array
+from analysis.laws.formula import EXAMPLE, looks_like_formula
 from analysis.laws.isoflop import WINDOW, IsoflopResult, isoflop
 from analysis.laws.optimal import ComputeRule, compute_optimal, compute_rule
 from analysis.laws.powerfit import PowerFit, Weights, fit_power
+from analysis.laws.problem import find_form
 from analysis.laws.result import FitResult, Prediction
+from analysis.laws.select import Averaged, FormScore, average, select
 from analysis.laws.status import FitError
 from analysis.laws.table import Table, positive, read_table
-from analysis.laws.text import clean, compute_line, optima_text, power_summary, power_to_dict, predictions_text
+from analysis.laws.text import (
+    clean,
+    compute_line,
+    optima_text,
+    power_summary,
+    power_to_dict,
+    predictions_text,
+    selection_text,
+)
 from analysis.laws.where import Column
 
 ISOFLOP = "isoflop"
@@ -31,10 +43,8 @@ _VARIABLES = {ISOFLOP: (("C", "N", "loss"), ("D",)), POWER: (("x", "y"), ("sd",)
 """Needed and optional variables of the forms that are no `FORMS`."""
 _OF_LAWS = ("objective", "delta", "bootstrap", "seed", "group", "weight", "fixed")
 _OF_ISOFLOP = ("degree", "window")
-_DOES_NOT_APPLY = {ISOFLOP: _OF_LAWS, POWER: (*_OF_LAWS, *_OF_ISOFLOP, "predict")} | dict.fromkeys(
-    FORMS, (*_OF_ISOFLOP, "weights")
-)
-"""Options that would change nothing."""
+_DOES_NOT_APPLY = {ISOFLOP: _OF_LAWS, POWER: (*_OF_LAWS, *_OF_ISOFLOP, "predict")}
+"""Options that would change nothing; to all other forms those of isoFLOP profiles do not apply."""
 POINT = "N=1e10,D=2e11"
 
 
@@ -158,7 +168,7 @@ def fit_table(
             fallback=fallback,
             checks=checks,
         )
-        rule = compute_rule(result.problem.x, flops_per_nd) if {"N", "D"} <= set(data) else None
+        rule = compute_rule(result.problem.x, flops_per_nd) if _is_surface(form) else None
         predictions = tuple(result.predict(point) for point in predict if not _asks_for_optimum(form, point))
         at = [point["C"] for point in predict if _asks_for_optimum(form, point)]
         optima = tuple(_law_optimum(result, compute, rule) for compute in at if rule is not None)
@@ -166,20 +176,77 @@ def fit_table(
     return TableFit(result, predictions, optima, str(path), where_, len(whole), len(table), names, rule)
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Several forms on one table: their scores, best first, and predictions averaged over them."""
+
+    scores: tuple[FormScore, ...]
+    averages: tuple[Averaged, ...]
+    path: str
+    n_kept: int
+
+    def to_dict(self) -> dict[str, object]:
+        rows = [
+            {name: float(values[0]) for name, values in found.at.items()}
+            | {"loss": float(found.value[0]), "low": float(found.low[0]), "high": float(found.high[0])}
+            | {"between_forms": float(found.between[0])}
+            for found in self.averages
+        ]
+        table = {"path": self.path, "kept": self.n_kept}
+        return {"forms": clean([score.to_dict() for score in self.scores]), "predictions": clean(rows), "table": table}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def to_text(self) -> str:
+        return selection_text(self.path, self.n_kept, self.scores, self.averages)
+
+
+def select_table(
+    path: str | Path,
+    forms: Sequence[str],
+    columns: Mapping[str, str] | None = None,
+    *,
+    where_: str = "",
+    group: str | None = None,
+    predict: Sequence[Mapping[str, float]] = (),
+) -> Selection:
+    """Score `forms` on a CSV file by held-out error (`select`) and average their predictions. Raises FitError."""
+    if len(forms) < 2 or len(set(forms)) < len(forms):
+        raise FitError(f"--select has {', '.join(forms) or 'no form'}: give two or more different forms.")
+    for form in forms:
+        if form in _VARIABLES:
+            raise FitError(f"--select compares laws of the loss, and {form!r} is none: leave it out.")
+        _check_options(form, [], predict)
+    whole = read_table(path)
+    table = whole.where(where_) if where_ else whole
+    data: dict[str, Array] = {}
+    for form in forms:
+        known = sum(variables_of(form), ())
+        data |= _pick(table, form, {name: column for name, column in (columns or {}).items() if name in known})
+    groups = None if group is None else table.labels(group, "--group")
+    scores = select(data, forms, groups=groups)
+    used = [score for score in scores if score.weight > 0.0]
+    results = [fit(score.form, data, groups=groups, checks=False) for score in used] if predict else []
+    averages = tuple(average(results, [score.weight for score in used], point) for point in predict)
+    return Selection(scores, averages, str(path), len(table))
+
+
 def variables_of(form: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The variables that a form needs, and those that it takes along."""
     if form in _VARIABLES:
         return _VARIABLES[form]
-    needed = (*FORMS[form].variables, "loss")
+    needed = (*find_form(form).variables, "loss")
     return needed, tuple(name for name in OPTIONAL_COLUMNS if name not in needed)
 
 
 def _check_options(form: str, given: Sequence[str], predict: Sequence[Mapping[str, float]]) -> None:
     """What would be without effect is refused, before anything is computed."""
-    if form not in (*FORMS, *_VARIABLES):
-        raise FitError(f"form {form!r} is unknown: use one of {', '.join((*FORMS, *_VARIABLES))}.")
+    if form not in (*FORMS, *_VARIABLES) and not looks_like_formula(form):
+        known = ", ".join((*FORMS, *_VARIABLES))
+        raise FitError(f"form {form!r} is unknown: use one of {known}, or a formula such as {EXAMPLE}.")
     for name in given:
-        if name in _DOES_NOT_APPLY.get(form, ()):
+        if name in _DOES_NOT_APPLY.get(form, (*_OF_ISOFLOP, "weights")):
             raise FitError(f"--{name} does not apply to form {form!r}: leave it out.")
     for point in predict:
         wrong = [f"{name}={value:g}" for name, value in point.items() if not 0.0 < value < math.inf]
@@ -189,9 +256,9 @@ def _check_options(form: str, given: Sequence[str], predict: Sequence[Mapping[st
             raise FitError("an isoFLOP fit predicts the best size for a compute: write the point as C=1e21.")
         if form == ISOFLOP or _asks_for_optimum(form, point):
             continue
-        needed = FORMS[form].variables
+        needed = find_form(form).variables
         if set(point) != set(needed):
-            example = ",".join(f"{name}={value}" for name, value in zip(needed, ("1e10", "2e11"), strict=False))
+            example = ",".join(f"{name}={value}" for name, value in zip(needed, cycle(("1e10", "2e11")), strict=False))
             raise FitError(
                 f"--predict gives {', '.join(point)}, and form {form!r} is a law of {' and '.join(needed)}: write the "
                 f"point as {example}{', or as C=1e21 for the best N and D' if len(needed) > 1 else ''}."
@@ -199,7 +266,12 @@ def _check_options(form: str, given: Sequence[str], predict: Sequence[Mapping[st
 
 
 def _asks_for_optimum(form: str, point: Mapping[str, float]) -> bool:
-    return set(point) == {"C"} and set(FORMS[form].variables) == {"N", "D"}
+    return set(point) == {"C"} and _is_surface(form)
+
+
+def _is_surface(form: str) -> bool:
+    """Whether the form is a law of N and D and of nothing else, so that a compute has a best size."""
+    return set(find_form(form).variables) == {"N", "D"}
 
 
 def _isoflop_optimum(result: IsoflopResult, compute: float) -> dict[str, float]:

@@ -12,6 +12,7 @@ from analysis.laws.forms import Form
 from analysis.laws.judge import judge
 from analysis.laws.optimum import solve
 from analysis.laws.problem import Problem, find_form, make_problem
+from analysis.laws.raw import with_raw_weights
 from analysis.laws.result import FitResult
 from analysis.laws.rollout import roll_out
 from analysis.laws.sensitivity import sensitivity
@@ -43,8 +44,8 @@ def fit(
     groups: one label per point; points of one run (or one model size) are resampled together.
     weights: relative weights of the points, 1 / variance of the log loss; scaled to mean 1.
     fixed: parameters held at given values, for example {"E": 1.69}.
-    objective: "huber" (default), "lad" or "ls", all of the log residual. delta: Huber's threshold in log loss, None
-    for 1.345 robust residual standard deviations, "chinchilla" for 1e-3.
+    objective: "huber" (default), "lad" or "ls" of the log residual, or "raw", least squares of L - prediction.
+    delta: Huber's threshold in log loss, None for 1.345 robust residual standard deviations, "chinchilla" for 1e-3.
     bootstrap: resamples (0 for t intervals). checks: run the held-out test (rollout) and
     the sensitivity table.
     fallback: where the form is not (or barely) identified by the data, return the simpler form instead; the result says
@@ -56,6 +57,8 @@ def fit(
     if isinstance(threshold, str):
         raise FitError(f"delta preset {delta!r} is unknown: use {', '.join(PRESETS)} or a number.")
     problem = make_problem(form, data, loss, weights=weights, groups=groups, fixed=fixed)
+    if objective == "raw":
+        problem, objective = with_raw_weights(problem), "ls"
     result = fit_problem(problem, objective, threshold, bootstrap, seed, checks)
     unsure = result.status.has(Code.NOT_IDENTIFIED) or result.status.has(Code.WEAK)
     if fallback and unsure and problem.form.simpler:

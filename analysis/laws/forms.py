@@ -41,12 +41,18 @@ class Term:
 class PowerLaws:
     """L = sum_k c_k prod_j x_j ** -e_kj with all c_k > 0. Terms may share an exponent (tied law).
 
-    `simpler` names the form to use where the data cannot carry this one.
+    `rising`: exponents that stand in a numerator, x ** +e. They may have either sign, as that of the best learning rate
+    k N^a D^b; all others are positive. `simpler` names the form to use where the data cannot carry this one.
     """
 
     name: str
     terms: tuple[Term, ...]
     simpler: str | None = None
+    rising: frozenset[str] = frozenset()
+
+    def sign(self, exponent: str) -> float:
+        """+1 for an exponent in a numerator, -1 for one in a denominator."""
+        return 1.0 if exponent in self.rising else -1.0
 
     @property
     def coefficients(self) -> tuple[str, ...]:
@@ -55,6 +61,11 @@ class PowerLaws:
     @property
     def exponents(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(exponent for term in self.terms for _, exponent in term.powers))
+
+    @property
+    def falling(self) -> tuple[str, ...]:
+        """Exponents that must be positive: those of the literature, below the line."""
+        return tuple(exponent for exponent in self.exponents if exponent not in self.rising)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -73,11 +84,12 @@ class PowerLaws:
     def equation(self) -> str:
         parts = []
         for term in self.terms:
-            below = " ".join(f"{variable}^{exponent}" for variable, exponent in term.powers)
-            if not below:
-                parts.append(term.coefficient)
-            else:
-                parts.append(f"{term.coefficient} / {below if len(term.powers) == 1 else f'({below})'}")
+            above = [f"{variable}^{exponent}" for variable, exponent in term.powers if exponent in self.rising]
+            below = [f"{variable}^{exponent}" for variable, exponent in term.powers if exponent not in self.rising]
+            written = " ".join([term.coefficient, *above])
+            if below:
+                written += f" / {below[0] if len(below) == 1 else '(' + ' '.join(below) + ')'}"
+            parts.append(written)
         return "L = " + " + ".join(parts)
 
     def bind(self, log_x: Mapping[str, Array], centre: Mapping[str, float], fixed: Mapping[str, float]) -> LogSumExp:
@@ -101,9 +113,9 @@ class PowerLaws:
             for variable, exponent in term.powers:
                 u = log_x[variable] - (0.0 if is_fixed else centre[variable])
                 if exponent in fixed:
-                    offset[k] -= fixed[exponent] * u
+                    offset[k] += self.sign(exponent) * fixed[exponent] * u
                 else:
-                    design[k, free.index(exponent)] -= u
+                    design[k, free.index(exponent)] += self.sign(exponent) * u
         return LogSumExp(tuple(free), design, offset, constant)
 
     def report(
@@ -118,7 +130,7 @@ class PowerLaws:
             if term.coefficient not in fixed and term.powers:
                 shift = sum(
                     (
-                        out[..., self.parameters.index(exponent)] * centre[variable]
+                        -self.sign(exponent) * out[..., self.parameters.index(exponent)] * centre[variable]
                         for variable, exponent in term.powers
                     ),
                     start=np.zeros(theta.shape[:-1], dtype=theta.dtype),
@@ -135,7 +147,9 @@ class PowerLaws:
             if not term.powers:
                 theta.append(values[term.coefficient])
                 continue
-            shift = sum(values[exponent] * centre[variable] for variable, exponent in term.powers)
+            shift = sum(
+                -self.sign(exponent) * values[exponent] * centre[variable] for variable, exponent in term.powers
+            )
             theta.append(np.log(max(values[term.coefficient], 1e-300)) - shift)
         theta += [values[name] for name in self.exponents if name not in fixed]
         return np.asarray(theta, dtype=np.float64)
@@ -147,7 +161,7 @@ class PowerLaws:
             if name in fixed:
                 continue
             if name in self.exponents:
-                limits = EXPONENT_BOUNDS
+                limits = (-EXPONENT_BOUNDS[1], EXPONENT_BOUNDS[1]) if name in self.rising else EXPONENT_BOUNDS
             elif name in self.scales:
                 limits = (log_loss.min() - LOG_COEFFICIENT_SPAN, log_loss.max() + LOG_COEFFICIENT_SPAN)
             else:
@@ -165,6 +179,8 @@ class Curve:
     derivative (exact to rounding), so the formula must be analytic: exp, log, powers, no abs, no max.
     `to_reported` maps theta and the centre (mean logarithms) to the parameters in the units of the data, `to_internal`
     back; `starts` proposes (S, p) starting points; `limits` are the bounds of theta given the logarithm of the loss.
+    `separate`: each theta follows from its own parameter alone, so that parameters can be held. `check`: a sentence on
+    what is wrong with the variables, empty where nothing is. `centred`: whether u has the centre taken out.
     """
 
     name: str
@@ -179,25 +195,53 @@ class Curve:
     starts: Callable[[Mapping[str, Array], Array], Array]
     limits: Callable[[Array], tuple[Array, Array]]
     simpler: str | None = None
+    separate: bool = False
+    check: Callable[[Mapping[str, Array]], str] = lambda x: ""
+    centred: bool = True
+
+    @property
+    def falling(self) -> tuple[str, ...]:
+        """Exponents that must be positive."""
+        return self.exponents
 
     def bind(self, log_x: Mapping[str, Array], centre: Mapping[str, float], fixed: Mapping[str, float]) -> CurveModel:
-        if fixed:
+        if fixed and not self.separate:
             raise FitError(
                 f"cannot fix {', '.join(fixed)} in form {self.name!r}: fixing is for sums of power laws "
                 f"(for example 'chinchilla'); fit without fixed values."
             )
-        return CurveModel(self.parameters, self.curve, {name: log_x[name] - centre[name] for name in self.variables})
+        u = {name: log_x[name] - (centre[name] if self.centred else 0.0) for name in self.variables}
+        if not fixed:
+            return CurveModel(self.parameters, self.curve, u)
+        free = self._free(fixed)
+        held = self.to_internal({**dict.fromkeys(self.parameters, 1.0), **fixed}, centre)
+
+        def curve(theta: NDArray[np.inexact], u: Mapping[str, Array]) -> NDArray[np.inexact]:
+            whole = np.broadcast_to(held, (len(theta), len(held))).astype(theta.dtype)
+            whole[:, free] = theta
+            return self.curve(whole, u)
+
+        return CurveModel(tuple(self.parameters[j] for j in free), curve, u)
+
+    def _free(self, fixed: Mapping[str, float]) -> list[int]:
+        return [j for j, name in enumerate(self.parameters) if name not in fixed]
 
     def report(
         self, theta: NDArray[np.inexact], centre: Mapping[str, float], fixed: Mapping[str, float]
     ) -> NDArray[np.inexact]:
-        return self.to_reported(theta, centre)
+        if not fixed:
+            return self.to_reported(theta, centre)
+        held = self.to_internal({**dict.fromkeys(self.parameters, 1.0), **fixed}, centre)
+        whole = np.broadcast_to(held, (*theta.shape[:-1], len(held))).astype(theta.dtype)
+        whole[..., self._free(fixed)] = theta
+        return self.to_reported(whole, centre)
 
     def internal(self, values: Mapping[str, float], centre: Mapping[str, float], fixed: Mapping[str, float]) -> Array:
-        return self.to_internal(values, centre)
+        return np.asarray(self.to_internal({**values, **fixed}, centre)[self._free(fixed)])
 
     def bounds(self, log_loss: Array, fixed: Mapping[str, float]) -> tuple[Array, Array]:
-        return self.limits(log_loss)
+        low, high = self.limits(log_loss)
+        return low[self._free(fixed)], high[self._free(fixed)]
 
 
 Form = PowerLaws | Curve

@@ -50,7 +50,7 @@ def _bounds(result: FitResult) -> Iterator[Reason]:
         for term, share in zip(form.terms, shares, strict=True):
             if float(share.max()) < ABSENT_SHARE and term.coefficient not in result.problem.fixed:
                 yield Reason(Code.BOUND, f"{term.coefficient} is at its bound 0: the data do not call for this term.")
-    for name in form.exponents:
+    for name in form.falling:
         if name in result.problem.fixed:
             continue
         value = result.estimate[name]
@@ -101,7 +101,7 @@ def _identification(result: FitResult) -> Iterator[Reason]:
                 f"E is not identified: its 95 % interval [{low:.3g}, {high:.3g}] reaches 0; fix "
                 f"E{_or_simpler(problem, problem.p - 1)}.",
             )
-        elif name in problem.form.exponents and (low <= 0.0 or high > 4.0 * max(value, 1e-12)):
+        elif name in problem.form.falling and (low <= 0.0 or high > 4.0 * max(value, 1e-12)):
             yield Reason(
                 Code.NOT_IDENTIFIED,
                 f"{name} is not identified: its 95 % interval is [{low:.3g}, {high:.3g}] around {value:.3g}.",

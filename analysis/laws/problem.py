@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.laws.catalogue import FORMS
-from analysis.laws.forms import Array, Form, Model
+from analysis.laws.forms import Array, Curve, Form, Model, PowerLaws
+from analysis.laws.formula import EXAMPLE, looks_like_formula, parse_formula
 from analysis.laws.status import FitError
 
 LEVEL_TOLERANCE = 0.02
@@ -28,6 +29,7 @@ class Problem:
     groups: NDArray[np.intp] | None
     fixed: Mapping[str, float]
     centre: Mapping[str, float]
+    raw: bool = False  # the weights make least squares of the log residual those of the raw one (analysis.laws.raw)
 
     @property
     def n(self) -> int:
@@ -67,7 +69,7 @@ class Problem:
 
     def subset(self, keep: NDArray[np.bool_], form: Form | None = None) -> Problem:
         """The same problem on some of the points (and, if given, with another form), checked again."""
-        return make_problem(
+        part = make_problem(
             form or self.form,
             {name: values[keep] for name, values in self.x.items()},
             self.loss[keep],
@@ -75,6 +77,7 @@ class Problem:
             groups=None if self.groups is None else self.groups[keep],
             fixed={name: value for name, value in self.fixed.items() if name in (form or self.form).parameters},
         )
+        return replace(part, raw=self.raw)
 
     def columns(self) -> list[NDArray[np.float64]]:
         return [*self.x.values(), self.loss]
@@ -100,9 +103,11 @@ def count_distinct(columns: Sequence[Array]) -> int:
 def find_form(form: str | Form) -> Form:
     if not isinstance(form, str):
         return form
-    if form not in FORMS:
-        raise FitError(f"form {form!r} is unknown: use one of {', '.join(FORMS)}, or pass a Form value.")
-    return FORMS[form]
+    if form in FORMS:
+        return FORMS[form]
+    if looks_like_formula(form):
+        return parse_formula(form)
+    raise FitError(f"form {form!r} is unknown: use one of {', '.join(FORMS)}, or a formula such as {EXAMPLE}.")
 
 
 def simpler_form(form: Form, fixed: Mapping[str, float], n: int) -> Form | None:
@@ -146,7 +151,8 @@ def make_problem(
     for name, value in fixed.items():
         if name not in form.parameters:
             raise FitError(f"cannot fix {name!r}: form {form.name!r} has parameters {', '.join(form.parameters)}.")
-        if not (np.isfinite(value) and value > 0.0):
+        either_sign = isinstance(form, PowerLaws) and name in form.rising
+        if not (np.isfinite(value) and (value > 0.0 or either_sign)):
             raise FitError(f"cannot fix {name} at {value}: give a positive finite number.")
     p = len(form.parameters) - len(fixed)
     if p == 0:
@@ -159,6 +165,8 @@ def make_problem(
             f"parameters{hint}."
         )
     _check_spread(form, x, y)
+    if isinstance(form, Curve) and (wrong := form.check(x)):
+        raise FitError(wrong)
     weight = np.ones(len(y)) if weights is None else _column("weights", np.asarray(weights), len(y))
     return Problem(
         form=form,

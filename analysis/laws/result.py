@@ -143,7 +143,7 @@ class FitResult:
                 out[name] = (value * float(np.exp(-width)), value * float(np.exp(width)))
             else:
                 low = value - t * float(se[j])
-                cut = name == "E" or name in self.problem.form.exponents
+                cut = name == "E" or name in self.problem.form.falling
                 out[name] = (max(low, 0.0) if cut else low, value + t * float(se[j]))
         return out
 
@@ -221,9 +221,11 @@ class FitResult:
         for term in form.terms:
             size = self.estimate[term.coefficient]
             for variable, exponent in term.powers:
-                size *= float(np.exp(-self.estimate[exponent] * self.problem.centre[variable]))
-            below = "".join(f"/{variable}0^{exponent}" for variable, exponent in term.powers)
-            out[term.coefficient + below] = size
+                size *= float(np.exp(form.sign(exponent) * self.estimate[exponent] * self.problem.centre[variable]))
+            at_mean = "".join(
+                f"{' ' if exponent in form.rising else '/'}{variable}0^{exponent}" for variable, exponent in term.powers
+            )
+            out[term.coefficient + at_mean] = size
         return out
 
     def predict(self, at: Mapping[str, ArrayLike]) -> Prediction:

@@ -30,7 +30,9 @@ def starts(
 ) -> Array:
     """Starting points (S, p_free) in internal coordinates, the most promising first."""
     if isinstance(form, Curve):
-        return form.starts({name: log_x[name] - centre[name] for name in form.variables}, log_loss)
+        u = {name: log_x[name] - (centre[name] if form.centred else 0.0) for name in form.variables}
+        found = form.starts(u, log_loss)
+        return np.unique(found[:, [name not in fixed for name in form.parameters]], axis=0)
     return _grid_minima(form, log_x, centre, log_loss, weight, fixed)
 
 
@@ -44,9 +46,9 @@ def _grid_minima(
 ) -> Array:
     exponents = [name for name in form.exponents if name not in fixed]
     per_axis = NODES.get(len(exponents), 5)
-    axis = np.geomspace(*EXPONENT_RANGE, per_axis)
+    axes = [_axis(per_axis, name in form.rising) for name in exponents]
     # With every exponent held there is one node, without coordinates.
-    nodes = np.array(list(product(axis, repeat=len(exponents)))).reshape(per_axis ** len(exponents), len(exponents))
+    nodes = np.array(list(product(*axes))).reshape(per_axis ** len(exponents), len(exponents))
     columns, target = _columns(form, log_x, centre, log_loss, fixed, nodes, exponents)
     rss, coefficients = _nonnegative(columns, target, weight)
     shape = (per_axis,) * len(exponents)
@@ -60,6 +62,14 @@ def _grid_minima(
     ]
     log_c = np.stack(columns_of_theta, axis=1) if free else np.empty((len(order), 0))
     return np.concatenate([log_c, nodes[order]], axis=1)
+
+
+def _axis(nodes: int, either_sign: bool) -> Array:
+    """The grid of one exponent."""
+    if not either_sign:
+        return np.geomspace(*EXPONENT_RANGE, nodes)
+    half = np.geomspace(*EXPONENT_RANGE, -(-nodes // 2))
+    return np.sort(np.concatenate([-half, half]))[:nodes]
 
 
 def _columns(
@@ -80,7 +90,7 @@ def _columns(
         log_term = np.zeros((len(nodes), len(log_loss)))
         for variable, exponent in term.powers:
             e = np.full(len(nodes), fixed[exponent]) if exponent in fixed else nodes[:, exponents.index(exponent)]
-            log_term -= e[:, None] * (log_x[variable] - (0.0 if is_fixed else centre[variable]))
+            log_term += form.sign(exponent) * e[:, None] * (log_x[variable] - (0.0 if is_fixed else centre[variable]))
         if is_fixed:
             target -= fixed[term.coefficient] * np.exp(log_term) * inverse
         else:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from analysis.laws.isoflop import IsoflopResult
 from analysis.laws.optimal import ComputeRule
 from analysis.laws.powerfit import PowerFit
 from analysis.laws.result import FitResult, Prediction
+from analysis.laws.select import Averaged, FormScore
 
 
 def to_dict(result: FitResult) -> dict[str, object]:
@@ -85,10 +86,11 @@ def _statistics(result: FitResult) -> list[str]:
     inside = (abs(result.residuals) <= optimum.delta).mean()
     clusters = f" in {problem.n_groups} groups" if problem.groups is not None else ""
     delta = f", delta {number(optimum.delta)} ({inside:.0%} of points inside)" if result.objective == "huber" else ""
+    objective = "least squares of L - prediction" if problem.raw else f"{result.objective} of the log residual"
     return [
         "[[Fit]]",
         f"    points: {result.n}{clusters};  {ranges}",
-        f"    objective: {result.objective} of the log residual{delta};  value {result.objective_value:.10g}",
+        f"    objective: {objective}{delta};  value {result.objective_value:.10g}",
         f"    residual sd (MAD, log loss): {number(optimum.sigma)};  starts: {optimum.n_starts};"
         f"  other minima: {len(optimum.others)}",
     ]
@@ -302,3 +304,34 @@ def power_summary(fit: PowerFit) -> str:
             f"    k:  {number(fit.coefficient)};  scatter {scatter} {unit}",
         ]
     )
+
+
+def selection_text(path: str, kept: int, scores: Sequence[FormScore], averages: Sequence[Averaged]) -> str:
+    """The forms, best first, and what they predict together."""
+    width = max(4, *(len(score.form) for score in scores))
+    lines = [
+        f"{path}: {kept} rows",
+        "[[Forms]]  best first by the error on held-out runs; weights of their average (stacking)",
+        f"    {'form':<{width}}  parameters  cross-validation  largest quarter  AICc      weight",
+    ]
+    for score in scores:
+        if score.problem:
+            lines.append(f"    {score.form:<{width}}  cannot be fitted: {score.problem}")
+            continue
+        lines.append(
+            f"    {score.form:<{width}}  {score.parameters:<10}  {_percent(score.cv):<16}  "
+            f"{_percent(score.extrapolation):<15}  {score.aicc:<8.1f}  {score.weight:.2f}"
+        )
+    if averages:
+        lines.append("[[Predictions]]  averaged over the forms, with 95 % intervals that hold their disagreement")
+    for found in averages:
+        place = ", ".join(f"{name} = {values[0]:.4g}" for name, values in found.at.items())
+        lines.append(
+            f"    {place}: {found.value[0]:.5g} [{found.low[0]:.5g}, {found.high[0]:.5g}]   "
+            f"between the forms {found.between[0]:.2%}"
+        )
+    return "\n".join(lines)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2%}" if math.isfinite(value) else "not known"

@@ -17,8 +17,16 @@ def fit(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV file with a header row and one row per run")],
     form: Annotated[
         str,
-        typer.Option("--form", help="N, D, C, chinchilla, tied, kaplan, isoflop, power ...; a wrong one lists all"),
+        typer.Option(
+            "--form",
+            help="N, D, C, chinchilla, tied, kaplan, repeated, isoflop, power ... (a wrong one lists all) or a formula "
+            'such as "E + A/N^a + B/D^b"',
+        ),
     ] = "chinchilla",
+    select: Annotated[
+        str | None,
+        typer.Option("--select", help="forms to compare by held-out error and to average, such as chinchilla,tied"),
+    ] = None,
     n: Annotated[str | None, typer.Option("--N", metavar="COLUMN", help="column of N, parameters")] = None,
     d: Annotated[str | None, typer.Option("--D", metavar="COLUMN", help="column of D, samples or tokens")] = None,
     c: Annotated[str | None, typer.Option("--C", metavar="COLUMN", help="column of C, training FLOPs")] = None,
@@ -28,7 +36,11 @@ def fit(
     loss: Annotated[str | None, typer.Option("--loss", metavar="COLUMN", help="column of the loss")] = None,
     where: Annotated[str, typer.Option("--where", help='rows to use, such as "kept == 1 and N > 1e6"')] = "",
     objective: Annotated[
-        str | None, typer.Option("--objective", help="huber, lad or ls, of the log residual [default: huber]")
+        str | None,
+        typer.Option(
+            "--objective",
+            help="huber, lad or ls of the log residual, or raw: ls of the loss [default: huber]",
+        ),
     ] = None,
     delta: Annotated[
         str | None, typer.Option("--delta", help="width of the Huber loss [default: from the residuals]; or chinchilla")
@@ -63,15 +75,26 @@ def fit(
 
     Intervals on parameters and predictions, a held-out test on the largest runs, and what the answer is sensitive to.
     """
-    from analysis.laws.command import fit_table, parse_point
+    from analysis.laws.command import fit_table, parse_point, select_table
 
     if plot is not None:
         check_png(plot, "--plot")
     given = {"N": n, "D": d, "C": c, "x": x, "y": y, "sd": sd, "loss": loss}
+    columns = {variable: column for variable, column in given.items() if column is not None}
+    points = [parse_point(point) for point in predict or []]
+    if select is not None:
+        _refuse_beside_select(
+            objective=objective, delta=delta, bootstrap=bootstrap, seed=seed, weight=weight, fixed=fixed,
+            degree=degree, window=window, weights=weights, plot=plot,
+        )  # fmt: skip
+        forms = [name.strip() for name in select.split(",")]
+        chosen = select_table(table, forms, columns, where_=where, group=group, predict=points)
+        typer.echo(chosen.to_json() if as_json else chosen.to_text())
+        return
     found = fit_table(
         table,
         form,
-        {variable: column for variable, column in given.items() if column is not None},
+        columns,
         where_=where,
         objective=objective,
         delta=_delta(delta),
@@ -80,7 +103,7 @@ def fit(
         group=group,
         weight=weight,
         fixed=parse_point(fixed, "E=1.69") if fixed is not None else None,
-        predict=[parse_point(point) for point in predict or []],
+        predict=points,
         degree=degree,
         window=window,
         weights=weights,
@@ -97,6 +120,15 @@ def fit(
         raise StoreError(f"cannot write {plot}: {error.strerror}; name another file with --plot") from error
     if not as_json:
         typer.echo(f"\nFigure: {plot}")
+
+
+def _refuse_beside_select(**options: object) -> None:
+    """Options that a comparison of forms would not heed."""
+    from analysis.laws import FitError
+
+    for name, value in options.items():
+        if value is not None:
+            raise FitError(f"--{name} does not apply beside --select: leave it out.")
 
 
 def _delta(text: str | None) -> float | str | None:

@@ -24,8 +24,8 @@ from rfscale.cli.common import (
     write_report,
 )
 from rfscale.flow.formulations import canonical
+from rfscale.spec.sweep import Trial
 from rfscale.spec.sweep_file import load_sweep
-from rfscale.spec.trial import Trial
 from rfscale.store import Store, StoreError, TrialFolder, read_json
 
 
@@ -111,7 +111,7 @@ def sample(
     captions = [text for text in prompt for _ in range(count)]
     context, pooled = (torch.as_tensor(part) for part in load_text_encoder(trial.text).encode(captions))
     save_grid(generate_images(model, trial, context, pooled, steps, guidance, seed), captions, out)
-    typer.echo(f"{len(captions)} images of {trial.formulation}, depth {trial.model.depth}: {out}")
+    typer.echo(f"{len(captions)} images of {trial.formulation}, depth {trial.depth}: {out}")
 
 
 @app.command()

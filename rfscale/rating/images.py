@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rfscale.data import load_text_encoder
 from rfscale.rating.votes import RatingError
-from rfscale.spec.trial import Trial
+from rfscale.spec.sweep import Trial
 from rfscale.store import Store
 from rfscale.store.files import replacing
 from rfscale.train.checkpoint import load_model

@@ -14,8 +14,7 @@ from torch import Tensor
 from rfscale.flow.formulations import Network, formulation
 from rfscale.flow.noise import Stream, normal
 from rfscale.flow.solver import generate
-from rfscale.spec.sweep import Samples
-from rfscale.spec.trial import Trial
+from rfscale.spec.sweep import Samples, Trial
 from rfscale.store.files import replacing
 from rfscale.validation.profile import ValidationSet
 
@@ -58,7 +57,7 @@ def generate_images(
         pooled,
         steps=steps,
         guidance=guidance,
-        shift=trial.training.timestep_shift,
+        shift=trial.timestep_shift,
         path_length=path_length,
     ).clamp(-1, 1)
 

@@ -23,6 +23,7 @@ TRUE = {
     "tied_E0": {"A": 8.0, "B": 20.0, "alpha": 0.12},
     "kaplan": {"Nc": 8.8e13, "Dc": 5.4e13, "alpha": 0.076, "beta": 0.095},
     "kaplan_E": {"E": 0.7, "Nc": 8.8e13, "Dc": 5.4e13, "alpha": 0.076, "beta": 0.095},
+    "repeated": {"E": 1.8, "A": 500.0, "alpha": 0.35, "B": 1500.0, "beta": 0.37, "R_D": 15.0, "R_N": 5.0},
     "broken_N": {"E": 0.5, "b": 20.0, "c0": 0.1, "c1": 0.3, "d1": 3e8, "f1": 0.4},
     "broken_D": {"E": 0.5, "b": 20.0, "c0": 0.1, "c1": 0.3, "d1": 1e10, "f1": 0.4},
     "broken_C": {"E": 0.5, "b": 40.0, "c0": 0.06, "c1": 0.1, "d1": 1e19, "f1": 0.5},
@@ -33,6 +34,10 @@ def points(name: str) -> dict[str, np.ndarray]:
     if len(FORMS[name].variables) == 1:
         low, high = {"N": (1e6, 1e11), "D": (1e7, 1e12), "C": (1e16, 1e23)}[FORMS[name].variables[0]]
         return {FORMS[name].variables[0]: np.geomspace(low, high, 40)}
+    if name == "repeated":
+        sizes, unique, epochs = np.geomspace(1e7, 1e10, 6), np.geomspace(1e8, 1e10, 5), [1, 3, 10, 30, 100]
+        n, u, k = (grid.ravel() for grid in np.meshgrid(sizes, unique, epochs))
+        return {"N": n, "D": u * k, "U": u}
     n, d = np.meshgrid(np.geomspace(1e7, 1e10, 7), np.geomspace(1e9, 1e12, 7))
     return {"N": n.ravel(), "D": d.ravel()}
 
@@ -43,6 +48,12 @@ def law(name: str, x: dict[str, np.ndarray], values: dict[str, float]) -> np.nda
     if name.startswith("kaplan"):
         inner = (v["Nc"] / x["N"]) ** (v["alpha"] / v["beta"]) + v["Dc"] / x["D"]
         return v.get("E", 0.0) + inner ** v["beta"]
+    if name == "repeated":
+        g = (v["alpha"] * v["A"] / (v["beta"] * v["B"])) ** (1 / (v["alpha"] + v["beta"]))
+        useful = np.minimum(x["N"], g * (g * x["U"]) ** (v["beta"] / v["alpha"]))
+        n = useful * (1 + v["R_N"] * (1 - np.exp(-(x["N"] / useful - 1) / v["R_N"])))
+        d = x["U"] * (1 + v["R_D"] * (1 - np.exp(-(x["D"] / x["U"] - 1) / v["R_D"])))
+        return v["E"] + v["A"] * n ** -v["alpha"] + v["B"] * d ** -v["beta"]
     if name.startswith("broken"):
         (s,) = x.values()
         return v["E"] + v["b"] * s ** -v["c0"] * (1 + (s / v["d1"]) ** (1 / v["f1"])) ** (-v["c1"] * v["f1"])

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.laws import IsoflopResult, fit, fit_power
+from analysis.laws import FitError, IsoflopResult, fit, fit_power
 from analysis.laws.command import TableFit, fit_table, read_csv
+from analysis.laws.optimum import value_of
 from analysis.laws.result import FitResult
 
 
@@ -170,3 +171,143 @@ def test_hoffmanns_second_approach() -> None:
     assert isinstance(result, IsoflopResult)
     assert result.size.exponent == pytest.approx(0.49, abs=0.01)
     assert result.size.interval[0] < 0.49 < result.size.interval[1]
+
+
+# --- raw residuals (gadre2024.csv) ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dataset", "published"),
+    [
+        ("c4_original", (1.51, 141.0, 190.0, 0.121)),
+        ("rpj", (1.84, 212.0, 367.0, 0.136)),
+        ("rw_original", (1.73, 157.0, 246.0, 0.127)),
+    ],
+)
+def test_gadres_three_laws(dataset: str, published: tuple[float, ...]) -> None:
+    """L = E + (a M^eta + b M^-eta) C^-eta with M = D / N and C = 6 N D is the tied form: A = a 6^-eta, alpha = 2 eta.
+
+    Gadre et al. 2024, table 6: least squares of the loss on five small runs of each training set.
+    """
+    five = "(cc_mult == 1 and N < 5e8) or (cc_mult == 16 and N < 1.2e7)"
+    found = fit_table(
+        reference("gadre2024.csv"), "tied", {"loss": "loss_c4_val"}, objective="raw", bootstrap=0, checks=False,
+        where_=f'dataset_name == "{dataset}" and ({five})',
+    ).result  # fmt: skip
+    assert isinstance(found, FitResult)
+    assert found.n == 5
+    eta = found.estimate["alpha"] / 2
+    reached = (found.estimate["E"], found.estimate["A"] * 6**eta, found.estimate["B"] * 6**eta, eta)
+    for value, said, digits in zip(reached, published, (2, 0, 0, 3), strict=True):
+        assert value == pytest.approx(said, abs=0.6 * 10.0**-digits)
+
+
+# --- repeated data (muennighoff.csv) ----------------------------------------------------------------------------------
+
+
+LEFT_OUT = frozenset(
+    [
+        "14m300b100m",
+        "14m7b5100m",
+        "1b112b100m",
+        "1b1250b1b5",
+        "1b12b7100m",
+        "1b13b9100m",
+        "1b15b9100m",
+        "1b17b5100m",
+        "1b191b1b5",
+        "1b191b400m",
+        "1b5174b1b5",
+        "1b566b100m",
+        "1b566b1b5",
+        "1b58b8100m",
+        "221m174b400m",
+        "221m600b400m",
+        "221m91b400m",
+        "2b2174b1b5",
+        "2b246b100m",
+        "2b246b400m",
+        "2b291b1b5",
+        "2b8100m100m",
+        "2b812b4b",
+        "2b816b4b",
+        "2b824b4b",
+        "2b836b100m",
+        "2b836b1b5",
+        "2b836b400m",
+        "2b84b4b",
+        "2b84b8100m",
+        "2b855b1b25",
+        "2b877b1b5",
+        "2b88b4b",
+        "3b926b1b5",
+        "421m300b1b5",
+        "4b212b12b",
+        "4b224b12b",
+        "4b284b1b9",
+        "4b284b6b",
+        "619m22b100m",
+        "619m3b9100m",
+        "619m5b9100m",
+        "619m7b5100m",
+        "8b712b100m",
+        "8b712b12b",
+        "8b712b1b5",
+        "8b712b400m",
+        "8b720b1b5",
+    ]
+)
+"""Of the table, what the published fit does not use (huggingface/datablations, utils/parametric_fit.ipynb)."""
+MISREAD = {
+    "83m1b51b5": (1.5, 1.5),
+    "196m1b51b5": (1.5, 1.5),
+    "1b11b51b5": (1.5, 1.5),
+    "619m2b72b7": (2.7, 2.7),
+    "619m2b71b5": (2.7, 1.5),
+    "421m3b93b9": (3.9, 3.9),
+    "421m3b91b5": (3.9, 1.5),
+    "280m5b95b9": (5.9, 5.9),
+    "280m5b91b5": (5.9, 1.5),
+    "220m7b57b5": (7.5, 7.5),
+    "220m7b51b5": (7.5, 1.5),
+    "2b84b84b8": (4.8, 4.8),
+    "2b84b81b5": (4.8, 1.5),
+    "1b58b88b8": (8.8, 8.8),
+    "1b58b84b8": (8.8, 4.8),
+    "1b58b81b5": (8.8, 1.5),
+}
+"""Billions of samples seen, and of unique ones, of the runs whose names the table takes apart wrongly: it has more
+unique samples than samples for them, which the form refuses."""
+
+
+def test_muennighoffs_repeated_data() -> None:
+    """Their fit of R_D* = 15.387756 and R_N* = 5.309743 to 182 runs, the other parameters held: objective 0.015825937.
+
+    At these values our objective is theirs. It is not the lowest: the valley is so flat that the data tell R_D* only to
+    a factor of ten and more, and its bottom lies elsewhere.
+    """
+    table = read_csv(reference("muennighoff.csv"))
+    with pytest.raises(FitError, match="unique samples is more than the D"):
+        fit("repeated", {name: table[name] for name in ("N", "D", "U", "loss")})
+    names = [str(name) for name in table["name"]]
+    used = np.array([name not in LEFT_OUT for name in names])
+    data = {name: np.array(table[name], dtype=float) for name in ("N", "D", "U", "loss")}
+    for i, name in enumerate(names):
+        if name in MISREAD:
+            data["D"][i], data["U"][i] = (1e9 * value for value in MISREAD[name])
+    used = np.append(used, True)  # 8b7178b13b, which the table lacks
+    for name, value in {"N": 8.67e9, "D": 178e9, "U": 13e9, "loss": 2.451606}.items():
+        data[name] = np.append(data[name], value)
+    held = {"E": np.exp(0.6254804), "A": np.exp(6.255414), "B": np.exp(7.3049974)}
+    held |= {"alpha": 0.3526596, "beta": 0.3526596}
+    found = fit(
+        "repeated", {name: values[used] for name, values in data.items()}, fixed=held, delta=1e-3, bootstrap=200,
+        checks=False,
+    )  # fmt: skip
+    assert found.n == 182
+    published = {**held, "R_D": 15.387756, "R_N": 5.309743}
+    theta = found.problem.form.internal(published, found.problem.centre, found.problem.fixed)
+    assert value_of(found.problem, theta, "huber", 1e-3) == pytest.approx(0.015825937, rel=1e-4)
+    assert found.objective_value < 0.01582
+    assert found.interval["R_D"][0] < 15.39 < found.interval["R_D"][1]
+    assert found.interval["R_N"][0] < 5.31 < found.interval["R_N"][1]
