@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from rfscale.backbones.mmdit.cost import ModelShape
 from rfscale.backbones.mmdit.network import MMDiT
+from rfscale.data.batch import Condition
 
 Step = Callable[[], None]
 
@@ -147,7 +148,8 @@ def compare(depth: int, args: argparse.Namespace, device: torch.device, peak: fl
 def our_step(shape: ModelShape, batch: int, device: torch.device, precision: str, compiled: bool) -> Step:
     model = MMDiT(shape).to(device)
     z, noise_level, context, pooled = inputs(shape, batch, device)
-    return training_step(model, lambda: model(z, noise_level, context, pooled), z, model.blocks, precision, compiled)
+    told = Condition(context, pooled)
+    return training_step(model, lambda: model(z, noise_level, told), z, model.blocks, precision, compiled)
 
 
 def diffusers_step(shape: ModelShape, batch: int, device: torch.device, precision: str, compiled: bool) -> Step:

@@ -101,16 +101,15 @@ def sample(
     check_png(out, "--out")
     folder = find_trial(open_store(store), trial_id)
     trial = Trial.model_validate((read_json(folder.record) or {})["trial"])
-    import torch
-
+    from rfscale.data.batch import encode
     from rfscale.data.text import load_text_encoder
     from rfscale.train.checkpoint import load_model
     from rfscale.validation.samples import generate_images, save_grid
 
     model = load_model(trial, folder, ema=not raw)
     captions = [text for text in prompt for _ in range(count)]
-    context, pooled = (torch.as_tensor(part) for part in load_text_encoder(trial.text).encode(captions))
-    save_grid(generate_images(model, trial, context, pooled, steps, guidance, seed), captions, out)
+    condition = encode(load_text_encoder(trial.text), captions)
+    save_grid(generate_images(model, trial, condition, steps, guidance, seed), captions, out)
     typer.echo(f"{len(captions)} images of {trial.formulation}, depth {trial.depth}: {out}")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rfscale.data.base import Batch, DataError, Dataset
+from rfscale.data.base import Captioned, DataError, Dataset
 from rfscale.data.spec import DataSpec, DigitsData, FolderData, GlyphsData, ShapesData
 from rfscale.data.text import TextEncoder, TextSpec, load_text_encoder
 
 __all__ = [
-    "Batch",
+    "Captioned",
     "DataError",
     "DataSpec",
     "Dataset",

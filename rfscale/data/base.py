@@ -22,8 +22,8 @@ class DataError(RfscaleError, ValueError):
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Captioned images: float32 "b c h w" in [-1, 1], and one caption per image."""
+class Captioned:
+    """Samples in the space of the data, here pixels float32 "b c h w" in [-1, 1], and one caption for each."""
 
     images: FloatArray
     captions: tuple[str, ...]
@@ -41,9 +41,9 @@ class Dataset(Protocol):
     @property
     def spec(self) -> ShapesData | GlyphsData | DigitsData | FolderData: ...
 
-    def train(self, seed: int, first: int, count: int) -> Batch: ...
+    def train(self, seed: int, first: int, count: int) -> Captioned: ...
 
-    def validation(self, count: int) -> Batch: ...
+    def validation(self, count: int) -> Captioned: ...
 
 
 def check_stream(seed: int, first: int, count: int) -> None:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from rfscale.data.base import Batch, FloatArray, IndexArray, check_stream
+from rfscale.data.base import Captioned, FloatArray, IndexArray, check_stream
 from rfscale.data.counter import hash64, shuffled_stream
 from rfscale.data.spec import DigitsData
 
@@ -48,14 +48,14 @@ class DigitsDataset:
         self._images, self._labels = _digits()
         self.held_out, self.training = split(self._labels)
 
-    def train(self, seed: int, first: int, count: int) -> Batch:
+    def train(self, seed: int, first: int, count: int) -> Captioned:
         check_stream(seed, first, count)
         return self._batch(self.training[shuffled_stream(seed, first, count, len(self.training))])
 
-    def validation(self, count: int) -> Batch:
+    def validation(self, count: int) -> Captioned:
         return self._batch(self.held_out[:count])
 
-    def _batch(self, indices: IndexArray) -> Batch:
+    def _batch(self, indices: IndexArray) -> Captioned:
         factor = self.spec.resolution // 8
         images = self._images[indices].repeat(factor, axis=2).repeat(factor, axis=3)
-        return Batch(images, tuple(f"a handwritten {NAMES[label]}" for label in self._labels[indices]))
+        return Captioned(images, tuple(f"a handwritten {NAMES[label]}" for label in self._labels[indices]))

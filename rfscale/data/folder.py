@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rfscale.data.base import Batch, IndexArray, check_stream, to_signed_unit
+from rfscale.data.base import Captioned, IndexArray, check_stream, to_signed_unit
 from rfscale.data.counter import shuffled_stream
 from rfscale.data.decoding import decode_all
 from rfscale.data.listing import Entry, read_listing, split
@@ -36,17 +36,17 @@ class FolderDataset:
             self._cached = np.empty(shape, dtype=np.uint8)  # the memory is touched only as images arrive
         self._decoded = np.zeros(len(names), dtype=np.bool_)
 
-    def train(self, seed: int, first: int, count: int) -> Batch:
+    def train(self, seed: int, first: int, count: int) -> Captioned:
         check_stream(seed, first, count)
         chosen = shuffled_stream(seed, first, count, len(self.training))
         return self._batch([self.training[index] for index in chosen])
 
-    def validation(self, count: int) -> Batch:
+    def validation(self, count: int) -> Captioned:
         return self._batch(self.held_out[:count])
 
-    def _batch(self, entries: Sequence[Entry]) -> Batch:
+    def _batch(self, entries: Sequence[Entry]) -> Captioned:
         numbers = np.array([self._number[entry.file_name] for entry in entries], dtype=np.int64)
-        return Batch(to_signed_unit(self._pixels(numbers)), tuple(entry.text for entry in entries))
+        return Captioned(to_signed_unit(self._pixels(numbers)), tuple(entry.text for entry in entries))
 
     def _pixels(self, numbers: IndexArray) -> npt.NDArray[np.uint8]:
         """uint8 "n h w 3"."""

@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rfscale.data.base import Batch, FloatArray, IndexArray
+from rfscale.data.base import Captioned, FloatArray, IndexArray
 from rfscale.data.counter import UIntArray, hash64, uniform
 from rfscale.data.endless import (
     BACKGROUND,
@@ -74,15 +74,15 @@ class GlyphsDataset:
     def __init__(self, spec: GlyphsData) -> None:
         self.spec = spec
 
-    def train(self, seed: int, first: int, count: int) -> Batch:
+    def train(self, seed: int, first: int, count: int) -> Captioned:
         return self._batch(train_indices(seed, first, count))
 
-    def validation(self, count: int) -> Batch:
+    def validation(self, count: int) -> Captioned:
         return self._batch(validation_indices(count))
 
-    def _batch(self, indices: UIntArray) -> Batch:
+    def _batch(self, indices: UIntArray) -> Captioned:
         world = scenes(indices, self.spec.max_letters)
-        return Batch(render(world, self.spec.resolution), tuple(scene.caption for scene in world))
+        return Captioned(render(world, self.spec.resolution), tuple(scene.caption for scene in world))
 
 
 def scenes(indices: Sequence[int] | UIntArray, max_letters: int = MAX_LETTERS) -> list[Scene]:

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rfscale.data.base import Batch, FloatArray
+from rfscale.data.base import Captioned, FloatArray
 from rfscale.data.counter import UIntArray, uniform
 from rfscale.data.endless import BACKGROUND, COLOURS, PALETTE, signed_unit, train_indices, validation_indices
 from rfscale.data.raster import SHAPES, draw
@@ -96,15 +96,15 @@ class ShapesDataset:
     def __init__(self, spec: ShapesData) -> None:
         self.spec = spec
 
-    def train(self, seed: int, first: int, count: int) -> Batch:
+    def train(self, seed: int, first: int, count: int) -> Captioned:
         return self._batch(train_indices(seed, first, count))
 
-    def validation(self, count: int) -> Batch:
+    def validation(self, count: int) -> Captioned:
         return self._batch(validation_indices(count))
 
-    def _batch(self, indices: UIntArray) -> Batch:
+    def _batch(self, indices: UIntArray) -> Captioned:
         world = scenes(indices, self.spec.max_objects)
-        return Batch(render(world, self.spec.resolution), tuple(scene.caption for scene in world))
+        return Captioned(render(world, self.spec.resolution), tuple(scene.caption for scene in world))
 
 
 def scenes(indices: Sequence[int] | UIntArray, max_objects: int = MAX_OBJECTS) -> list[Scene]:

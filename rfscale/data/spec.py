@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from rfscale.data.base import DataError
 from rfscale.data.endless import SEEDS, STREAM_BITS
+from rfscale.data.space import Space, pixel_space
 from rfscale.numbers import Real, Whole
 from rfscale.paths import expanded
 
@@ -29,6 +30,10 @@ class ShapesData(BaseModel):
     @property
     def channels(self) -> int:
         return 3
+
+    @property
+    def space(self) -> Space:
+        return pixel_space(self.channels, self.resolution)
 
     def identity(self) -> dict[str, JsonValue]:
         return _changed_fields(self)
@@ -56,6 +61,10 @@ class GlyphsData(BaseModel):
     def channels(self) -> int:
         return 3
 
+    @property
+    def space(self) -> Space:
+        return pixel_space(self.channels, self.resolution)
+
     def identity(self) -> dict[str, JsonValue]:
         return _changed_fields(self)
 
@@ -78,6 +87,10 @@ class DigitsData(BaseModel):
     @property
     def channels(self) -> int:
         return 1
+
+    @property
+    def space(self) -> Space:
+        return pixel_space(self.channels, self.resolution)
 
     def identity(self) -> dict[str, JsonValue]:
         return _changed_fields(self)
@@ -106,6 +119,10 @@ class FolderData(BaseModel):
     @property
     def channels(self) -> int:
         return 3
+
+    @property
+    def space(self) -> Space:
+        return pixel_space(self.channels, self.resolution)
 
     @property
     def folder(self) -> Path:

@@ -35,8 +35,10 @@ from rfscale.quoting import quoted
 if TYPE_CHECKING:
     from torch import Tensor
 
-# (z (b, c, h, w), time (b,) in [0, 1], context, pooled) -> (b, c, h, w)
-Network = Callable[["Tensor", "Tensor", "Tensor", "Tensor"], "Tensor"]
+    from rfscale.data.batch import Condition
+
+# (z (b, ...), time (b,) in [0, 1], what it is told of each sample) -> (b, ...)
+Network = Callable[["Tensor", "Tensor", "Condition"], "Tensor"]
 
 
 class FormulationError(RfscaleError, ValueError):
@@ -64,23 +66,19 @@ class Formulation:
         a, b = self.path.scale(logsnr)
         return a, b, *self.target.coefficients(a, b), self.target.input_scale(a, b)
 
-    def loss(
-        self, network: Network, x0: Tensor, eps: Tensor, logsnr: Tensor, context: Tensor, pooled: Tensor
-    ) -> Tensor:
+    def loss(self, network: Network, x0: Tensor, eps: Tensor, logsnr: Tensor, condition: Condition) -> Tensor:
         """(b,) mean squared error of the target: the one loss of all formulations, without a weight.
 
-        x0 and eps are (b, c, h, w), logsnr is (b,); the coefficients are computed in the dtype of logsnr (use float64).
+        x0 and eps are (b, ...), logsnr is (b,); the coefficients are computed in the dtype of logsnr (use float64).
         """
-        a, b, alpha, beta, c = (k.to(x0.dtype).reshape(-1, 1, 1, 1) for k in self.coefficients(logsnr))
-        output = network(c * (a * x0 + b * eps), network_time(logsnr).to(x0.dtype), context, pooled)
+        a, b, alpha, beta, c = (per_sample(k.to(x0.dtype), x0) for k in self.coefficients(logsnr))
+        output = network(c * (a * x0 + b * eps), network_time(logsnr).to(x0.dtype), condition)
         return (output.to(x0.dtype) - (alpha * x0 + beta * eps)).square().flatten(1).mean(1)
 
-    def predict(
-        self, network: Network, z: Tensor, logsnr: Tensor, context: Tensor, pooled: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def predict(self, network: Network, z: Tensor, logsnr: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """(x0_hat, eps_hat) of the network at z; shapes as in `loss`. Solved in the dtype of logsnr."""
-        c = self.coefficients(logsnr)[4].to(z.dtype).reshape(-1, 1, 1, 1)
-        output = network(c * z, network_time(logsnr).to(z.dtype), context, pooled)
+        c = per_sample(self.coefficients(logsnr)[4].to(z.dtype), z)
+        output = network(c * z, network_time(logsnr).to(z.dtype), condition)
         return self.denoise(z, output, logsnr)
 
     def denoise(self, z: Tensor, output: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,9 +86,14 @@ class Formulation:
 
         z and output are (b, ...), logsnr is (b,); the system is solved in the dtype of logsnr.
         """
-        a, b, alpha, beta, _ = (k.reshape(-1, *(1,) * (z.dim() - 1)) for k in self.coefficients(logsnr))
+        a, b, alpha, beta, _ = (per_sample(k, z) for k in self.coefficients(logsnr))
         determinant = a * beta - b * alpha
         return (beta * z - b * output) / determinant, (a * output - alpha * z) / determinant
+
+
+def per_sample(numbers: Tensor, like: Tensor) -> Tensor:
+    """(b,) -> (b, 1, ...), so that each number meets its own sample of `like` (b, ...)."""
+    return numbers.reshape(-1, *(1,) * (like.dim() - 1))
 
 
 def network_time(logsnr: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rfscale.data.batch import Condition
 from rfscale.flow.formulations import Formulation, Network, network_time
 
 
@@ -24,13 +25,8 @@ def guided(network: Network, scale: float) -> Network:
     if scale == 1.0:
         return network
 
-    def combined(z: Tensor, time: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
-        both = network(
-            torch.cat((z, z)),
-            torch.cat((time, time)),
-            torch.cat((context, torch.zeros_like(context))),
-            torch.cat((pooled, torch.zeros_like(pooled))),
-        )
+    def combined(z: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        both = network(torch.cat((z, z)), torch.cat((time, time)), condition.and_without())
         conditional, unconditional = both.chunk(2)
         return unconditional + scale * (conditional - unconditional)
 
@@ -54,8 +50,7 @@ def generate(
     network: Network,
     formulation: Formulation,
     eps: Tensor,
-    context: Tensor,
-    pooled: Tensor,
+    condition: Condition,
     *,
     steps: int,
     guidance: float = 1.0,
@@ -63,13 +58,13 @@ def generate(
     solver: Literal["euler", "heun"] = "euler",
     path_length: Tensor | None = None,
 ) -> Tensor:
-    """(b, c, h, w) images from the noise eps (b, c, h, w) and the text context (b, l, d), pooled (b, p).
+    """Samples (b, ...) from the noise eps (b, ...) and what the network is told of each.
 
     `steps` is the number of Euler steps and network evaluations; Heun evaluates twice in all but the last step.
 
-    `path_length`, (b,) and zero at first, receives the path length of each image (paper, table 6),
+    `path_length`, (b,) and zero at first, receives the path length of each sample (paper, table 6),
 
-        sum over the steps of || v dtau ||,    v = eps_hat - x0_hat, Euclidean norm over the image,
+        sum over the steps of || v dtau ||,    v = eps_hat - x0_hat, Euclidean norm over the sample,
 
     in the coordinates y, so that it can be compared between formulations: || eps - x0 || if all steps keep one
     direction, more if they turn.
@@ -79,7 +74,7 @@ def generate(
 
     def slope(y: Tensor, level: Tensor) -> Tensor:
         a, b = formulation.path.scale(level)
-        x0_hat, eps_hat = formulation.predict(network, (a + b).to(eps.dtype) * y, level.expand(len(y)), context, pooled)
+        x0_hat, eps_hat = formulation.predict(network, (a + b).to(eps.dtype) * y, level.expand(len(y)), condition)
         return (eps_hat - x0_hat).to(eps.dtype)
 
     tau = network_time(levels).to(eps.dtype)

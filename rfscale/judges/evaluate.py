@@ -20,6 +20,7 @@ from pydantic import JsonValue
 from rfscale import names
 from rfscale.backbones.mmdit.network import MMDiT
 from rfscale.data.base import FloatArray
+from rfscale.data.batch import encode
 from rfscale.data.spec import DataSpec
 from rfscale.data.text import load_text_encoder
 from rfscale.judges import Judge, JudgeError, JudgeSpec, Score, load_judge
@@ -124,10 +125,10 @@ class Drawer:
         parts = []
         for first in range(0, len(captions), self.batch):
             texts = captions[first : first + self.batch]
-            context, pooled = (torch.as_tensor(part).to(self.device) for part in self.encoder.encode(texts))
+            condition = encode(self.encoder, texts, self.device)
             lengths = torch.zeros(len(texts), device=self.device)
             images = generate_images(
-                self.network, self.trial, context, pooled, self.setting.steps, self.setting.guidance, NOISE_SEED,
+                self.network, self.trial, condition, self.setting.steps, self.setting.guidance, NOISE_SEED,
                 first=first, path_length=lengths,
             )  # fmt: skip
             parts.append(images.float().cpu())

@@ -17,6 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from rfscale.data import load_text_encoder
+from rfscale.data.batch import encode
+from rfscale.data.space import to_uint8
 from rfscale.rating.votes import RatingError
 from rfscale.spec.sweep import Trial
 from rfscale.store import Store
@@ -91,10 +93,8 @@ def _draw(
             continue
         model = model or load_model(trial, store.trial(trial.trial_id), device=device)
         captions = [prompts[number] for number in numbers]
-        context, pooled = (
-            torch.as_tensor(part, device=device) for part in load_text_encoder(trial.text).encode(captions)
-        )
-        images = generate_images(model, trial, context, pooled, drawing.steps, drawing.guidance, seed=0, first=first)
+        condition = encode(load_text_encoder(trial.text), captions, device)
+        images = generate_images(model, trial, condition, drawing.steps, drawing.guidance, seed=0, first=first)
         for number in wanted:
             yield files[trial.trial_id, number], images[number - first]
 
@@ -109,7 +109,7 @@ def save_png(image: Tensor, path: Path) -> None:
             f"the image for {path} has pixels that are not finite; lower --guidance, or choose other trials with "
             f"--depth and --formulations"
         )
-    pixels = ((image.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    (pixels,) = to_uint8(image[None].float().cpu().numpy())
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG")

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from rfscale import names
 from rfscale.backbones.mmdit.network import MMDiT
-from rfscale.data import load
+from rfscale.data import Captioned, load
+from rfscale.data.batch import Batch, encode
 from rfscale.data.text import load_text_encoder
 from rfscale.environment import describe
 from rfscale.flow.formulations import formulation
@@ -35,8 +36,6 @@ from rfscale.validation.profile import ValidationSet, evaluate
 from rfscale.validation.samples import save_samples
 
 DIVERGED_FACTOR = 10.0
-
-Batch = tuple[Tensor, ...]  # x0 (b, c, h, w), context (b, l, d), pooled (b, p)
 
 
 class DivergedError(names.RfscaleError, RuntimeError):
@@ -101,8 +100,7 @@ class _Training:
         self.dataset = load(trial.data)
         self.encoder = load_text_encoder(trial.text)
         held_out = self.dataset.validation(trial.evaluation.images)
-        x0, context, pooled = (part.to(device) for part in self._tensors(held_out.images, held_out.captions))
-        self.validation = ValidationSet(x0, context, pooled, held_out.captions)
+        self.validation = ValidationSet(self._tensors(held_out).to(device), held_out.captions)
 
         self.model = MMDiT(trial.shape, torch.Generator().manual_seed(trial.seed)).to(device)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
@@ -166,16 +164,16 @@ class _Training:
         trial, at, device = self.trial, self.at, self.device
         size = self.resources.microbatch or trial.batch
         for first in range(0, trial.batch, size):
-            x0, context, pooled = (part[first : first + size].to(device, non_blocking=True) for part in batch)
-            count = len(x0)
+            part = batch[first : first + size].to(device, non_blocking=True)
+            x0, count = part.x0, len(part)
             eps = normal(trial.seed, Stream.NOISE, at.step, first, count, tuple(x0.shape[1:]), device)
             logsnr = self.formulation.draw(
                 stratified(trial.seed, at.step, trial.batch, first, count, device), trial.timestep_shift
             )
             kept = uniform(trial.seed, Stream.TEXT_DROPOUT, at.step, first, count, device) >= trial.text_dropout
-            context, pooled = context * kept.view(-1, 1, 1), pooled * kept.view(-1, 1)
+            told = part.condition.where(kept)
             with self._precision():
-                loss = self.formulation.loss(self.model, x0, eps, logsnr, context, pooled).sum() / trial.batch
+                loss = self.formulation.loss(self.model, x0, eps, logsnr, told).sum() / trial.batch
             loss.backward()  # type: ignore[no-untyped-call]
             self.window.loss += loss.detach()
         self.window.norm += nn.utils.clip_grad_norm_(self.parameters, trial.grad_clip)
@@ -233,13 +231,13 @@ class _Training:
             yield batch
 
     def _batch(self, step: int) -> Batch:
-        """(x0, context, pooled) of a step on the host, pinned where the device is another."""
+        """The batch of a step on the host, pinned where the device is another."""
         batch = self.dataset.train(self.trial.seed, step * self.trial.batch, self.trial.batch)
-        tensors = self._tensors(batch.images, batch.captions)
-        return tuple(t.pin_memory() for t in tensors) if self.device.type == "cuda" else tensors
+        tensors = self._tensors(batch)
+        return tensors.pin_memory() if self.device.type == "cuda" else tensors
 
-    def _tensors(self, images: object, captions: tuple[str, ...]) -> Batch:
-        return tuple(torch.as_tensor(part) for part in (images, *self.encoder.encode(captions)))
+    def _tensors(self, captioned: Captioned) -> Batch:
+        return Batch(torch.as_tensor(captioned.images), encode(self.encoder, captioned.captions))
 
     def close(self) -> None:
         self.loader.shutdown(wait=True, cancel_futures=True)

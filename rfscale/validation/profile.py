@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from rfscale import names
-from rfscale.flow.formulations import Formulation, Network
+from rfscale.data.batch import Batch, Condition
+from rfscale.flow.formulations import Formulation, Network, per_sample
 from rfscale.flow.importance import importance_weight, mass, target_ratio
 from rfscale.flow.noise import Stream, normal
 
@@ -34,21 +35,19 @@ BOUND_WEIGHTS = tuple(float(10.0 * weight) for weight in _WEIGHTS)
 
 @dataclass(frozen=True, slots=True)
 class ValidationSet:
-    """The held-out images and their text, on the device."""
+    """The held-out samples and their text, on the device."""
 
-    x0: Tensor  # (n, c, h, w)
-    context: Tensor  # (n, l, d)
-    pooled: Tensor  # (n, p)
+    batch: Batch
     captions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.x0)
+        return len(self.batch)
 
-    def batches(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """(first index, x0, context, pooled) of each batch."""
+    def batches(self) -> Iterator[tuple[int, Tensor, Condition]]:
+        """(first index, x0, condition) of each batch."""
         for first in range(0, len(self), BATCH):
-            part = slice(first, first + BATCH)
-            yield first, self.x0[part], self.context[part], self.pooled[part]
+            part = self.batch[first : first + BATCH]
+            yield first, part.x0, part.condition
 
 
 @torch.no_grad()
@@ -60,11 +59,11 @@ def profile(network: Network, formulation: Formulation, data: ValidationSet, log
     rows = []
     for level in logsnr:
         parts = []
-        for first, x0, context, pooled in data.batches():
+        for first, x0, condition in data.batches():
             eps = _noise(level, first, x0)
             levels = torch.full((len(x0),), level, dtype=torch.float64, device=x0.device)
-            a, b = (k.to(x0.dtype).reshape(-1, 1, 1, 1) for k in formulation.path.scale(levels))
-            x0_hat, _ = formulation.predict(network, a * x0 + b * eps, levels, context, pooled)
+            a, b = (per_sample(k.to(x0.dtype), x0) for k in formulation.path.scale(levels))
+            x0_hat, _ = formulation.predict(network, a * x0 + b * eps, levels, condition)
             parts.append((x0_hat - x0).square().flatten(1).mean(1))
         rows.append(torch.cat(parts))
     return torch.stack(rows)
@@ -122,11 +121,11 @@ def _own_losses(
     network: Network, formulation: Formulation, data: ValidationSet, shift: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(log-SNR, loss) of the images of each batch, one even quantile of the noise sampler per image."""
-    for first, x0, context, pooled in data.batches():
+    for first, x0, condition in data.batches():
         u = (torch.arange(first, first + len(x0), dtype=torch.float64, device=x0.device) + 0.5) / len(data)
         eps = normal(NOISE_SEED, Stream.VALIDATION, OBJECTIVE_KEY, first, len(x0), tuple(x0.shape[1:]), x0.device)
         logsnr = formulation.draw(u, shift)
-        yield logsnr, formulation.loss(network, x0, eps, logsnr, context, pooled)
+        yield logsnr, formulation.loss(network, x0, eps, logsnr, condition)
 
 
 def velocity_errors(denoising: Tensor) -> Tensor:

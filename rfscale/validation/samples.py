@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from rfscale.data.batch import Condition
+from rfscale.data.space import to_uint8
 from rfscale.flow.formulations import Network, formulation
 from rfscale.flow.noise import Stream, normal
 from rfscale.flow.solver import generate
@@ -26,45 +27,42 @@ def save_samples(network: Network, trial: Trial, data: ValidationSet, samples: S
     """A grid of images for the first validation captions, the same noise for every trial; none for samples.images 0."""
     count = min(samples.images, len(data))
     if count:
-        images = generate_images(
-            network, trial, data.context[:count], data.pooled[:count], samples.steps, samples.guidance, seed=0
-        )
+        images = generate_images(network, trial, data.batch.condition[:count], samples.steps, samples.guidance, seed=0)
         save_grid(images, data.captions[:count], path)
 
 
 def generate_images(
     network: Network,
     trial: Trial,
-    context: Tensor,
-    pooled: Tensor,
+    condition: Condition,
     steps: int,
     guidance: float,
     seed: int,
     first: int = 0,
     path_length: Tensor | None = None,
 ) -> Tensor:
-    """(n, c, h, w) in [-1, 1] for n text conditions; image i gets noise number first + i of the seed.
+    """Pixels (n, c, h, w) in [-1, 1] for n conditions; image i gets noise number first + i of the seed.
 
     `path_length`, (n,) zeros, receives the path length of each image (`solver.generate`).
     """
-    shape = (trial.data.channels, trial.data.resolution, trial.data.resolution)
-    eps = normal(seed, Stream.GENERATION, 0, first, len(context), shape, context.device)
-    return generate(
+    space = trial.data.space
+    eps = normal(seed, Stream.GENERATION, 0, first, len(condition), space.shape, condition.pooled.device)
+    x0 = generate(
         network,
         formulation(trial.formulation),
         eps,
-        context,
-        pooled,
+        condition,
         steps=steps,
         guidance=guidance,
         shift=trial.timestep_shift,
         path_length=path_length,
-    ).clamp(-1, 1)
+    )
+    return space.decode(x0)
 
 
 def save_grid(images: Tensor, captions: Sequence[str], path: Path) -> None:
-    """A PNG with each image above its caption."""
-    pixels = ((images.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    """A PNG with each image, pixels (c, h, w) in [-1, 1], above its caption."""
+    pixels = to_uint8(images.float().cpu().numpy())
     columns = min(COLUMNS, len(pixels))
     rows = -(-len(pixels) // columns)
     font = ImageFont.load_default(11)

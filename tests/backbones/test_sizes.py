@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rfscale.backbones.mmdit.cost import ModelShape
 from rfscale.backbones.mmdit.network import MMDiT
+from rfscale.data.batch import Condition
 
 
 def random_shape(seed: int) -> ModelShape:
@@ -47,12 +48,13 @@ SD3_MEDIUM = ModelShape(
 )
 
 
-def meta_inputs(shape: ModelShape, batch: int) -> tuple[torch.Tensor, ...]:
+def meta_inputs(shape: ModelShape, batch: int) -> tuple[torch.Tensor, torch.Tensor, Condition]:
     return (
         torch.randn(batch, shape.channels, shape.resolution, shape.resolution),
         torch.rand(batch),
-        torch.randn(batch, shape.context_length, shape.context_width),
-        torch.randn(batch, shape.pooled_width),
+        Condition(
+            torch.randn(batch, shape.context_length, shape.context_width), torch.randn(batch, shape.pooled_width)
+        ),
     )
 
 

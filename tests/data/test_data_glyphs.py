@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from rfscale.data import Batch, DataSpec, GlyphsData, TextSpec, load, load_text_encoder
+from rfscale.data import Captioned, DataSpec, GlyphsData, TextSpec, load, load_text_encoder
 from rfscale.data.endless import BACKGROUND, COLOURS, PALETTE, train_indices, validation_indices
 from rfscale.data.font import ALPHABET, BITMAPS, LETTER_HEIGHT, LETTER_WIDTH
 from rfscale.data.glyphs import GRID, PITCH, STEP, Scene, draw, is_reserved, render, scenes
@@ -37,7 +37,7 @@ def trained() -> list[Scene]:
     return scenes(train_indices(0, 0, 20_000))
 
 
-def pixels(batch: Batch) -> np.ndarray:
+def pixels(batch: Captioned) -> np.ndarray:
     return np.floor((batch.images + 1) * 127.5 + 0.5).astype(np.uint8)
 
 

@@ -15,6 +15,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from rfscale.data.batch import Condition
 from rfscale.flow.formulations import (
     FAMILIES,
     Formulation,
@@ -477,22 +478,23 @@ def test_loss_is_the_mean_squared_error_of_the_target(name: str, dtype: torch.dt
     one, logsnr = formulation(name), torch.linspace(-6, 6, 13, dtype=torch.float64)
     x0, eps = images(13)
     _, network_input, target = expected_target(name, logsnr, x0, eps)
-    context, pooled = torch.randn(13, 4, 2), torch.randn(13, 3)
+    condition = Condition(torch.randn(13, 4, 2), torch.randn(13, 3))
     seen: list[Tensor] = []
+    told: list[Condition] = []
 
-    def network(z: Tensor, time: Tensor, words: Tensor, summary: Tensor) -> Tensor:
-        seen[:] = [z, time, words, summary]
+    def network(z: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        seen[:] = [z, time]
+        told[:] = [condition]
         return (z + column(time)).tanh()
 
-    found = one.loss(network, x0.to(dtype), eps.to(dtype), logsnr, context, pooled)
+    found = one.loss(network, x0.to(dtype), eps.to(dtype), logsnr, condition)
     output = (network_input + column((-logsnr / 2).sigmoid())).tanh()
     tolerance = 1e-4 if dtype is torch.float32 else 1e-10
     assert found.shape == (13,)
     assert torch.allclose(found.double(), (output - target).square().mean((1, 2, 3)), rtol=tolerance)
     assert seen[0].dtype == seen[1].dtype == dtype
-    assert seen[2] is context
-    assert seen[3] is pooled
-    perfect = one.loss(lambda *_: target.to(dtype), x0.to(dtype), eps.to(dtype), logsnr, context, pooled)
+    assert told[0] is condition
+    perfect = one.loss(lambda *_: target.to(dtype), x0.to(dtype), eps.to(dtype), logsnr, condition)
     assert float(perfect.max()) < (1e-10 if dtype is torch.float32 else 1e-25)
 
 
@@ -507,7 +509,7 @@ def test_the_loss_is_finite_at_the_ends_of_what_can_be_drawn(name: str) -> None:
         network_input[:] = [z, time]
         return torch.zeros_like(z)
 
-    loss = one.loss(network, x0.float(), eps.float(), logsnr, torch.zeros(2, 1, 1), torch.zeros(2, 1))
+    loss = one.loss(network, x0.float(), eps.float(), logsnr, Condition(torch.zeros(2, 1, 1), torch.zeros(2, 1)))
     assert loss.max() < 10
     assert network_input[0].abs().max() < 10
     assert torch.allclose(network_input[1], (-logsnr / 2).sigmoid().float())
@@ -520,11 +522,11 @@ def test_predict_denoises_the_output_of_the_network(name: str) -> None:
     z, network_input, target = expected_target(name, logsnr, x0, eps)
     seen: list[Tensor] = []
 
-    def network(network_input: Tensor, time: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
+    def network(network_input: Tensor, time: Tensor, condition: Condition) -> Tensor:
         seen[:] = [network_input, time]
         return target
 
-    found = one.predict(network, z, logsnr, torch.zeros(13, 1, 1), torch.zeros(13, 1))
+    found = one.predict(network, z, logsnr, Condition(torch.zeros(13, 1, 1), torch.zeros(13, 1)))
     assert torch.allclose(seen[0], network_input, rtol=1e-12, atol=1e-12)
     assert torch.allclose(seen[1], (-logsnr / 2).sigmoid(), rtol=1e-12, atol=0)
     assert torch.allclose(found[0], x0, atol=1e-10)

@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rfscale.data.batch import Condition
 from rfscale.flow.formulations import Formulation, Network, formulation
 from rfscale.flow.noise import Stream, normal
 from rfscale.flow.solver import generate, guided, logsnr_grid
@@ -58,7 +59,7 @@ def paper_coefficients(name: str, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, 
 def optimal_network(name: str, mean: Tensor, sd: Tensor) -> Network:
     """The network that minimises the loss of the formulation `name` on N(mean, sd^2), (1 or b, c, h, w) each."""
 
-    def network(network_input: Tensor, time: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
+    def network(network_input: Tensor, time: Tensor, condition: Condition) -> Tensor:
         tau = time.double().reshape(-1, 1, 1, 1)
         a, b, alpha, beta, c = paper_coefficients(name, tau)
         residual = (network_input.double() / c - a * mean) / (a**2 * sd**2 + b**2)
@@ -67,9 +68,9 @@ def optimal_network(name: str, mean: Tensor, sd: Tensor) -> Network:
     return network
 
 
-def text(batch: int, value: float = 0.0) -> tuple[Tensor, Tensor]:
-    """(context (b, 2, 3), pooled (b, 4)), all of one value."""
-    return torch.full((batch, 2, 3), value), torch.full((batch, 4), value)
+def text(batch: int, value: float = 0.0) -> Condition:
+    """tokens (b, 2, 3), pooled (b, 4), all of one value."""
+    return Condition(torch.full((batch, 2, 3), value), torch.full((batch, 4), value))
 
 
 def affine_map(generation: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -81,7 +82,7 @@ def affine_map(generation: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
 
 def generated(one: Formulation, steps: int, solver: Solver) -> tuple[Tensor, Tensor]:
     network = optimal_network(one.name, MEAN, SD)
-    return affine_map(lambda eps: generate(network, one, eps, *text(2), steps=steps, solver=solver))
+    return affine_map(lambda eps: generate(network, one, eps, text(2), steps=steps, solver=solver))
 
 
 def spread(tau: Tensor) -> Tensor:
@@ -176,9 +177,9 @@ def test_shifted_levels_are_the_papers(name: str) -> None:
 @pytest.mark.parametrize("name", ["rf", "v/cos", "eps/cos"])
 def test_shifted_generation_reaches_the_data_too(name: str) -> None:
     network, one = optimal_network(name, MEAN, SD), formulation(name)
-    found = affine_map(lambda eps: generate(network, one, eps, *text(2), steps=200, shift=3.0, solver="heun"))
+    found = affine_map(lambda eps: generate(network, one, eps, text(2), steps=200, shift=3.0, solver="heun"))
     assert distance(found, (MEAN, SD)) < 0.02
-    plain = affine_map(lambda eps: generate(network, one, eps, *text(2), steps=200, solver="heun"))
+    plain = affine_map(lambda eps: generate(network, one, eps, text(2), steps=200, solver="heun"))
     assert not torch.equal(found[1], plain[1])
 
 
@@ -186,7 +187,7 @@ def test_no_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="generation with 0 steps is not possible; give at least 1"):
         logsnr_grid(formulation("rf"), 0)
     with pytest.raises(ValueError, match="at least 1"):
-        generate(optimal_network("rf", MEAN, SD), formulation("rf"), torch.zeros(2, 5, 1, 1), *text(2), steps=0)
+        generate(optimal_network("rf", MEAN, SD), formulation("rf"), torch.zeros(2, 5, 1, 1), text(2), steps=0)
 
 
 # --- the ODE ----------------------------------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ def test_generation_is_an_affine_map_of_each_pixels_noise(name: str, solver: Sol
     eps = normal(0, Stream.GENERATION, 0, 0, 6, (5, 1, 1)).double()
     network = optimal_network(name, MEAN, SD)
     mean, sd = generated(one, 10, solver)
-    x = generate(network, one, eps, *text(6), steps=10, solver=solver)
+    x = generate(network, one, eps, text(6), steps=10, solver=solver)
     assert x.dtype == torch.float64
     assert torch.allclose(x, mean + sd * eps, rtol=1e-9, atol=1e-9)
 
@@ -218,7 +219,7 @@ def test_an_euler_step_is_the_ddim_step_on_the_formulations_own_path(name: str, 
         residual = (z - a * MEAN) / (a**2 * SD**2 + b**2)
         next_a, next_b, *_ = paper_coefficients(name, after)
         z = next_a * (MEAN + a * SD**2 * residual) + next_b * b * residual
-    found = generate(optimal_network(name, MEAN, SD), one, eps, *text(4), steps=steps)
+    found = generate(optimal_network(name, MEAN, SD), one, eps, text(4), steps=steps)
     assert torch.allclose(found, z, rtol=1e-9, atol=1e-9)
 
 
@@ -283,8 +284,8 @@ def test_one_step_gives_the_denoised_noise(name: str, solver: Solver) -> None:
 def test_single_precision_follows_double(name: str, solver: Solver) -> None:
     one, network = formulation(name), optimal_network(name, MEAN, SD)
     eps = normal(0, Stream.GENERATION, 0, 0, 6, (5, 1, 1))
-    double = generate(network, one, eps.double(), *text(6), steps=20, solver=solver)
-    single = generate(network, one, eps, *text(6), steps=20, solver=solver)
+    double = generate(network, one, eps.double(), text(6), steps=20, solver=solver)
+    single = generate(network, one, eps, text(6), steps=20, solver=solver)
     assert single.dtype == torch.float32
     # eps/cos starts where x0_hat is eps_hat magnified e^5 times, and so is its rounding error.
     assert torch.allclose(single.double(), double, atol=2e-3 if name == "eps/cos" else 1e-4)
@@ -303,7 +304,7 @@ def test_the_path_to_a_single_image_is_straight(name: str, steps: int, solver: S
     eps = normal(0, Stream.GENERATION, 0, 0, 4, (5, 1, 1)).double()
     tau, lengths = rf_time(logsnr_grid(one, steps)[0]), f64([0.0] * 4)
     network = optimal_network(name, MEAN, nothing)
-    images = generate(network, one, eps, *text(4), steps=steps, solver=solver, path_length=lengths)
+    images = generate(network, one, eps, text(4), steps=steps, solver=solver, path_length=lengths)
     assert torch.allclose(images, MEAN.expand_as(images), atol=1e-9)
     assert torch.allclose(lengths, (tau * eps - MEAN).square().sum((1, 2, 3)).sqrt(), rtol=1e-9, atol=0)
 
@@ -315,7 +316,7 @@ def test_the_path_to_gaussian_data_shrinks_before_it_grows(sd: float) -> None:
     eps = normal(0, Stream.GENERATION, 0, 0, 4, (5, 1, 1)).double()
     lengths, zero = f64([0.0] * 4), torch.zeros_like(MEAN)
     network = optimal_network("rf", zero, zero + sd)
-    generate(network, formulation("rf"), eps, *text(4), steps=400, solver="heun", path_length=lengths)
+    generate(network, formulation("rf"), eps, text(4), steps=400, solver="heun", path_length=lengths)
     least = sd / math.sqrt(1 + sd**2)
     expected = eps.square().sum((1, 2, 3)).sqrt() * ((1 - least) + (sd - least))
     assert torch.allclose(lengths, expected, rtol=2e-4, atol=0)
@@ -327,12 +328,12 @@ def test_the_path_length_adds_up_and_leaves_the_images_as_they_are(name: str, so
     one, network = formulation(name), optimal_network(name, MEAN, SD)
     eps = normal(0, Stream.GENERATION, 0, 0, 4, (5, 1, 1))
     lengths = torch.zeros(4)
-    plain = generate(network, one, eps, *text(4), steps=7, solver=solver)
-    with_length = generate(network, one, eps, *text(4), steps=7, solver=solver, path_length=lengths)
+    plain = generate(network, one, eps, text(4), steps=7, solver=solver)
+    with_length = generate(network, one, eps, text(4), steps=7, solver=solver, path_length=lengths)
     assert torch.equal(with_length, plain)
     assert torch.unique(lengths).numel() == 4, "each image has its own"
     once = lengths.clone()
-    generate(network, one, eps, *text(4), steps=7, solver=solver, path_length=lengths)
+    generate(network, one, eps, text(4), steps=7, solver=solver, path_length=lengths)
     assert torch.allclose(lengths, 2 * once)
 
 
@@ -344,19 +345,19 @@ class Counter:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.calls: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.calls: list[tuple[Tensor, Tensor, Condition]] = []
 
-    def __call__(self, z: Tensor, time: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
-        self.calls.append((z, time, context, pooled))
-        return self.network(z, time, context, pooled)
+    def __call__(self, z: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        self.calls.append((z, time, condition))
+        return self.network(z, time, condition)
 
 
 def conditional(name: str) -> Network:
     """The best network when the text says the mean: data are N(MEAN + text, SD^2), and empty text is text 0."""
 
-    def network(z: Tensor, time: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
-        shift = (context.double().mean((1, 2)) + pooled.double().mean(1)).reshape(-1, 1, 1, 1) / 2
-        return optimal_network(name, MEAN + shift, SD)(z, time, context, pooled)
+    def network(z: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        told = condition.tokens.double().mean((1, 2)) + condition.pooled.double().mean(1)
+        return optimal_network(name, MEAN + told.reshape(-1, 1, 1, 1) / 2, SD)(z, time, condition)
 
     return network
 
@@ -370,7 +371,7 @@ def test_euler_evaluates_once_per_step_and_heun_twice_but_for_the_last(name: str
     runs: list[tuple[Solver, Tensor, int]] = [("euler", levels, steps), ("heun", twice, 2 * steps - 1)]
     for solver, expected, evaluations in runs:
         counter = Counter(conditional(name))
-        generate(counter, one, eps, *text(3), steps=steps, solver=solver)
+        generate(counter, one, eps, text(3), steps=steps, solver=solver)
         assert len(counter.calls) == evaluations
         for (z, time, *_), level in zip(counter.calls, expected, strict=True):
             assert z.shape == (3, 5, 1, 1)
@@ -382,25 +383,25 @@ def test_guidance_1_is_no_guidance_at_one_evaluation(name: str) -> None:
     one, eps = formulation(name), normal(0, Stream.GENERATION, 0, 0, 3, (5, 1, 1)).double()
     words = text(3, 0.7)
     counter = Counter(conditional(name))
-    plain = generate(counter, one, eps, *words, steps=6)
+    plain = generate(counter, one, eps, words, steps=6)
     assert [len(call[0]) for call in counter.calls] == [3] * 6
-    for _, _, context, pooled in counter.calls:
-        assert torch.equal(context, words[0])
-        assert torch.equal(pooled, words[1])
-    assert torch.equal(generate(conditional(name), one, eps, *words, steps=6, guidance=1.0), plain)
-    almost = generate(conditional(name), one, eps, *words, steps=6, guidance=1.0 + 1e-12)
+    for _, _, condition in counter.calls:
+        assert torch.equal(condition.tokens, words.tokens)
+        assert torch.equal(condition.pooled, words.pooled)
+    assert torch.equal(generate(conditional(name), one, eps, words, steps=6, guidance=1.0), plain)
+    almost = generate(conditional(name), one, eps, words, steps=6, guidance=1.0 + 1e-12)
     assert torch.allclose(almost, plain, atol=1e-8)
 
 
 def test_guided_is_uncond_plus_scale_times_cond_minus_uncond() -> None:
     z, time = torch.randn(3, 5, 1, 1, dtype=torch.float64), torch.rand(3, dtype=torch.float64)
-    context, pooled = torch.randn(3, 2, 3), torch.randn(3, 4)
+    condition = Condition(torch.randn(3, 2, 3), torch.randn(3, 4))
     network = conditional("rf")
-    with_text = network(z, time, context, pooled)
-    without = network(z, time, torch.zeros(3, 2, 3), torch.zeros(3, 4))
+    with_text = network(z, time, condition)
+    without = network(z, time, text(3))
     assert not torch.allclose(with_text, without)
     for scale in (0.0, 0.5, 2.5, 5.0):
-        found = guided(network, scale)(z, time, context, pooled)
+        found = guided(network, scale)(z, time, condition)
         assert torch.allclose(found, without + scale * (with_text - without), atol=1e-12)
     assert guided(network, 1.0) is network
 
@@ -415,14 +416,14 @@ def test_guidance_extrapolates_the_generated_mean(name: str, solver: Solver) -> 
     one, eps = formulation(name), normal(0, Stream.GENERATION, 0, 0, 3, (5, 1, 1)).double()
     for scale in (0.0, 2.5):
         counter = Counter(conditional(name))
-        found = generate(counter, one, eps, *text(3, 0.4), steps=8, guidance=scale, solver=solver)
+        found = generate(counter, one, eps, text(3, 0.4), steps=8, guidance=scale, solver=solver)
         shifted = optimal_network(name, MEAN + scale * 0.4, SD)
-        expected = generate(shifted, one, eps, *text(3), steps=8, solver=solver)
+        expected = generate(shifted, one, eps, text(3), steps=8, solver=solver)
         assert torch.allclose(found, expected, atol=1e-8)
         assert [len(call[0]) for call in counter.calls] == [6] * (8 if solver == "euler" else 15)
 
 
 def test_generation_keeps_no_graph() -> None:
     weight = torch.nn.Parameter(torch.ones(()))
-    found = generate(lambda z, *_: weight * z, formulation("rf"), torch.randn(2, 5, 1, 1), *text(2), steps=3)
+    found = generate(lambda z, *_: weight * z, formulation("rf"), torch.randn(2, 5, 1, 1), text(2), steps=3)
     assert not found.requires_grad

@@ -386,7 +386,7 @@ def test_a_short_split_is_its_own_reference_and_has_no_ceiling() -> None:
 def test_pixels_are_rounded(channels: int) -> None:
     values = np.array([-2.0, -1.0, 0.0, 1.0 / 127.5, 1.0, 3.0], dtype=np.float32)
     images = np.repeat(values.reshape(1, 1, 1, 6), channels, axis=1)
-    pixels = published.to_uint8(images)
+    pixels = published.rgb(images)
     assert pixels.shape == (1, 1, 6, 3)
     np.testing.assert_array_equal(pixels[0, 0, :, 0], [0, 0, 128, 128, 255, 255])  # 127.5 to the even number
     np.testing.assert_array_equal(pixels[..., 0], pixels[..., 2])
@@ -619,7 +619,7 @@ def test_geneval_runs_on_real_formats(
 def test_detections(models: Path, name: str) -> None:
     """Threshold per image, the surest first, at most 16 of a class, and only names that GenEval knows."""
     detector = load_detector("geneval", "detector", str(models / name), "cpu")
-    images = published.to_uint8(noise(["x"] * 6))
+    images = published.rgb(noise(["x"] * 6))
     found = detector.detect(images, [0.0] * 6)
     assert all(len(objects) == 6 for objects in found)
     for objects in found:

@@ -30,6 +30,7 @@ import rfscale
 from analysis.preference.strengths import read_votes
 from rfscale.cli import app
 from rfscale.data import load, load_text_encoder
+from rfscale.data.batch import encode
 from rfscale.names import CHOICES
 from rfscale.rating import images as images_module
 from rfscale.rating.images import Drawing, draw_images, save_png
@@ -362,9 +363,9 @@ def test_images_are_those_of_the_trial_from_noise_that_all_trials_share(
     files = draw_images(sweep.trials, captions, store, tmp_path, Drawing(3, 2.0), lambda drawn, missing: None)
     assert len(files) == len(set(files.values())) == 10
     for trial in sweep.trials:
-        context, pooled = load_text_encoder(trial.text).encode(captions)
+        condition = encode(load_text_encoder(trial.text), captions)
         model = load_model(trial, store.trial(trial.trial_id))
-        expected = generate_images(model, trial, torch.as_tensor(context), torch.as_tensor(pooled), 3, 2.0, seed=0)
+        expected = generate_images(model, trial, condition, 3, 2.0, seed=0)
         for number in range(5):
             drawn = pixels(files[trial.trial_id, number]).astype(float) / 127.5 - 1
             np.testing.assert_allclose(drawn.transpose(2, 0, 1), expected[number].numpy(), atol=0.51 / 127.5 + 1e-5)

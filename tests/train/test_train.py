@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rfscale import names
+from rfscale.data.batch import Condition
 from rfscale.flow.formulations import Formulation, formulation
 from rfscale.flow.noise import stratified
 from rfscale.run.launch import to_train
@@ -97,13 +98,18 @@ class Capture:
             x0: Tensor,
             eps: Tensor,
             logsnr: Tensor,
-            context: Tensor,
-            pooled: Tensor,
+            condition: Condition,
         ) -> Tensor:
             if torch.is_grad_enabled():  # validation computes it too
-                given = {"x0": x0, "eps": eps, "logsnr": logsnr, "context": context, "pooled": pooled}
+                given = {
+                    "x0": x0,
+                    "eps": eps,
+                    "logsnr": logsnr,
+                    "context": condition.tokens,
+                    "pooled": condition.pooled,
+                }
                 self.calls.append({key: value.clone() for key, value in given.items()})
-            return original(self_, network, x0, eps, logsnr, context, pooled)
+            return original(self_, network, x0, eps, logsnr, condition)
 
         monkeypatch.setattr(Formulation, "loss", spy)
 
@@ -246,8 +252,11 @@ def test_text_dropout_replaces_the_whole_text_by_zeros_as_often_as_asked(
         dropped = (given["context"] == 0).flatten(1).all(1)
         assert torch.equal(dropped, (given["pooled"] == 0).all(1))
         kept = ~dropped
-        for key, part in (("context", 1), ("pooled", 2)):
-            assert torch.equal(given[key][kept], torch.cat([batch[part] for batch in batches])[kept])
+        for key, parts in (
+            ("context", [batch.condition.tokens for batch in batches]),
+            ("pooled", [batch.condition.pooled for batch in batches]),
+        ):
+            assert torch.equal(given[key][kept], torch.cat(parts)[kept])
         n, spread = len(dropped), math.sqrt(probability * (1 - probability))
         assert abs(dropped.double().mean().item() - probability) <= 4 * spread / math.sqrt(n)
 
@@ -286,7 +295,8 @@ def test_one_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss(
         given = capture.take()
         for parameter, value in zip(run.model.parameters(), before, strict=True):
             parameter.data.copy_(value)
-        loss = run.formulation.loss(run.model, *given.values()).mean()
+        condition = Condition(given.pop("context"), given.pop("pooled"))
+        loss = run.formulation.loss(run.model, **given, condition=condition).mean()
         gradients = torch.autograd.grad(loss, list(run.model.parameters()))
     norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
     assert norm > 1e-3, "the clipping is not tested"

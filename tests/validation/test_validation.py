@@ -17,6 +17,7 @@ from test_solver import MEAN, SD, optimal_network, paper_coefficients
 from torch import Tensor
 
 from rfscale import names
+from rfscale.data.batch import Batch, Condition
 from rfscale.flow.formulations import Network, canonical, formulation
 from rfscale.flow.importance import importance_weight, mass, support, target_ratio
 from rfscale.flow.presets import PRESETS
@@ -45,22 +46,22 @@ def images(count: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Val
     generator = torch.Generator().manual_seed(seed)
     x0 = MEAN + SD * torch.randn(count, 5, 2, 2, generator=generator, dtype=torch.float64)
     number = torch.arange(count, dtype=dtype)
-    return ValidationSet(x0.to(dtype), number.reshape(-1, 1, 1), number.reshape(-1, 1))
+    return ValidationSet(Batch(x0.to(dtype), Condition(number.reshape(-1, 1, 1), number.reshape(-1, 1))))
 
 
 def optimal(name: str) -> Network:
     return optimal_network(name, MEAN, SD)
 
 
-def zero(z: Tensor, time: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
+def zero(z: Tensor, time: Tensor, condition: Condition) -> Tensor:
     return torch.zeros_like(z)
 
 
-def crooked(z: Tensor, time: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
+def crooked(z: Tensor, time: Tensor, condition: Condition) -> Tensor:
     """A network that is right nowhere and depends on all that it is given."""
-    return (z + time.reshape(-1, 1, 1, 1)).tanh() * 1.3 + 0.01 * (context.mean((1, 2)) + pooled.mean(1)).sin().reshape(
-        -1, 1, 1, 1
-    )
+    return (z + time.reshape(-1, 1, 1, 1)).tanh() * 1.3 + 0.01 * (
+        condition.tokens.mean((1, 2)) + condition.pooled.mean(1)
+    ).sin().reshape(-1, 1, 1, 1)
 
 
 class Recorder:
@@ -70,9 +71,9 @@ class Recorder:
         self.network = network
         self.seen: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
 
-    def __call__(self, z: Tensor, time: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
-        output = self.network(z, time, context, pooled)
-        self.seen.append((z, time, context, pooled, output))
+    def __call__(self, z: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        output = self.network(z, time, condition)
+        self.seen.append((z, time, condition.tokens, condition.pooled, output))
         return output
 
     def joined(self) -> tuple[Tensor, ...]:
@@ -85,15 +86,15 @@ def noise_of(data: ValidationSet, level: float) -> Tensor:
     profile(recorder, formulation("rf"), data, [level])
     z, time, *_ = recorder.joined()
     t = time.reshape(-1, 1, 1, 1)
-    eps: Tensor = (z - (1 - t) * data.x0) / t
+    eps: Tensor = (z - (1 - t) * data.batch.x0) / t
     return eps
 
 
 def closed_form(data: ValidationSet, level: float) -> Tensor:
     """(n,) error of E[x0 | x0 + sigma eps] for the very same noise."""
     sigma = math.exp(-level / 2)
-    estimate = MEAN + SD**2 / (SD**2 + sigma**2) * (data.x0 + sigma * noise_of(data, level) - MEAN)
-    error: Tensor = (estimate - data.x0).square().mean((1, 2, 3))
+    estimate = MEAN + SD**2 / (SD**2 + sigma**2) * (data.batch.x0 + sigma * noise_of(data, level) - MEAN)
+    error: Tensor = (estimate - data.batch.x0).square().mean((1, 2, 3))
     return error
 
 
@@ -149,8 +150,8 @@ def test_a_network_that_says_zero_has_a_closed_form_too(name: str) -> None:
     for level, row in zip(LEVELS, found, strict=True):
         tau = torch.tensor(1 / (1 + math.exp(level / 2)), dtype=torch.float64)
         a, b, alpha, beta, _ = paper_coefficients(name, tau)
-        x0_hat = beta * (a * data.x0 + b * noise_of(data, level)) / (a * beta - b * alpha)
-        assert torch.allclose(row, (x0_hat - data.x0).square().mean((1, 2, 3)), rtol=1e-8)
+        x0_hat = beta * (a * data.batch.x0 + b * noise_of(data, level)) / (a * beta - b * alpha)
+        assert torch.allclose(row, (x0_hat - data.batch.x0).square().mean((1, 2, 3)), rtol=1e-8)
 
 
 def test_the_velocity_error_of_zero_is_the_size_of_the_velocity() -> None:
@@ -172,7 +173,7 @@ def test_velocity_errors_are_those_of_the_velocity() -> None:
         recorder = Recorder(crooked)
         profile(recorder, formulation("rf"), data, [level])
         velocity = recorder.joined()[4]
-        expected = (velocity - (noise_of(data, level) - data.x0)).square().mean((1, 2, 3))
+        expected = (velocity - (noise_of(data, level) - data.batch.x0)).square().mean((1, 2, 3))
         assert torch.allclose(row, expected, rtol=1e-9)
 
 
@@ -233,7 +234,7 @@ def test_validation_noise_is_standard_normal_and_new_at_each_level() -> None:
     objective(recorder, formulation("rf"), data)
     z, time, *_ = recorder.joined()
     t = time.reshape(-1, 1, 1, 1)
-    noise = torch.cat((noise, ((z - (1 - t) * data.x0) / t).flatten()[None]))
+    noise = torch.cat((noise, ((z - (1 - t) * data.batch.x0) / t).flatten()[None]))
     for row in noise:
         assert stats.kstest(row.numpy(), "norm").pvalue > 1e-3
     off_diagonal = torch.corrcoef(noise) - torch.eye(len(noise))
@@ -248,7 +249,7 @@ def test_every_formulation_sees_the_same_noise(name: str) -> None:
         profile(recorder, formulation(name), data, [level])
         z, time, *_ = recorder.joined()
         a, b, _, _, c = (k.reshape(-1, 1, 1, 1) for k in paper_coefficients(name, time))
-        assert torch.allclose(z, c * (a * data.x0 + b * noise_of(data, level)), atol=1e-9)
+        assert torch.allclose(z, c * (a * data.batch.x0 + b * noise_of(data, level)), atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["rf", "eps/cos", "edm/rf"])
@@ -272,7 +273,7 @@ def test_a_row_does_not_depend_on_order_or_on_the_other_levels() -> None:
     for i in (0, 5, 12):
         assert torch.equal(profile(crooked, one, data, [LEVELS[i]]), whole[i : i + 1])
     # ... and an image's row does not depend on the images after it.
-    first = ValidationSet(data.x0[:4], data.context[:4], data.pooled[:4])
+    first = ValidationSet(data.batch[:4])
     assert torch.allclose(profile(crooked, one, first, LEVELS), whole[:, :4], rtol=1e-12, atol=0)
 
 
@@ -281,8 +282,8 @@ def test_every_image_meets_its_own_text() -> None:
     recorder = Recorder()
     profile(recorder, formulation("rf"), data, [0.0])
     _, _, context, pooled, _ = recorder.joined()
-    assert torch.equal(context, data.context)
-    assert torch.equal(pooled, data.pooled)
+    assert torch.equal(context, data.batch.condition.tokens)
+    assert torch.equal(pooled, data.batch.condition.pooled)
     assert [first for first, *_ in data.batches()] == [0, 128, 256]
 
 
@@ -307,14 +308,14 @@ def test_objective_is_the_training_loss(name: str) -> None:
     rf = Recorder()
     objective(rf, formulation("rf"), data)
     t = rf.joined()[1].reshape(-1, 1, 1, 1)
-    eps = (rf.joined()[0] - (1 - t) * data.x0) / t  # the noise is the same for all
+    eps = (rf.joined()[0] - (1 - t) * data.batch.x0) / t  # the noise is the same for all
 
     recorder = Recorder(crooked)
     found = objective(recorder, one, data)
     z, time, _, _, output = recorder.joined()
     a, b, alpha, beta, c = (k.reshape(-1, 1, 1, 1) for k in paper_coefficients(name, time))
-    assert torch.allclose(z, c * (a * data.x0 + b * eps), rtol=1e-7, atol=1e-7)
-    assert found == pytest.approx(float((output - (alpha * data.x0 + beta * eps)).square().mean()), rel=1e-7)
+    assert torch.allclose(z, c * (a * data.batch.x0 + b * eps), rtol=1e-7, atol=1e-7)
+    assert found == pytest.approx(float((output - (alpha * data.batch.x0 + beta * eps)).square().mean()), rel=1e-7)
     assert torch.allclose(-2 * (time / (1 - time)).log(), one.draw((torch.arange(150).double() + 0.5) / 150), atol=1e-7)
 
 
@@ -402,7 +403,7 @@ def test_the_weights_of_a_reading_are_those_of_the_levels_that_training_draws() 
     logsnr = one.draw((torch.arange(40, dtype=torch.float64) + 0.5) / 40, 2.0)
     assert torch.allclose(-2 * (time / (1 - time)).log(), logsnr, rtol=1e-9)
     a, b, alpha, beta, _ = (k.reshape(-1, 1, 1, 1) for k in paper_coefficients("v/cos", time))
-    losses = (output - (alpha * data.x0 + beta * (z - a * data.x0) / b)).square().mean((1, 2, 3))
+    losses = (output - (alpha * data.batch.x0 + beta * (z - a * data.batch.x0) / b)).square().mean((1, 2, 3))
     weights = importance_weight(one, other, logsnr, 2.0) * target_ratio(one, other, logsnr)
     weighted = (weights * losses).numpy()
     assert found.value == pytest.approx(weighted.mean(), rel=1e-7)

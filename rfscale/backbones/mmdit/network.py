@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from rfscale.backbones.mmdit.cost import TIME_FREQUENCIES, ModelShape
+from rfscale.data.batch import Condition
 
 EPSILON = 1e-6
 """Of every norm in the network."""
@@ -44,10 +45,13 @@ class MMDiT(nn.Module):
         self.positions: Tensor
         self.initialise(generator)
 
-    def forward(self, z: Tensor, time: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
-        """z (b, c, resolution, resolution), time (b,) in [0, 1] with 1 = noise, context (b, l, context_width),
-        pooled (b, pooled_width) -> (b, c, resolution, resolution). Raises ValueError for any other shape.
+    def forward(self, z: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """z (b, c, resolution, resolution), time (b,) in [0, 1] with 1 = noise, condition of tokens
+        (b, l, context_width) and pooled (b, pooled_width) -> (b, c, resolution, resolution).
+
+        Raises ValueError for any other shape.
         """
+        context, pooled = condition.tokens, condition.pooled
         self._check(z, time, context, pooled)
         x = self.image_embedding(patchify(z, self.shape.patch)) + self.positions
         c = self.context_embedding(context)

@@ -31,7 +31,7 @@ from rfscale.judges.published.weights import (
     model_folder,
     read_config,
     require,
-    to_uint8,
+    rgb,
     versions,
 )
 from rfscale.judges.spec import GenEvalJudge
@@ -175,7 +175,7 @@ class _GenEval:
 
     def score(self, generate: Generate) -> Iterator[Score]:
         """`geneval_<task>` and their mean `geneval`. The images of a prompt follow one another."""
-        images = to_uint8(generate([line["prompt"] for line in self.metadata]))
+        images = rgb(generate([line["prompt"] for line in self.metadata]))
         thresholds = [COUNTING_CONFIDENCE if line["tag"] == "counting" else CONFIDENCE for line in self.metadata]
         results = []
         for start in range(0, len(images), _BATCH):  # masks of all images at once would fill the memory

@@ -29,7 +29,7 @@ from rfscale.judges.published.weights import (
     make_reference,
     model_folder,
     require,
-    to_uint8,
+    rgb,
     versions,
 )
 from rfscale.judges.spec import ClipJudge
@@ -117,7 +117,7 @@ class _ClipJudge:
 
     def score(self, generate: Generate) -> Iterator[Score]:
         """`clip_score`, the mean cosine (not times 100), and the distances where there are true images."""
-        features = self.clip.encode_images(list(to_uint8(generate(self.captions))))
+        features = self.clip.encode_images(list(rgb(generate(self.captions))))
         texts = self.clip.encode_texts(self.captions)
         cosine = cosines(features, texts)
         true = math.nan if self.reference is None else float(cosines(self.reference.true, texts).mean())
@@ -143,7 +143,7 @@ def load_clip(spec: ClipJudge, data: DataSpec, cache: Path, device: str = "cpu")
         return _ClipJudge(spec.label, identity, clip, tuple(islice(cycle(prompts), spec.images)), None)
     held = held_out("clip", data, spec.images)
     depends: dict[str, JsonValue] = {"data": data.identity(), "features": "clip", **network}
-    reference = make_reference(held, lambda images: clip.encode_images(list(to_uint8(images))), cache, depends)
+    reference = make_reference(held, lambda images: clip.encode_images(list(rgb(images))), cache, depends)
     identity["reference"] = len(held.reference)
     return _ClipJudge(spec.label, identity, clip, held.captions, reference)
 

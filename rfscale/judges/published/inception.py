@@ -34,7 +34,7 @@ from rfscale.judges.published.weights import (
     first_line,
     held_out,
     make_reference,
-    to_uint8,
+    rgb,
     versions,
 )
 from rfscale.judges.spec import InceptionJudge
@@ -289,7 +289,7 @@ def encode(network: Inception, images: FloatArray, device: str) -> FloatArray:
     """Features "n 2048" of images "n c h w" in [-1, 1]."""
     found = []
     for first in range(0, len(images), _BATCH):
-        pixels = torch.from_numpy(to_uint8(images[first : first + _BATCH]))
+        pixels = torch.from_numpy(rgb(images[first : first + _BATCH]))
         found.append(network(pixels.to(device)).cpu().numpy())
     return np.concatenate(found)
 

@@ -20,6 +20,7 @@ from pydantic import JsonValue
 
 from rfscale.data import DataSpec, load
 from rfscale.data.base import FloatArray
+from rfscale.data.space import to_uint8
 from rfscale.judges.base import JudgeError, Score
 from rfscale.judges.distances import distances
 from rfscale.store.files import replacing
@@ -136,8 +137,8 @@ def versions(*packages: str) -> dict[str, JsonValue]:
     return {package: importlib.metadata.version(package) for package in packages}
 
 
-def to_uint8(images: FloatArray) -> npt.NDArray[np.uint8]:
-    """Float32 "n c h w" in [-1, 1] -> uint8 "n h w 3", rounded; a grey image is repeated over the three channels.
+def rgb(images: FloatArray) -> npt.NDArray[np.uint8]:
+    """Pixels "n c h w" in [-1, 1] -> uint8 "n h w 3", rounded; a grey image is repeated over the three channels.
 
     Raises JudgeError for NaN, which would score as some colour.
     """
@@ -145,7 +146,7 @@ def to_uint8(images: FloatArray) -> npt.NDArray[np.uint8]:
         raise JudgeError("the images to judge hold NaN or infinity; the network has diverged")
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise JudgeError(f"the images to judge have the shape {images.shape}; they must be (n, 1 or 3, h, w)")
-    pixels = ((images.clip(-1.0, 1.0) + 1.0) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    pixels = to_uint8(images)
     return np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
 
 
