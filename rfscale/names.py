@@ -221,7 +221,7 @@ IDENTITY = "id."
 
 # --- tags of a run (may change) ---------------------------------------------------------------------------------------
 TAG_TRIAL_ID = "rfscale.trial_id"
-TAG_SWEEP = "rfscale.spec.sweep"
+TAG_SWEEP = "rfscale.sweep"
 TAG_QUESTION = "rfscale.question"
 TAG_STATUS = "rfscale.status"  # one of STATUSES
 TAG_REASON = "rfscale.reason"  # why a trial is not finished, one sentence

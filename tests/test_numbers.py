@@ -18,7 +18,8 @@ from rfscale.judges.spec import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJ
 from rfscale.numbers import MAX_ENTRIES, Listed, Real, Whole
 from rfscale.paths import PathError, expanded
 from rfscale.quoting import LONGEST, cut, quoted
-from rfscale.spec.sweep import Evaluation, Grid, Ladder, Quality, Resources, Samples, Setting, Training, Trial
+from rfscale.spec.sweep import Grid, Ladder, Quality, Resources, Samples, Setting, Training
+from rfscale.spec.trial import Evaluation, Trial
 
 SPECS: tuple[type[BaseModel], ...] = (
     *(Ladder, Training, Evaluation, Samples, Quality, Setting, Resources, Grid, Trial, TextSpec),

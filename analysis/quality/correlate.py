@@ -2,6 +2,11 @@
 
 Across scales loss and any metric correlate at .9 whatever one does, because compute drives both. What matters for
 choosing a formulation is what remains at equal compute, and how often the lower loss picks the better model.
+
+What an arm has of its own in a metric it mostly has at every size, so the clusters are arms, and there are few of them.
+Intervals are therefore by the jackknife that leaves out one cluster at a time, Student's t with clusters - 1 degrees of
+freedom on Fisher's z = artanh(r) (Efron and Tibshirani 1993, section 11.5; Fisher 1921). They speak of the arms that
+such arms are drawn from. A resampling interval over three to eight clusters is too narrow.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from analysis.laws.status import FitError
 
@@ -19,11 +25,16 @@ Array = NDArray[np.float64]
 COMPUTE_TOLERANCE = 0.05
 """Runs whose compute differs by less than 5 % are of equal compute."""
 MIN_POINTS = 5
+MIN_CLUSTERS = 3
+"""Two clusters leave one degree of freedom, which is no interval to act on."""
+MIN_DISTINCT = 5
+"""A loss or a metric with fewer different values carries no sentence: one model could make all of its correlation."""
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic with its 95 % interval; NaN where it does not exist, `n` the points (or pairs) behind it."""
+    """A statistic with its 95 % interval, which holds it; NaN where it cannot be told, `n` the points (or pairs)."""
 
     value: float
     low: float
@@ -47,15 +58,17 @@ class LinkScore:
 class Correlation:
     """Loss against one metric. The sign is that of (loss, metric): negative for a metric that is better when higher.
 
-    pearson: between the linked loss and the metric, with the sign of the raw relation. The link is fitted once, not in
-    every resample, so this interval is a little short.
+    pearson: between the linked loss and the metric, with the sign of the raw relation. The link is fitted once, to all
+    points, so this interval is a little short.
     partial: Spearman given log compute. within: Kendall over pairs of equal compute only. decision: how often, at
-    equal compute, the lower loss has the better metric, Wilson interval; decision_bootstrap: the same share with the
-    cluster bootstrap interval (pairs share runs, so Wilson's is too short).
+    equal compute, the lower loss has the better metric, Wilson interval; decision_clustered: the same share with the
+    interval over clusters (pairs share runs, so Wilson's is too short).
+    distinct: different values of the loss or of the metric, whichever has fewer.
     """
 
     n: int
     n_groups: int
+    distinct: int
     link: str
     links: tuple[LinkScore, ...]
     pearson: Estimate
@@ -64,7 +77,12 @@ class Correlation:
     partial: Estimate
     within: Estimate
     decision: Estimate
-    decision_bootstrap: Estimate
+    decision_clustered: Estimate
+
+    @property
+    def tells(self) -> bool:
+        """Whether a sentence may rest on it: enough different values, and an interval."""
+        return self.distinct >= MIN_DISTINCT and bool(np.isfinite(self.spearman.low))
 
     def summary(self) -> str:
         """The report a person reads."""
@@ -75,7 +93,7 @@ class Correlation:
             "Spearman given compute": self.partial,
             "Kendall at equal compute": self.within,
             "lower loss is better, Wilson": self.decision,
-            "lower loss is better, bootstrap": self.decision_bootstrap,
+            "lower loss is better, clusters": self.decision_clustered,
         }
         head = f"[[Correlation]]  {self.n} points in {self.n_groups} clusters"
         links = ", ".join(f"{score.link} {score.held_out:.3g}" for score in self.links)
@@ -93,16 +111,15 @@ def correlate(
     cells: ArrayLike | None = None,
     higher_is_better: bool = True,
     link: str = "auto",
-    bootstrap: int = 1000,
-    seed: int = 42,
 ) -> Correlation:
     """Correlate validation loss with a metric, one entry per trained model.
 
     compute: FLOPs, for the partial correlation, the pairs of equal compute and the choice of the link (largest held
     out; without it the lowest losses are). cells: labels of what is to be compared at equal cost, instead of compute
-    levels (for example size and data). groups: runs resampled together (default: each point). link: one of LINKS, or
-    "auto" for the least held-out error. Losses must be of one yardstick for all formulations. Raises FitError for
-    fewer than 5 points, values that are not finite, or a constant loss or metric.
+    levels (for example size and data). groups: the cluster of each run, left out together (default: each point is
+    one); for runs of several arms, their arm. link: one of LINKS, or "auto" for the least held-out error. Losses must
+    be of one yardstick for all formulations. Raises FitError for fewer than 5 points, values that are not finite, or a
+    constant loss or metric.
     """
     x, y = _checked("loss", loss, None), _checked("metric", metric, None)
     if len(x) != len(y) or len(x) < MIN_POINTS:
@@ -116,26 +133,26 @@ def correlate(
     chosen = scores[0].link if link == "auto" else link
     if chosen not in LINKS:
         raise FitError(f"link {link!r} is unknown: use auto or one of {', '.join(LINKS)}.")
-    counts = _resamples(labels, bootstrap, seed)
+    counts = _leave_one_out(labels)
     linked = LINKS[chosen](x, y)(x)
     sign = np.sign(_pearson(x, y, np.ones((1, len(x))))[0])
     pairs = _Pairs.of(x, y, cell)
     right = -pairs.signs if higher_is_better else pairs.signs
-    pearson = _estimate(sign * _pearson(linked, y, counts), len(x))
-    decision_share = _share(right, pairs.same_cell, counts)
+    share = _share(right, pairs.same_cell, counts)
     n_pairs = int(np.sum(pairs.same_cell & (pairs.signs != 0)) // 2)
     return Correlation(
         n=len(x),
         n_groups=int(labels.max()) + 1,
+        distinct=min(len(np.unique(x)), len(np.unique(y))),
         link=chosen,
         links=scores,
-        pearson=pearson,
-        spearman=_estimate(_spearman(x, y, counts), len(x)),
-        kendall=_estimate(_kendall(pairs, np.ones_like(pairs.same_cell), counts), len(x)),
-        partial=_missing(len(x)) if c is None else _estimate(_partial(x, y, np.log(c), counts), len(x)),
-        within=_estimate(_kendall(pairs, pairs.same_cell, counts), n_pairs) if n_pairs else _missing(0),
-        decision=wilson(float(decision_share[0]), n_pairs),
-        decision_bootstrap=_estimate(decision_share, n_pairs) if n_pairs else _missing(0),
+        pearson=_jackknife(sign * _pearson(linked, y, counts), len(x)),
+        spearman=_jackknife(_spearman(x, y, counts), len(x)),
+        kendall=_jackknife(_kendall(pairs, np.ones_like(pairs.same_cell), counts), len(x)),
+        partial=_missing(len(x)) if c is None else _jackknife(_partial(x, y, np.log(c), counts), len(x), given=1),
+        within=_jackknife(_kendall(pairs, pairs.same_cell, counts), n_pairs) if n_pairs else _missing(0),
+        decision=wilson(float(share[0]), n_pairs),
+        decision_clustered=_as_share(_jackknife(2 * share - 1, n_pairs)) if n_pairs else _missing(0),
     )
 
 
@@ -236,21 +253,38 @@ def link_scores(loss: Array, metric: Array, size: Array) -> tuple[LinkScore, ...
     return tuple(sorted(scores, key=lambda score: score.held_out))
 
 
-# Statistics over resamples: counts (R, n), the first row all ones, so that its value is the estimate.
+# Statistics over subsets: counts (1 + clusters, n), the first row all ones, so that its value is the estimate.
 
 
-def _resamples(labels: NDArray[np.intp], draws: int, seed: int) -> Array:
-    units = int(labels.max()) + 1
-    counts = np.random.default_rng(seed).multinomial(units, np.full(units, 1.0 / units), size=draws)
-    return np.concatenate([np.ones((1, len(labels))), counts[:, labels]]).astype(np.float64)
+def _leave_one_out(labels: NDArray[np.intp]) -> Array:
+    """All points, then all but those of each cluster in turn."""
+    without = labels[None, :] != np.arange(int(labels.max()) + 1)[:, None]
+    return np.concatenate([np.ones((1, len(labels))), without.astype(np.float64)])
 
 
-def _estimate(values: Array, n: int) -> Estimate:
-    drawn = values[1:][np.isfinite(values[1:])]
-    if len(drawn) < 20:
-        return Estimate(float(values[0]), float("nan"), float("nan"), n)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Estimate(float(values[0]), float(low), float(high), n)
+def _jackknife(values: Array, n: int, given: int = 0) -> Estimate:
+    """A correlation with its interval: tanh(z -+ t se), z = artanh(r), se^2 = (G - 1) / G sum_g (z_g - mean z)^2.
+
+    values (1 + G,): of all points and without each cluster. Clusters that agree by chance are no certainty, so se is
+    never below that of n independent points, 1.03 / sqrt(n - 3 - given) (Fieller, Hartley and Pearson 1957), nor is
+    |r| taken for more than 1 - 1 / n. Where it is undefined without some cluster (that one alone has a second value)
+    it hangs on that cluster, and no interval can be told.
+    """
+    estimate, groups = float(values[0]), len(values) - 1
+    if groups < MIN_CLUSTERS or not np.all(np.isfinite(values)):
+        return Estimate(estimate, float("nan"), float("nan"), n)
+    limit = 1.0 - 1.0 / max(n, 2)
+    z = np.arctanh(np.clip(values, -limit, limit))
+    spread = np.sqrt((groups - 1) / groups * np.sum((z[1:] - z[1:].mean()) ** 2))
+    se = max(float(spread), 1.03 / np.sqrt(max(n - 3 - given, 1)))
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, groups - 1)) * se
+    low, high = float(np.tanh(z[0] - half)), float(np.tanh(z[0] + half))
+    return Estimate(estimate, min(low, estimate), max(high, estimate), n)
+
+
+def _as_share(found: Estimate) -> Estimate:
+    """A share p from its 2 p - 1, whose artanh is half its log odds."""
+    return Estimate((1 + found.value) / 2, (1 + found.low) / 2, (1 + found.high) / 2, found.n)
 
 
 def _missing(n: int) -> Estimate:
@@ -266,7 +300,7 @@ def _pearson(x: Array, y: Array, counts: Array) -> Array:
 
 
 def _weighted_ranks(x: Array, counts: Array) -> Array:
-    """Average ranks of the resampled points, (R, n)."""
+    """Average ranks of the points that are counted, (R, n)."""
     _, inverse = np.unique(x, return_inverse=True)
     per_value = np.zeros((len(counts), int(inverse.max()) + 1))
     np.add.at(per_value.T, inverse, counts.T)
@@ -313,7 +347,7 @@ class _Pairs:
 
 
 def _weighted_sum(matrix: Array, counts: Array) -> Array:
-    """sum_ij counts_i matrix_ij counts_j per resample, (R,)."""
+    """sum_ij counts_i matrix_ij counts_j per row of counts, (R,)."""
     return np.asarray(np.sum((counts @ matrix) * counts, axis=1))
 
 

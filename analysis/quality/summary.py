@@ -1,10 +1,10 @@
 """What the validation loss says about the pictures: its correlation with every metric of sample quality of a sweep.
 
 One setting of the solver per metric (by default EMA weights, 50 steps and the guidance with the best mean). Over the
-ends of training each trial is a point; along the way each scored checkpoint is. Points of one model (formulation and
-size) are resampled together, whatever their seed and step: another seed of the same model is no new evidence of the
-relation. At equal compute only trials of one size, step and seed are compared, which share data and noise. The tables
-of the paper are in `quality_tables.py`.
+ends of training each trial is a point; along the way each scored checkpoint is. The clusters of the intervals are the
+formulations, whatever the size, seed and step: what one has of its own in a metric it carries across sizes. At equal
+compute only trials of one size, step and seed are compared, which share data and noise. The tables of the paper are in
+`tables.py`.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def _correlation(points: pd.DataFrame, metric: str) -> tuple[Correlation | None,
             points["loss"].to_numpy(float),
             points["value"].to_numpy(float),
             compute=points["flops"].to_numpy(float),
-            groups=model.to_numpy(str),
+            groups=points["formulation"].to_numpy(str),
             cells=cell.to_numpy(str),
             higher_is_better=names.QUALITY[metric].better == "higher",
         )

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from analysis.compare.wording import NOT_KNOWN, fixed, sentence
-from analysis.quality.correlate import Correlation, Estimate
+from analysis.quality.correlate import MIN_CLUSTERS, MIN_DISTINCT, Correlation, Estimate
 from analysis.quality.means import Mean
 from analysis.quality.summary import LABELS, Quality, Relation
 from analysis.quality.tables import AtSteps, AtStepsRow, FewSteps, Ranks
@@ -30,15 +30,14 @@ def estimate(found: Estimate, decimals: int = 2) -> str:
 
 
 def decision(found: Correlation) -> Estimate:
-    """Decision accuracy with the wider of its two intervals on either side.
+    """Decision accuracy with the wider of its two intervals on either side; none where too few arms are there for it.
 
-    The bootstrap knows that pairs share trials but is empty when every pair is right; Wilson's is not.
+    The interval over arms knows that pairs share trials and arms, Wilson's how little few pairs say.
     """
-    wilson, bootstrap = found.decision, found.decision_bootstrap
-    sides = [e for e in (wilson, bootstrap) if math.isfinite(e.low) and math.isfinite(e.high)]
-    if not sides:
-        return wilson
-    return Estimate(wilson.value, min(e.low for e in sides), max(e.high for e in sides), wilson.n)
+    wilson, clustered = found.decision, found.decision_clustered
+    if not math.isfinite(clustered.low):
+        return Estimate(wilson.value, math.nan, math.nan, wilson.n)
+    return Estimate(wilson.value, min(wilson.low, clustered.low), max(wilson.high, clustered.high), wilson.n)
 
 
 def decision_words(found: Correlation) -> str:
@@ -113,6 +112,8 @@ def relation_answer(relation: Relation, several: bool) -> str:
     if found is None:
         return f"{name}: whether the loss predicts it is not known, {relation.ends_reason}."
     r = found.spearman
+    if not found.tells:
+        return f"{name}: whether the loss predicts it cannot be told{_why_not(found)}."
     if not (r.low > 0 or r.high < 0):
         follows = "is not shown to follow the loss"
     else:
@@ -127,6 +128,18 @@ def relation_answer(relation: Relation, several: bool) -> str:
         if not (share.low > 0.5 or share.high < 0.5):
             told += ", which may be chance"
     return f"{told}."
+
+
+def _why_not(found: Correlation) -> str:
+    """What is missing for a sentence about a correlation."""
+    if found.distinct < MIN_DISTINCT:
+        return f": over {found.n} trials the loss or the metric takes {found.distinct} different values only"
+    r, over = found.spearman, f"over {found.n} trials"
+    if found.n_groups < MIN_CLUSTERS:
+        told = f" for other formulations from {found.n_groups} of them"
+    else:
+        told = ", as the correlation hangs on one formulation"
+    return f"{told} (Spearman's rank correlation {estimate(r)} {over})"
 
 
 def labels_note(quality: Quality) -> str:

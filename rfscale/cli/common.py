@@ -15,7 +15,8 @@ import typer
 
 from rfscale import __version__
 from rfscale.names import RfscaleError
-from rfscale.spec.sweep import Resources, Sweep, SweepError, Trial
+from rfscale.spec.sweep import Resources, Sweep, SweepError
+from rfscale.spec.trial import Trial
 from rfscale.store import Store, StoreError, default_store
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import typer
 from rfscale.cli.common import console
 from rfscale.judges import Judge, JudgeError
 from rfscale.judges.units import units
-from rfscale.spec.sweep import Quality, Sweep, Trial
+from rfscale.spec.sweep import Quality, Sweep
+from rfscale.spec.trial import Trial
 from rfscale.store import Store
 
 

@@ -25,8 +25,9 @@ from rfscale.cli.common import (
 from rfscale.cli.judging import check_judges
 from rfscale.flow.formulations import FAMILIES, canonical, signature
 from rfscale.judges.units import units
-from rfscale.spec.sweep import Sweep, SweepError, Trial
+from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.sweep_file import load_sweep, read_mapping
+from rfscale.spec.trial import Trial
 from rfscale.store import Store
 
 _PLAN_COLUMNS = (

@@ -24,8 +24,9 @@ from rfscale.cli.common import (
 )
 from rfscale.flow.formulations import canonical
 from rfscale.rating.votes import RatingError, Votes, questions_of
-from rfscale.spec.sweep import Sweep, Trial
+from rfscale.spec.sweep import Sweep
 from rfscale.spec.sweep_file import load_sweep
+from rfscale.spec.trial import Trial
 from rfscale.store import Store
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _selected(sweep: Sweep, depths: Sequence[int], formulations: Sequence[str]) 
     return tuple(
         trial
         for trial in sweep.trials
-        if (not depths or trial.depth in depths) and (not wanted or trial.formulation in wanted)
+        if (not depths or trial.model.depth in depths) and (not wanted or trial.formulation in wanted)
     )
 
 

@@ -24,8 +24,8 @@ from rfscale.cli.common import (
     write_report,
 )
 from rfscale.flow.formulations import canonical
-from rfscale.spec.sweep import Trial
 from rfscale.spec.sweep_file import load_sweep
+from rfscale.spec.trial import Trial
 from rfscale.store import Store, StoreError, TrialFolder, read_json
 
 
@@ -110,7 +110,7 @@ def sample(
     captions = [text for text in prompt for _ in range(count)]
     condition = encode(load_text_encoder(trial.text), captions)
     save_grid(generate_images(model, trial, condition, steps, guidance, seed), captions, out)
-    typer.echo(f"{len(captions)} images of {trial.formulation}, depth {trial.depth}: {out}")
+    typer.echo(f"{len(captions)} images of {trial.formulation}, depth {trial.model.depth}: {out}")
 
 
 @app.command()

@@ -131,11 +131,11 @@ def train(
     if definition.resources.gpus and not torch.cuda.is_available():
         raise SweepError("the sweep asks for a GPU and torch sees none here; add --gpus 0 to train on the CPU")
     torch.set_num_threads(max(1, min(int(definition.resources.cpus), os.cpu_count() or 1)))
-    every = max(1, trial.steps // 20)
+    every = max(1, trial.training.steps // 20)
 
     def progress(step: int, loss: float) -> None:
-        if step % every == 0 or step == trial.steps:
-            typer.echo(f"step {step}/{trial.steps}  train loss {loss:.4f}")
+        if step % every == 0 or step == trial.training.steps:
+            typer.echo(f"step {step}/{trial.training.steps}  train loss {loss:.4f}")
 
     keep = definition.quality is not None and definition.quality.checkpoints == "all"
     train_trial(trial, folder, definition.resources, definition.samples, progress, keep_weights=keep)

@@ -25,7 +25,8 @@ from rfscale.data.spec import DataSpec
 from rfscale.data.text import load_text_encoder
 from rfscale.judges import Judge, JudgeError, JudgeSpec, Score, load_judge
 from rfscale.judges.units import Unit, units
-from rfscale.spec.sweep import Quality, Resources, Setting, Trial
+from rfscale.spec.sweep import Quality, Resources, Setting
+from rfscale.spec.trial import Trial
 from rfscale.store import Store, StoreError, TrialFolder, read_json, write_json
 from rfscale.train.checkpoint import load_model
 from rfscale.validation.samples import COLUMNS, generate_images, save_grid
@@ -176,7 +177,7 @@ def _known_judges(judge: Judge, trial: Trial, folder: TrialFolder) -> dict[str, 
 
 def _weights(trial: Trial, folder: TrialFolder, unit: Unit, device: str) -> MMDiT:
     """The network of a unit. Raises StoreError where its weights were not kept."""
-    if unit.step == trial.steps:
+    if unit.step == trial.training.steps:
         return load_model(trial, folder, ema=unit.weights == "ema", device=device)
     path = folder.kept_weights(unit.step)
     if not path.exists():

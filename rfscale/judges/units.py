@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from rfscale import names
 from rfscale.judges.spec import JudgeSpec
-from rfscale.spec.sweep import Quality, Setting, Trial, Weights
+from rfscale.spec.sweep import Quality, Setting, Weights
+from rfscale.spec.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,8 @@ class Unit:
 
 def units(trial: Trial, quality: Quality) -> list[Unit]:
     """All that the sweep asks of a trial: the last step with every kind of weights, earlier ones with EMA weights."""
-    earlier = trial.evaluation.steps(trial.steps)[:-1] if quality.checkpoints == "all" else ()
-    kinds: list[tuple[int, Weights]] = [(trial.steps, kind) for kind in quality.weights]
+    earlier = trial.evaluation.steps(trial.training.steps)[:-1] if quality.checkpoints == "all" else ()
+    kinds: list[tuple[int, Weights]] = [(trial.training.steps, kind) for kind in quality.weights]
     kinds += [(step, "ema") for step in reversed(earlier)]
     return [
         Unit(step, judge, setting, kind)

@@ -20,7 +20,7 @@ from rfscale.data import load_text_encoder
 from rfscale.data.batch import encode
 from rfscale.data.space import to_uint8
 from rfscale.rating.votes import RatingError
-from rfscale.spec.sweep import Trial
+from rfscale.spec.trial import Trial
 from rfscale.store import Store
 from rfscale.store.files import replacing
 from rfscale.train.checkpoint import load_model

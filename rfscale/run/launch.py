@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from rfscale import names
-from rfscale.spec.sweep import Quality, Resources, Samples, Sweep, Trial
+from rfscale.spec.sweep import Quality, Resources, Samples, Sweep
+from rfscale.spec.trial import Trial
 from rfscale.store import ClaimedError, State, Store, TrialFolder, write_json
 
 SAME_ERROR_LIMIT = 3
@@ -42,7 +43,7 @@ def to_train(sweep: Sweep, store: Store) -> list[Trial]:
     """The trials that need training, largest first, so that the last to end is a small one."""
     ended = (names.FINISHED, names.DIVERGED)
     trials = [t for t in sweep.trials if store.trial(t.trial_id).state().status not in ended]
-    return sorted(trials, key=lambda t: -t.shape.flops().train * t.batch * t.steps)
+    return sorted(trials, key=lambda t: -t.shape.flops().train * t.training.samples)
 
 
 def launch(
@@ -131,7 +132,7 @@ def launch_evaluation(
                     waiting.append(trial)  # a second launcher judges it: looked at again until it is scored
                     time.sleep(POLL_SECONDS)
                 elif problem:
-                    outcome.unfinished[trial.trial_id] = State(names.FAILED, trial.steps, problem)
+                    outcome.unfinished[trial.trial_id] = State(names.FAILED, trial.training.steps, problem)
                 else:
                     outcome.finished.append(trial.trial_id)
                 _stop_on_same_error(outcome)

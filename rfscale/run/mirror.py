@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rfscale import names
-from rfscale.spec.sweep import Sweep, Trial
+from rfscale.spec.sweep import Sweep
+from rfscale.spec.trial import Trial
 from rfscale.store import Point, State, Store, TrialFolder, read_json
 from rfscale.store.files import creating
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 METRICS_PER_CALL = 900  # MLflow takes 1000 metrics, parameters and tags together
+PARAMS_PER_CALL = 100  # MLflow takes no more parameters at once
 TAG_LENGTH = 5000  # MLflow takes up to 8000 characters
 RETRY_SECONDS = 5.0
 LAST_PATIENCE_SECONDS = 30.0
@@ -75,7 +77,7 @@ class _Copy:
     started: int  # when the training that it mirrors began, in milliseconds since 1970
     cursor: int = 0
     status: str = ""
-    described: bool = False  # its parameters are there
+    described: bool = False  # its parameters are there, the identity among them
     complete: bool = False
 
 
@@ -230,7 +232,7 @@ class Mirror:
             names.TAG_STATUS: names.RUNNING,
             names.TAG_CURSOR: "0",
         }
-        name = f"{trial.formulation} d{trial.depth} s{trial.seed}"
+        name = f"{trial.formulation} d{trial.model.depth} s{trial.seed}"
         started = _started(record)
         run = self._client.create_run(self._experiment, started, tags, run_name=name)
         return _Copy(run.info.run_id, started)
@@ -238,8 +240,12 @@ class Mirror:
     def _send_parameters(self, copy: _Copy, trial: Trial, record: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        params = {names.TRIAL_ID: trial.trial_id, **record["parameters"]}
-        self._client.log_batch(copy.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        # The identity last: a run that has it has everything. A record of an older store does not hold it.
+        identity = {names.IDENTITY + key: value for key, value in trial.identity_record().items()}
+        given = {names.TRIAL_ID: trial.trial_id, **record["parameters"], **identity}
+        params = [Param(key, value if isinstance(value, str) else json.dumps(value)) for key, value in given.items()]
+        for first in range(0, len(params), PARAMS_PER_CALL):
+            self._client.log_batch(copy.run_id, params=params[first : first + PARAMS_PER_CALL])
         copy.described = True
 
     def _send_points(self, copy: _Copy, folder: TrialFolder) -> None:
@@ -282,7 +288,8 @@ def _copy(run: Run) -> _Copy:
     tags = run.data.tags
     status = tags.get(names.TAG_STATUS, "")
     cursor = int(tags.get(names.TAG_CURSOR, 0))
-    return _Copy(run.info.run_id, run.info.start_time, cursor, status, described=bool(run.data.params))
+    described = f"{names.IDENTITY}seed" in run.data.params  # the last parameter that is sent
+    return _Copy(run.info.run_id, run.info.start_time, cursor, status, described)
 
 
 def _started(record: dict[str, Any]) -> int:

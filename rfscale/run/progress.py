@@ -16,7 +16,8 @@ from rich.text import Text
 
 from rfscale import names
 from rfscale.run.launch import Outcome
-from rfscale.spec.sweep import Sweep, Trial
+from rfscale.spec.sweep import Sweep
+from rfscale.spec.trial import Trial
 from rfscale.store import State, Store
 
 LINE_SECONDS = 30.0  # between status lines where there is no terminal to redraw
@@ -34,7 +35,7 @@ class Display:
         self._moving_since: float | None = None  # when the first trial was seen to make a step
         self._done_before = 0  # FLOPs
         self._ended: dict[str, State] = {}  # trials whose state cannot change any more: not read again
-        self._flops = {t.trial_id: t.shape.flops().train * t.batch for t in sweep.trials}
+        self._flops = {t.trial_id: t.shape.flops().train * t.training.batch for t in sweep.trials}
         self._steps_before: dict[str, int] = {}
 
     @contextmanager
@@ -93,7 +94,10 @@ class Display:
             if trial.trial_id in submitted and state.status == names.RUNNING:
                 loss = f"train loss {state.loss:.4f}" if math.isfinite(state.loss) else "starting"
                 table.add_row(
-                    _title(trial), ProgressBar(trial.steps, state.step, width=24), f"{state.step}/{trial.steps}", loss
+                    _title(trial),
+                    ProgressBar(trial.training.steps, state.step, width=24),
+                    f"{state.step}/{trial.training.steps}",
+                    loss,
                 )
         return [table]
 
@@ -119,7 +123,7 @@ class Display:
         now = time.monotonic()
         done = sum((states[k].step - self._steps_before[k]) * flops for k, flops in self._flops.items())
         left = sum(
-            (t.steps - states[t.trial_id].step) * self._flops[t.trial_id]
+            (t.training.steps - states[t.trial_id].step) * self._flops[t.trial_id]
             for t in self.sweep.trials
             if t.trial_id not in over
         )
@@ -175,4 +179,4 @@ def _duration(seconds: float) -> str:
 
 
 def _title(trial: Trial) -> str:
-    return f"{trial.trial_id}  {trial.formulation:<22} depth {trial.depth:<3} seed {trial.seed}"
+    return f"{trial.trial_id}  {trial.formulation:<22} depth {trial.model.depth:<3} seed {trial.seed}"

@@ -18,7 +18,8 @@ import yaml
 from analysis.laws import Design, FitResult, PlannedRun, propose
 from analysis.laws.surface import curve_points, fit_surface
 from analysis.table.read import SweepTable
-from rfscale.spec.sweep import Sweep, SweepError, Trial
+from rfscale.spec.sweep import Sweep, SweepError
+from rfscale.spec.trial import Trial
 
 LARGER, LONGER = 2, 16
 """Considered: depths up to this many times the pilot's deepest, and steps up to this many times its longest."""
@@ -117,7 +118,7 @@ def propose_sweep(
     hold no law or the budget buys nothing.
     """
     template = _template(sweep, formulation)
-    deepest, longest = max(t.depth for t in sweep.trials), max(t.steps for t in sweep.trials)
+    deepest, longest = max(t.model.depth for t in sweep.trials), max(t.training.steps for t in sweep.trials)
     target = target or Target(2 * deepest, 4 * longest)
     law = fit_surface(curve_points(table, formulation))
     ladder = [trial for depth in range(1, LARGER * deepest + 1) if (trial := _at_depth(template, depth)) is not None]
@@ -130,18 +131,19 @@ def propose_sweep(
         return by_size[int(size)].shape.flops().train * samples
 
     steps = np.unique(np.geomspace(longest / 4, longest * LONGER, 13).round())
-    point = {"N": float(goal.shape.parameter_count()), "D": float(target.steps * template.batch)}
-    design = propose(law, budget, sorted(by_size), [float(s * template.batch) for s in steps], train_flops, point)
+    point = {"N": float(goal.shape.parameter_count()), "D": float(target.steps * template.training.batch)}
+    lengths = [float(s * template.training.batch) for s in steps]
+    design = propose(law, budget, sorted(by_size), lengths, train_flops, point)
 
     def proposed(run: PlannedRun) -> ProposedRun:
-        length = max(1, round(run.data / template.batch))
-        return ProposedRun(by_size[int(run.size)].depth, length, run.repeats, run.flops)
+        length = max(1, round(run.data / template.training.batch))
+        return ProposedRun(by_size[int(run.size)].model.depth, length, run.repeats, run.flops)
 
     runs = tuple(map(proposed, design.runs))
     unspent = design.unspent and (
-        f"{design.unspent} Offered were depths {ladder[0].depth} to {ladder[-1].depth} (up to {LARGER} times the "
-        f"pilot's deepest) and up to {longest * LONGER} steps ({LONGER} times its longest): a larger budget needs a "
-        f"larger pilot."
+        f"{design.unspent} Offered were depths {ladder[0].model.depth} to {ladder[-1].model.depth} (up to "
+        f"{LARGER} times the pilot's deepest) and up to {longest * LONGER} steps ({LONGER} times its "
+        f"longest): a larger budget needs a larger pilot."
     )
     optimum = _optimum(law, ladder, sweep, budget, [run.depth for run in runs])
     return Proposal(
@@ -151,10 +153,10 @@ def propose_sweep(
 
 def _at_depth(trial: Trial, depth: int) -> Trial | None:
     """The trial at that depth of its ladder, or None where its heads do not divide the width."""
-    heads = depth if trial.heads == trial.depth else trial.heads
-    width = trial.width // trial.depth * depth
-    fields = {name: getattr(trial, name) for name in Trial.model_fields}
-    return None if width % heads else Trial(**{**fields, "depth": depth, "width": width, "heads": heads})
+    heads = depth if trial.model.heads == trial.model.depth else trial.model.heads
+    width = trial.model.width // trial.model.depth * depth
+    model = trial.model.model_copy(update={"depth": depth, "width": width, "heads": heads})
+    return None if width % heads else Trial(**{**dict(trial), "model": model})
 
 
 def _template(sweep: Sweep, formulation: str) -> Trial:
@@ -171,21 +173,21 @@ def _optimum(law: FitResult, ladder: list[Trial], sweep: Sweep, budget: float, p
     sizes = np.array([float(t.shape.parameter_count()) for t in ladder])
     samples = np.array([budget / t.shape.flops().train for t in ladder])
     best = int(np.argmin(law.predict({"N": sizes, "D": samples}).value))
-    depth, steps = ladder[best].depth, max(1, round(samples[best] / ladder[best].batch))
-    seen = sorted({t.depth for t in sweep.trials})
+    depth, steps = ladder[best].model.depth, max(1, round(samples[best] / ladder[best].training.batch))
+    seen = sorted({t.model.depth for t in sweep.trials})
     pilot = f"the pilot's sizes (depth {seen[0]} to {seen[-1]})"
     if best in (0, len(ladder) - 1):
         end, beyond = ("largest", "larger") if best else ("smallest", "smaller")
         return (
             f"Which size spends {budget:.3g} FLOPs best in one run is not known: of the depths offered, "
-            f"{ladder[0].depth} to {ladder[-1].depth}, the {end} is predicted to be best, so the isoFLOP curve has no "
-            f"minimum inside {pilot}, and the optimum may be far {beyond}."
+            f"{ladder[0].model.depth} to {ladder[-1].model.depth}, the {end} is predicted to be best, so the isoFLOP "
+            f"curve has no minimum inside {pilot}, and the optimum may be far {beyond}."
         )
     where = f"In one run, {budget:.3g} FLOPs are predicted to be spent best at depth {depth} for {steps} steps"
     if seen[0] < depth < seen[-1]:
         return f"{where}, inside {pilot}."
     beside = ladder[best + 1] if depth >= seen[-1] else ladder[best - 1]
-    add = sorted({depth, beside.depth} - set(seen))
+    add = sorted({depth, beside.model.depth} - set(seen))
     if set(add) <= set(proposed):
         held = "which are among the runs proposed"
     else:

@@ -12,7 +12,8 @@ from rfscale.data.spec import DigitsData, FolderData, GlyphsData, ShapesData
 from rfscale.data.text import TextSpec
 from rfscale.judges.spec import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJudge, ShapesJudge
 from rfscale.quoting import cut, quoted
-from rfscale.spec.sweep import Evaluation, Grid, Ladder, Quality, Resources, Samples, Setting, Training
+from rfscale.spec.sweep import Grid, Ladder, Quality, Resources, Samples, Setting, Training
+from rfscale.spec.trial import Evaluation
 
 LONGEST = 500
 """Characters of a sentence, without the file's name before it."""

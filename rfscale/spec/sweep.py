@@ -1,26 +1,19 @@
 """Sweep definition -> trials: validated, pure, without torch or ray.
 
-A sweep is one question and the grid that answers it; `rfscale.spec.sweep_file` reads it. A trial's id is a hash of the
-declared fields that change its result and of nothing else, so the same trial has the same id on a laptop and on a
-cluster, in whichever sweep it stands.
+A sweep is one question and the grid that answers it; `rfscale.spec.sweep_file` reads it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-import math
 from collections.abc import Iterator
-from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from rfscale.backbones.mmdit.cost import ModelShape
+from rfscale.backbones.mmdit.spec import MMDiTSpec
 from rfscale.data.spec import DataSpec, ShapesData
 from rfscale.data.text import TextSpec
-from rfscale.flow.formulations import canonical
 from rfscale.flow.presets import expand
 from rfscale.judges.base import JudgeError
 from rfscale.judges.spec import GlyphsJudge, JudgeSpec, ShapesJudge
@@ -33,10 +26,8 @@ from rfscale.numbers import (
     Epsilon,
     Guidance,
     Heads,
-    Images,
     Listed,
     Patch,
-    Points,
     Probability,
     Rate,
     Ratio,
@@ -52,16 +43,11 @@ from rfscale.numbers import (
     Width,
     listed,
 )
+from rfscale.spec.trial import Evaluation, ResolvedTraining, Strict, Trial
 
 
 class SweepError(RfscaleError, ValueError):
     """A sweep file cannot be used; the message is one sentence that says what to change."""
-
-
-class Strict(BaseModel):
-    """Frozen, and an unknown key is an error that names the nearest valid one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 # --- what a user writes -----------------------------------------------------------------------------------------------
@@ -121,18 +107,14 @@ class Training(Strict):
         """Steps of each budget on the axis."""
         return self.steps or tuple(-(-n // self.batch) for n in self.samples or ())
 
-
-class Evaluation(Strict):
-    """When and on how much the validation profile is measured."""
-
-    images: Images = 256
-    points: Points = 6
-
-    def steps(self, total: int) -> tuple[int, ...]:
-        """Log-spaced steps from total / 16 to total; the last is always among them, and the only one of one point."""
-        first = max(1.0, total / 16)
-        ratio = math.log(total / first) / max(1, self.points - 1)
-        return tuple(sorted({round(total * math.exp(-ratio * i)) for i in range(self.points)}))
+    def resolved(self, steps: int, width: int) -> ResolvedTraining:
+        """The training of that many steps of a network of that width."""
+        given = self.model_dump(exclude={"steps", "samples", "lr_base_width"})
+        if self.lr_rule == "inverse_width":
+            given["learning_rate"] *= (self.lr_base_width or width) / width
+        if self.warmup_steps is None:
+            given["warmup_steps"] = min(1000, steps // 20)
+        return ResolvedTraining(**{**given, "steps": steps, "ema_every": self.ema_every or max(1, steps // 5000)})
 
 
 class Samples(Strict):
@@ -235,155 +217,22 @@ class Grid(Strict):
             model.depths, self.formulations, training.budgets, self.seeds
         ):
             width = model.width_per_depth * depth
-            rate = training.learning_rate
-            if training.lr_rule == "inverse_width":
-                rate *= (training.lr_base_width or width) / width
             yield Trial(
                 data=self.data,
                 text=self.text,
-                depth=depth,
-                width=width,
-                heads=model.heads or depth,
-                patch=model.patch,
-                mlp_ratio=model.mlp_ratio,
-                qk_norm=model.qk_norm,
+                model=MMDiTSpec(
+                    depth=depth,
+                    width=width,
+                    heads=model.heads or depth,
+                    patch=model.patch,
+                    mlp_ratio=model.mlp_ratio,
+                    qk_norm=model.qk_norm,
+                ),
                 formulation=name,
-                steps=steps,
-                batch=training.batch,
-                learning_rate=rate,
-                lr_rule=training.lr_rule,
-                warmup_steps=min(1000, steps // 20) if training.warmup_steps is None else training.warmup_steps,
-                weight_decay=training.weight_decay,
-                beta1=training.beta1,
-                beta2=training.beta2,
-                adam_eps=training.adam_eps,
-                grad_clip=training.grad_clip,
-                ema_decay=training.ema_decay,
-                ema_every=training.ema_every or max(1, steps // 5000),
-                precision=training.precision,
-                text_dropout=training.text_dropout,
-                timestep_shift=training.timestep_shift,
+                training=training.resolved(steps, width),
                 evaluation=self.evaluation,
                 seed=seed,
             )
-
-
-# --- what is trained --------------------------------------------------------------------------------------------------
-
-# Fields that a trial carries but that do not change its result.
-_NOT_IDENTITY = {"lr_rule"}
-
-
-@lru_cache(maxsize=64)
-def data_identity(spec: DataSpec) -> dict[str, Any]:
-    return spec.identity()
-
-
-class Trial(Strict):
-    """One training: model size x formulation x data x budget x seed, everything resolved.
-
-    Fields without a default are always part of the id. A field with a default is part of it only where it differs, so
-    a field added later, with a default that keeps the old behaviour, leaves every old id unchanged. Never change a
-    default.
-    """
-
-    data: DataSpec
-    text: TextSpec = TextSpec()
-    depth: Depth
-    width: Width
-    heads: Heads
-    patch: Patch
-    mlp_ratio: Ratio = 4
-    qk_norm: bool = True
-    formulation: str
-    steps: Steps
-    batch: Batch
-    learning_rate: Rate
-    lr_rule: str = "constant"
-    warmup_steps: Warmup
-    weight_decay: WeightDecay = 0.0
-    beta1: Decay = 0.9
-    beta2: Decay = 0.99
-    adam_eps: Epsilon = 1e-8
-    grad_clip: Clip = 1.0
-    ema_decay: Decay = 0.99
-    ema_every: Steps
-    precision: Literal["fp32", "bf16"] = "fp32"
-    text_dropout: Probability = 0.1
-    timestep_shift: Shift = 1.0
-    evaluation: Evaluation = Evaluation()
-    seed: Seed
-
-    @field_validator("formulation")
-    @classmethod
-    def _canonical(cls, value: str) -> str:
-        return canonical(value)
-
-    @model_validator(mode="after")
-    def _shape_is_possible(self) -> Trial:
-        _ = self.shape
-        return self
-
-    @cached_property
-    def shape(self) -> ModelShape:
-        """The model's shape, with its parameters and FLOPs."""
-        return ModelShape(
-            depth=self.depth,
-            width=self.width,
-            heads=self.heads,
-            patch=self.patch,
-            resolution=self.data.resolution,
-            channels=self.data.channels,
-            context_length=self.text.length,
-            context_width=self.text.width,
-            pooled_width=self.text.pooled_width,
-            mlp_ratio=self.mlp_ratio,
-            qk_norm=self.qk_norm,
-        )
-
-    def identity(self) -> dict[str, Any]:
-        """The fields that are hashed: those without a default, and those that differ from it."""
-        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"data", *_NOT_IDENTITY})
-        return {**fields, "data": data_identity(self.data)}
-
-    @cached_property
-    def trial_id(self) -> str:
-        """12 hexadecimal digits of the SHA-256 of the identity in canonical JSON."""
-        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def parameters(self) -> dict[str, str | int | float]:
-        """Everything derived, once: recorded with the run and read by `analysis` (keys of `names.PARAMS`)."""
-        flops = self.shape.flops()
-        groups = self.shape.parameters()
-        return {
-            "formulation": self.formulation,
-            "data": self.data.name,
-            "resolution": self.data.resolution,
-            "depth": self.depth,
-            "width": self.width,
-            "heads": self.heads,
-            "patch": self.patch,
-            "parameters": sum(groups.values()),
-            "parameters_core": groups["attention"] + groups["mlp"],
-            "forward_flops": flops.forward,
-            "train_flops_per_step": flops.train * self.batch,
-            "train_flops": flops.train * self.batch * self.steps,
-            "steps": self.steps,
-            "batch": self.batch,
-            "samples": self.steps * self.batch,
-            "image_tokens": self.shape.image_tokens,
-            "tokens": self.shape.tokens,
-            "learning_rate": self.learning_rate,
-            "lr_rule": self.lr_rule,
-            "warmup_steps": self.warmup_steps,
-            "ema_decay": self.ema_decay,
-            "ema_every": self.ema_every,
-            "precision": self.precision,
-            "text_dropout": self.text_dropout,
-            "timestep_shift": self.timestep_shift,
-            "seed": self.seed,
-        }
 
 
 class Sweep(Strict):

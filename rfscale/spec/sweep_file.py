@@ -13,17 +13,8 @@ from rfscale.numbers import listed
 from rfscale.paths import PathError, expanded
 from rfscale.quoting import cut, quoted
 from rfscale.spec.sentences import sentence, unknown_key
-from rfscale.spec.sweep import (
-    Grid,
-    Quality,
-    Resources,
-    Samples,
-    Strict,
-    Sweep,
-    SweepError,
-    Trial,
-    data_identity,
-)
+from rfscale.spec.sweep import Grid, Quality, Resources, Samples, Sweep, SweepError
+from rfscale.spec.trial import Strict, Trial, data_identity
 from rfscale.spec.yaml import YamlError, parse, read_text
 
 MAX_TRIALS = 10_000

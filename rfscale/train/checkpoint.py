@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rfscale.backbones.mmdit.network import MMDiT
-from rfscale.spec.sweep import Trial
+from rfscale.spec.trial import Trial
 from rfscale.store import StoreError, TrialFolder
 from rfscale.store.files import replacing, replacing_folder
 

@@ -29,7 +29,8 @@ from rfscale.data.text import load_text_encoder
 from rfscale.environment import describe
 from rfscale.flow.formulations import formulation
 from rfscale.flow.noise import Stream, normal, stratified, uniform
-from rfscale.spec.sweep import Resources, Samples, Trial
+from rfscale.spec.sweep import Resources, Samples
+from rfscale.spec.trial import ResolvedTraining, Trial
 from rfscale.store import TrialFolder, read_json, write_json
 from rfscale.train import checkpoint
 from rfscale.validation.profile import ValidationSet, evaluate
@@ -106,7 +107,7 @@ class _Training:
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self.parameters: list[Tensor] = list(self.model.parameters())
         self.ema_parameters: list[Tensor] = list(self.ema.parameters())
-        self.optimizer = _optimizer(self.model, trial)
+        self.optimizer = _optimizer(self.model, trial.training)
         if resources.compile:
             for block in self.model.blocks:
                 block.compile()
@@ -119,15 +120,15 @@ class _Training:
     def to_the_end(self, progress: Callable[[int, float], None]) -> dict[str, float]:
         """Train to the last step; returns the metrics of the last validation."""
         trial, at = self.trial, self.at
-        validate_at = set(trial.evaluation.steps(trial.steps))
-        log_every = min(500, max(1, trial.steps // 100))
+        validate_at = set(trial.evaluation.steps(trial.training.steps))
+        log_every = min(500, max(1, trial.training.steps // 100))
         saved = clock = time.monotonic()
         metrics: dict[str, float] = {}
 
         for batch in self._batches():
             self._step(batch)
             at.step += 1
-            last = at.step == trial.steps
+            last = at.step == trial.training.steps
             # The loss of step 1 is that of the untrained network: what a diverging loss is measured against.
             logged = at.step % log_every == 0 or at.step == 1 or last
 
@@ -137,7 +138,7 @@ class _Training:
                 at.seconds += seconds
                 self._check_range(values[names.TRAIN_LOSS])
                 values[names.LEARNING_RATE_NOW] = self._learning_rate(at.step - 1)
-                values[names.SAMPLES_PER_SECOND] = steps * trial.batch / seconds
+                values[names.SAMPLES_PER_SECOND] = steps * trial.training.batch / seconds
                 values[names.TRAIN_SECONDS] = at.seconds
                 self.journal.log(at.step, values)
                 progress(at.step, values[names.TRAIN_LOSS])
@@ -161,36 +162,38 @@ class _Training:
 
     def _step(self, batch: Batch) -> None:
         """One optimiser step of the global batch, in microbatches. Enqueues work and never waits for the device."""
-        trial, at, device = self.trial, self.at, self.device
-        size = self.resources.microbatch or trial.batch
-        for first in range(0, trial.batch, size):
+        trial, training, at, device = self.trial, self.trial.training, self.at, self.device
+        size = self.resources.microbatch or training.batch
+        for first in range(0, training.batch, size):
             part = batch[first : first + size].to(device, non_blocking=True)
             x0, count = part.x0, len(part)
             eps = normal(trial.seed, Stream.NOISE, at.step, first, count, tuple(x0.shape[1:]), device)
             logsnr = self.formulation.draw(
-                stratified(trial.seed, at.step, trial.batch, first, count, device), trial.timestep_shift
+                stratified(trial.seed, at.step, training.batch, first, count, device),
+                training.timestep_shift,
             )
-            kept = uniform(trial.seed, Stream.TEXT_DROPOUT, at.step, first, count, device) >= trial.text_dropout
+            kept = uniform(trial.seed, Stream.TEXT_DROPOUT, at.step, first, count, device) >= training.text_dropout
             told = part.condition.where(kept)
             with self._precision():
-                loss = self.formulation.loss(self.model, x0, eps, logsnr, told).sum() / trial.batch
+                loss = self.formulation.loss(self.model, x0, eps, logsnr, told).sum() / training.batch
             loss.backward()  # type: ignore[no-untyped-call]
             self.window.loss += loss.detach()
-        self.window.norm += nn.utils.clip_grad_norm_(self.parameters, trial.grad_clip)
+        self.window.norm += nn.utils.clip_grad_norm_(self.parameters, training.grad_clip)
         self.window.steps += 1
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(at.step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if (at.step + 1) % trial.ema_every == 0:
+        if (at.step + 1) % training.ema_every == 0:
             self._update_ema()
 
     def _precision(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.trial.precision == "bf16" else nullcontext()
+        low = self.trial.training.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16) if low else nullcontext()
 
     def _learning_rate(self, step: int) -> float:
         """Linear warm-up, then constant (paper, appendix B.3)."""
-        return self.trial.learning_rate * min(1.0, (step + 1) / max(1, self.trial.warmup_steps))
+        return self.trial.training.learning_rate * min(1.0, (step + 1) / max(1, self.trial.training.warmup_steps))
 
     def _update_ema(self) -> None:
         """EMA of the weights every k steps (paper, appendix B.3), with the usual warm-up min(decay, (1 + n) / (10 + n))
@@ -199,14 +202,14 @@ class _Training:
         One fused call: `swa_utils.AveragedModel` copies its counter to the device, and so waits for it, every time.
         """
         n = self.at.ema_updates
-        decay = min(self.trial.ema_decay, (1 + n) / (10 + n))
+        decay = min(self.trial.training.ema_decay, (1 + n) / (10 + n))
         with torch.no_grad():
             torch._foreach_lerp_(self.ema_parameters, self.parameters, 1.0 - decay)
         self.at.ema_updates += 1
 
     def _validate(self, wide: bool) -> dict[str, float]:
         metrics = dict(
-            evaluate(self.ema, self.model, self.formulation, self.validation, wide, self.trial.timestep_shift)
+            evaluate(self.ema, self.model, self.formulation, self.validation, wide, self.trial.training.timestep_shift)
         )
         self.journal.log(self.at.step, metrics)
         return metrics
@@ -224,15 +227,15 @@ class _Training:
     def _batches(self) -> Iterator[Batch]:
         """The batches from the present step to the last, each made while the step before it runs."""
         ready: Future[Batch] = self.loader.submit(self._batch, self.at.step)
-        for step in range(self.at.step, self.trial.steps):
+        for step in range(self.at.step, self.trial.training.steps):
             batch = ready.result()
-            if step + 1 < self.trial.steps:
+            if step + 1 < self.trial.training.steps:
                 ready = self.loader.submit(self._batch, step + 1)
             yield batch
 
     def _batch(self, step: int) -> Batch:
         """The batch of a step on the host, pinned where the device is another."""
-        batch = self.dataset.train(self.trial.seed, step * self.trial.batch, self.trial.batch)
+        batch = self.dataset.train(self.trial.seed, step * self.trial.training.batch, self.trial.training.batch)
         tensors = self._tensors(batch)
         return tensors.pin_memory() if self.device.type == "cuda" else tensors
 
@@ -260,13 +263,20 @@ class _Window:
         return steps, {names.TRAIN_LOSS: loss / steps, names.GRAD_NORM: norm / steps}
 
 
-def _optimizer(model: MMDiT, trial: Trial) -> torch.optim.AdamW:
+def _optimizer(model: MMDiT, training: ResolvedTraining) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices only, as is usual."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": trial.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": training.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(
-        groups, lr=trial.learning_rate, betas=(trial.beta1, trial.beta2), eps=trial.adam_eps, fused=True
+        groups,
+        lr=training.learning_rate,
+        betas=(training.beta1, training.beta2),
+        eps=training.adam_eps,
+        fused=True,
     )
 
 
@@ -278,6 +288,7 @@ def _record_attempt(trial: Trial, folder: TrialFolder, device: torch.device) -> 
     record = {
         "trial_id": trial.trial_id,
         "trial": trial.model_dump(mode="json"),
+        "identity": trial.identity_record(),
         "parameters": trial.parameters(),
         "attempts": [*before.get("attempts", []), attempt],
     }

@@ -15,7 +15,8 @@ from rfscale.data.space import to_uint8
 from rfscale.flow.formulations import Network, formulation
 from rfscale.flow.noise import Stream, normal
 from rfscale.flow.solver import generate
-from rfscale.spec.sweep import Samples, Trial
+from rfscale.spec.sweep import Samples
+from rfscale.spec.trial import Trial
 from rfscale.store.files import replacing
 from rfscale.validation.profile import ValidationSet
 
@@ -54,7 +55,7 @@ def generate_images(
         condition,
         steps=steps,
         guidance=guidance,
-        shift=trial.timestep_shift,
+        shift=trial.training.timestep_shift,
         path_length=path_length,
     )
     return space.decode(x0)

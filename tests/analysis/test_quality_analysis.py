@@ -234,7 +234,7 @@ def test_the_correlation_is_that_of_the_logged_numbers(
     assert found.n == len(both) == n
     assert found.spearman.value == pytest.approx(stats.spearmanr(*zip(*both, strict=True)).statistic)
     assert found.kendall.value == pytest.approx(stats.kendalltau(*zip(*both, strict=True)).statistic)
-    assert found.n_groups == 12  # models: seeds of one are resampled together
+    assert found.n_groups == 3  # formulations: what one has of its own it carries across sizes and seeds
 
 
 @pytest.mark.parametrize(("metric", "sign", "n"), [("clip_score", 1, 6 * 3 + 2 * 1), ("fid", -1, 5 * 3 + 3 * 1)])
@@ -249,8 +249,8 @@ def test_decisions_are_between_formulations_of_one_size_and_seed(
     assert found.decision.n == len(pairs) == n
     assert found.decision.value == pytest.approx(mean(right))
     wide = wording_quality.decision(found)
-    assert wide.low <= min(found.decision.low, found.decision_bootstrap.low)
-    assert wide.high >= max(found.decision.high, found.decision_bootstrap.high)
+    assert wide.low <= min(found.decision.low, found.decision_clustered.low)
+    assert wide.high >= max(found.decision.high, found.decision_clustered.high)
 
 
 def test_along_the_way_every_scored_checkpoint_counts_with_the_loss_of_its_step(
@@ -267,7 +267,7 @@ def test_along_the_way_every_scored_checkpoint_counts_with_the_loss_of_its_step(
         assert {t: r.loss for t, r in found.items()} == pytest.approx({t: loss[t] for t in score})
     assert relation.along is not None
     assert relation.along.n == 2 * 22
-    assert relation.along.n_groups == 12
+    assert relation.along.n_groups == 3
     assert relation.along.decision.n == 2 * 20
 
 
@@ -592,7 +592,11 @@ def test_the_answer_speaks_of_every_headline_metric_and_says_what_may_be_chance(
         ("clip_score", (-0.9, -1.0, -0.5), "CLIP score improves as the loss falls"),
         ("clip_score", (0.9, 0.5, 1.0), "CLIP score gets worse as the loss falls"),
         ("clip_score", (-0.4, -0.9, 0.3), "CLIP score is not shown to follow the loss"),
-        ("fid", (0.9, math.nan, math.nan), "FID is not shown to follow the loss"),
+        (
+            "fid",
+            (0.9, math.nan, math.nan),
+            "FID: whether the loss predicts it cannot be told, as",
+        ),
     ],
 )
 def test_the_answer_minds_which_direction_is_better(
@@ -601,7 +605,7 @@ def test_the_answer_minds_which_direction_is_better(
     relation = _relation(quality, metric)
     assert relation.ends is not None
     coin = Statistic(0.6, 0.4, 0.8, 20)
-    ends = replace(relation.ends, spearman=Statistic(*spearman, 20), decision=coin, decision_bootstrap=coin)
+    ends = replace(relation.ends, spearman=Statistic(*spearman, 20), decision=coin, decision_clustered=coin)
     told = wording_quality.relation_answer(replace(relation, ends=ends), several=True)
     assert told.startswith(
         words.replace(" ", f" by {JUDGE} ", 1) if metric == "fid" else words.replace("score", f"score by {JUDGE}")

@@ -20,8 +20,9 @@ from typer.testing import CliRunner, Result
 
 from rfscale import __version__, names
 from rfscale.cli import app
-from rfscale.spec.sweep import Samples, Trial
+from rfscale.spec.sweep import Samples
 from rfscale.spec.sweep_file import load_sweep, parse_sweep
+from rfscale.spec.trial import Trial
 from rfscale.store import Store, write_json
 from rfscale.train.loop import train
 

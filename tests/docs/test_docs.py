@@ -14,7 +14,8 @@ from rfscale.cli import app
 from rfscale.data.spec import DigitsData, FolderData, GlyphsData, ShapesData
 from rfscale.data.text import TextSpec
 from rfscale.judges.spec import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJudge, ShapesJudge
-from rfscale.spec.sweep import Evaluation, Ladder, Quality, Resources, Samples, Setting, Training
+from rfscale.spec.sweep import Ladder, Quality, Resources, Samples, Setting, Training
+from rfscale.spec.trial import Evaluation
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

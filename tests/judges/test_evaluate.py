@@ -23,8 +23,9 @@ from rfscale.data import load
 from rfscale.judges import JudgeError, load_judge
 from rfscale.judges.evaluate import Drawer, check_same_judge, evaluate, forget, missing
 from rfscale.judges.units import Unit, units
-from rfscale.spec.sweep import PAPER_SETTINGS, Quality, Setting, Sweep, Trial
+from rfscale.spec.sweep import PAPER_SETTINGS, Quality, Setting, Sweep
 from rfscale.spec.sweep_file import parse_sweep
+from rfscale.spec.trial import Trial
 from rfscale.store import ClaimedError, Store, StoreError, TrialFolder, read_json, write_json
 from rfscale.train.checkpoint import load_model
 from rfscale.train.loop import train
@@ -97,15 +98,15 @@ def test_every_unit_is_scored_once_with_its_error_ceiling_and_path_length(traine
     assert missing(trial, folder, quality) == []
     written = scores(folder)
     assert max(Counter((step, key) for step, key, _ in written).values()) == 1
-    keys = {key for step, key, _ in written if step == trial.steps}
+    keys = {key for step, key, _ in written if step == trial.training.steps}
     for setting in ("s2-g1-ema", "s2-g1-raw", "s3-g2.5-ema", "s3-g2.5-raw"):
         for metric in ("spelling", "spelling_se", "letters", "letters_se"):
             assert names.quality_key(metric, "glyphs-10", setting) in keys
         assert names.quality_key("path_length", "glyphs-10", setting) in keys
-        assert folder.sample_grid(trial.steps, "glyphs-10", setting).exists()
+        assert folder.sample_grid(trial.training.steps, "glyphs-10", setting).exists()
     assert names.quality_key("spelling_ceiling", "glyphs-10", "true") in keys
-    assert {step for step, _, _ in written} == set(trial.evaluation.steps(trial.steps))
-    length = {k: v for step, k, v in written if step == trial.steps and k.split("/")[1] == "path_length"}
+    assert {step for step, _, _ in written} == set(trial.evaluation.steps(trial.training.steps))
+    length = {k: v for step, k, v in written if step == trial.training.steps and k.split("/")[1] == "path_length"}
     drawn_by = [length[names.quality_key("path_length", "glyphs-10", f"s2-g1-{kind}")] for kind in ("ema", "raw")]
     assert drawn_by[0] != drawn_by[1], "two sets of weights draw two sets of images"
     drawer = Drawer(trial, load_model(trial, folder), Setting(steps=2, guidance=1.0))
@@ -139,14 +140,14 @@ def test_forgotten_scores_are_given_again_by_another_judge_and_the_later_count(
     assert missing(trial, folder, quality) == units(trial, quality)
     check_same_judge(judge, [trial], store)
 
-    kept = folder.kept_weights(trial.evaluation.steps(trial.steps)[1])
+    kept = folder.kept_weights(trial.evaluation.steps(trial.training.steps)[1])
     kept.rename(kept.with_suffix(".away"))
     with pytest.raises(StoreError):  # stopped on its way: it goes on with what is left, and not from the start
         evaluate(trial, store, quality)
     kept.with_suffix(".away").rename(kept)
     seen: list[Unit] = []
     evaluate(trial, store, quality, progress=seen.append)
-    assert {unit.step for unit in seen} == {trial.evaluation.steps(trial.steps)[1]}
+    assert {unit.step for unit in seen} == {trial.evaluation.steps(trial.training.steps)[1]}
     assert missing(trial, folder, quality) == []
     assert folder.journal.read_bytes().startswith(before), "the journal is never rewritten"
     assert len(scores(folder)) == 2 * first
@@ -176,9 +177,9 @@ def test_weights_along_the_way_are_those_of_a_shorter_training_and_keeping_them_
     other = TrialFolder(tmp_path / "other")
     train(trial, other)
     assert other.weights().read_bytes() == store.trial(trial.trial_id).weights().read_bytes()
-    middle = trial.evaluation.steps(trial.steps)[1]
+    middle = trial.evaluation.steps(trial.training.steps)[1]
     assert not other.kept_weights(middle).exists()
-    short = trial.model_copy(update={"steps": middle})
+    short = trial.model_copy(update={"training": trial.training.model_copy(update={"steps": middle})})
     train(short, TrialFolder(tmp_path / "short"))
     folder = store.trial(trial.trial_id)
     kept = load_model(trial, folder, path=folder.kept_weights(middle)).state_dict()
@@ -200,13 +201,14 @@ def test_what_cannot_be_judged_is_told_in_one_sentence(trained: tuple[Sweep, Tri
 def test_a_unit_that_fails_stops_no_other(trained: tuple[Sweep, Trial, Store]) -> None:
     sweep, trial, store = trained
     folder, quality = store.trial(trial.trial_id), quality_of(sweep)
-    kept = folder.kept_weights(trial.evaluation.steps(trial.steps)[1])
+    kept = folder.kept_weights(trial.evaluation.steps(trial.training.steps)[1])
     kept.rename(kept.with_suffix(".away"))
-    earliest = folder.kept_weights(trial.evaluation.steps(trial.steps)[0])
+    earliest = folder.kept_weights(trial.evaluation.steps(trial.training.steps)[0])
     earliest.rename(earliest.with_suffix(".away"))
     with pytest.raises(StoreError, match=r"kept no weights of step 5: .*`checkpoints: all`"):  # the first problem met
         evaluate(trial, store, quality)
-    assert {unit.step for unit in missing(trial, folder, quality)} == set(trial.evaluation.steps(trial.steps)[:2])
+    early = trial.evaluation.steps(trial.training.steps)[:2]
+    assert {unit.step for unit in missing(trial, folder, quality)} == set(early)
     for path in (kept, earliest):
         path.with_suffix(".away").rename(path)
     evaluate(trial, store, quality)

@@ -37,7 +37,7 @@ def test_more_training_is_better_and_true_images_are_best_on_every_metric(tmp_pa
     (trial,) = sweep.trials
     folder = store.trial(trial.trial_id)
     assert train(trial, folder, keep_weights=True) == names.FINISHED
-    half = trial.evaluation.steps(trial.steps)[1]
+    half = trial.evaluation.steps(trial.training.steps)[1]
     networks = {
         "untrained": MMDiT(trial.shape, torch.Generator().manual_seed(0)).eval(),
         "half": load_model(trial, folder, path=folder.kept_weights(half)),

@@ -131,7 +131,7 @@ def history(folder: TrialFolder) -> list[tuple[int, str, float]]:
 
 def test_the_largest_trial_comes_first_and_what_ended_does_not_come(store: Store) -> None:
     sweep = small(model={"depths": [2, 1, 3], "width_per_depth": 16, "patch": 4})
-    flops = [t.shape.flops().train * t.batch * t.steps for t in to_train(sweep, store)]
+    flops = [t.shape.flops().train * t.training.samples for t in to_train(sweep, store)]
     assert flops == sorted(flops, reverse=True)
     assert flops[0] > flops[-1]
     ended = sweep.trials[0]
@@ -186,7 +186,7 @@ def test_a_diverging_and_a_broken_trial_stop_nobody_and_a_second_launch_needs_no
     store: Store, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = small(grids=[{}, {"model": {"depths": [1]}, "training": {"learning_rate": 1e20}}])
-    broken, *rest = (t for t in sweep.trials if t.learning_rate < 1)
+    broken, *rest = (t for t in sweep.trials if t.training.learning_rate < 1)
     break_trial(store.trial(broken.trial_id))
     most = 0
 
@@ -195,7 +195,7 @@ def test_a_diverging_and_a_broken_trial_stop_nobody_and_a_second_launch_needs_no
         most = max(most, len(submitted))
 
     outcome = launch(sweep, store, address=cluster, tick=tick)
-    diverged = {t.trial_id for t in sweep.trials if t.learning_rate > 1}
+    diverged = {t.trial_id for t in sweep.trials if t.training.learning_rate > 1}
     assert set(outcome.finished) == {t.trial_id for t in rest}
     assert {k: s.status for k, s in outcome.unfinished.items()} == {
         broken.trial_id: names.FAILED, **dict.fromkeys(diverged, names.DIVERGED)

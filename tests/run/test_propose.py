@@ -51,7 +51,7 @@ def test_the_proposed_sweep_costs_the_budget_and_is_a_sweep(table: SweepTable, b
     assert {t.formulation for t in sweep.trials} == {"rf"}
     assert sweep.name != "pilot"
     assert sweep.duplicates == 0
-    assert {t.learning_rate for t in sweep.trials} == {2e-3}
+    assert {t.training.learning_rate for t in sweep.trials} == {2e-3}
     assert proposal.design.log_sd_after < proposal.design.log_sd_before
 
 
@@ -65,7 +65,7 @@ def test_the_target_is_what_is_predicted(table: SweepTable) -> None:
 
 def depths(proposal: Proposal) -> set[int]:
     """Of the file that is written, not of the text."""
-    return {trial.depth for trial in parse_sweep(yaml.safe_load(proposal.to_yaml())).trials}
+    return {trial.model.depth for trial in parse_sweep(yaml.safe_load(proposal.to_yaml())).trials}
 
 
 @pytest.mark.parametrize(("budget", "held"), [(3e13, False), (1e14, True)])
@@ -120,10 +120,12 @@ def test_the_runs_are_listed_as_they_stand_in_the_file(table: SweepTable) -> Non
     listed = re.findall(r"^  (\d+) +(\d+) +(\d+) +([\d.e+]+) +\d+%$", proposal.text(), re.MULTILINE)
     assert len(listed) == len(proposal.runs)
     for depth, steps, seeds, flops in listed:
-        same = [trial for trial in trials if (trial.depth, trial.steps) == (int(depth), int(steps))]
+        same = [trial for trial in trials if (trial.model.depth, trial.training.steps) == (int(depth), int(steps))]
         assert len(same) == int(seeds)
         assert sum(float(t.parameters()["train_flops"]) for t in same) == pytest.approx(float(flops), rel=0.01)
-    assert {(run["depth"], run["steps"]) for run in proposal.to_dict()["runs"]} == {(t.depth, t.steps) for t in trials}
+    assert {(run["depth"], run["steps"]) for run in proposal.to_dict()["runs"]} == {
+        (t.model.depth, t.training.steps) for t in trials
+    }
     assert "[[" not in proposal.text()
 
 
@@ -160,7 +162,7 @@ def test_what_cannot_be_proposed_is_said(
 def as_trained(trial: FakeTrial) -> FakeTrial:
     """Under the id that the pilot's file gives it."""
     where = (trial.params["formulation"], trial.params["depth"])
-    (own,) = (t.trial_id for t in parse_sweep(PILOT).trials if (t.formulation, t.depth) == where)
+    (own,) = (t.trial_id for t in parse_sweep(PILOT).trials if (t.formulation, t.model.depth) == where)
     return replace(trial, trial_id=own, tags={**trial.tags, names.TAG_TRIAL_ID: own})
 
 

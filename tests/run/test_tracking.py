@@ -26,8 +26,9 @@ from mlflow.exceptions import MlflowException
 from rfscale import names
 from rfscale.run import mirror as tracking
 from rfscale.run.mirror import Mirror, TrackingError, check_reachable, tracking_uri
-from rfscale.spec.sweep import Sweep, Trial
+from rfscale.spec.sweep import Sweep
 from rfscale.spec.sweep_file import parse_sweep
+from rfscale.spec.trial import Trial
 from rfscale.store import Store, TrialFolder, write_json
 
 STARTED = "2026-01-02T03:04:05Z"
@@ -186,7 +187,9 @@ def test_a_finished_trial_is_there_with_its_points_parameters_tags_and_files(sto
     Mirror(sweep, store).finish()
     run = only_run(store, sweep)
     assert_mirrored(store, run, folder)
-    assert run.data.params == {"trial_id": trial.trial_id, **{k: str(v) for k, v in trial.parameters().items()}}
+    identity = {f"{names.IDENTITY}{key}": value for key, value in trial.identity_record().items()}
+    given = {"trial_id": trial.trial_id, **trial.parameters(), **identity}
+    assert run.data.params == {k: v if isinstance(v, str) else json.dumps(v) for k, v in given.items()}
     assert run.info.status == "FINISHED"
     assert run.info.start_time == STARTED_MS
     assert run.info.end_time == 2_000_000_000_000
@@ -331,7 +334,7 @@ def test_a_sync_killed_between_two_calls_is_completed_by_the_next(store: Store, 
     run = only_run(store, sweep)
     assert run.info.run_id == before.info.run_id
     assert run.data.params["trial_id"] == trial.trial_id
-    assert len(run.data.params) == 1 + len(trial.parameters())
+    assert len(run.data.params) == 1 + len(trial.parameters()) + len(trial.identity_record())
     assert_mirrored(store, run, folder)
     assert (run.info.status, run.data.tags[names.TAG_STATUS]) == ("FINISHED", names.FINISHED)
     assert len(client(store).list_artifacts(run.info.run_id)) == 2

@@ -64,7 +64,7 @@ def test_the_index_names_every_sweep(name: str) -> None:
 
 def test_the_quickstart_asks_its_question_on_four_sizes_and_three_formulations(tmp_path: Path) -> None:
     trials = load("quickstart.yaml", tmp_path).trials
-    assert len({trial.depth for trial in trials}) == 4
+    assert len({trial.model.depth for trial in trials}) == 4
     assert {trial.formulation for trial in trials} == {"rf", "rf/lognorm(0.00,1.00)", "eps/linear"}
 
 
@@ -73,14 +73,14 @@ def test_the_papers_study_has_its_61_formulations_and_the_setting_that_it_prints
     trials = load("paper/formulations.yaml", tmp_path).trials
     assert len({trial.formulation for trial in trials}) == len(trials) == 61
     (setting,) = {
-        (trial.batch, trial.learning_rate, trial.warmup_steps, trial.ema_decay, trial.ema_every, trial.text_dropout)
-        for trial in trials
+        (t.batch, t.learning_rate, t.warmup_steps, t.ema_decay, t.ema_every, t.text_dropout)
+        for t in (trial.training for trial in trials)
     }
     assert setting == (1024, 1e-4, 1000, 0.99, 100, pytest.approx(0.464**3, abs=2e-4))
     for trial in trials:
-        assert trial.width == 64 * trial.depth
+        assert trial.model.width == 64 * trial.model.depth
         assert trial.shape.image_tokens == (256 // 8 // 2) ** 2  # of 256 x 256 images: latents of 1/8, patches of 2
-        assert (trial.precision, trial.seed) == ("bf16", 0)
+        assert (trial.training.precision, trial.seed) == ("bf16", 0)
 
 
 def test_the_papers_study_marks_what_the_paper_does_not_print() -> None:

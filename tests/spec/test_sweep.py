@@ -14,12 +14,14 @@ from typing import Any, get_args
 import pytest
 from PIL import Image
 
+from rfscale.backbones.mmdit.spec import MMDiTSpec
 from rfscale.data.spec import DataSpec, DigitsData, ShapesData
 from rfscale.flow.formulations import canonical
 from rfscale.flow.presets import PRESETS
 from rfscale.judges import JudgeError
-from rfscale.spec.sweep import Evaluation, Quality, Resources, Sweep, SweepError, Trial
+from rfscale.spec.sweep import Quality, Resources, Sweep, SweepError
 from rfscale.spec.sweep_file import load_sweep, parse_sweep
+from rfscale.spec.trial import Evaluation, ResolvedTraining, Trial
 
 Mapping = dict[str, Any]
 WriteSweep = Callable[[Mapping | str], Path]
@@ -80,23 +82,35 @@ def test_golden_ids(trial_id: str) -> None:
 
 
 def test_a_new_field_with_a_default_leaves_the_ids_alone(tiny: Mapping) -> None:
-    class Later(Trial):
+    class LaterTraining(ResolvedTraining):
         dropout: float = 0.0
         optimizer: str = "adamw"
 
+    class Later(Trial):
+        training: LaterTraining
+        sound: bool = False
+
+    def later(training: Mapping, **changes: Any) -> str:
+        fields = trial.model_dump()
+        return Later.model_validate({**fields, **changes, "training": {**fields["training"], **training}}).trial_id
+
     trial = parse_sweep(tiny).trials[0]
-    fields = trial.model_dump()
-    assert Later(**fields).trial_id == trial.trial_id
-    assert Later(**fields, dropout=0.0).trial_id == trial.trial_id
-    assert Later(**fields, dropout=0.1).trial_id != trial.trial_id
+    assert later({}) == later({"dropout": 0.0}) == later({}, sound=False) == trial.trial_id
+    assert len({later({}), later({"dropout": 0.1}), later({"optimizer": "lion"}), later({}, sound=True)}) == 4
 
 
 def test_defaults_are_pinned() -> None:
     """A default is not in the id, so changing one would give old ids to new results."""
-    defaults = {name: field.default for name, field in Trial.model_fields.items() if not field.is_required()}
+    defaults = {
+        name: field.default
+        for spec in (Trial, MMDiTSpec, ResolvedTraining)
+        for name, field in spec.model_fields.items()
+        if not field.is_required()
+    }
     assert defaults.pop("text").model_dump() == {"encoder": "hash", "length": 16, "width": 64}
     assert defaults.pop("evaluation").model_dump() == {"images": 256, "points": 6}
     assert defaults == {
+        "backbone": "mmdit",
         "mlp_ratio": 4,
         "qk_norm": True,
         "lr_rule": "constant",
@@ -186,6 +200,68 @@ def test_a_trial_read_back_from_its_record_has_its_id(tiny: Mapping) -> None:
         assert Trial.model_validate(record).trial_id == trial.trial_id
 
 
+def test_a_record_of_an_older_store_is_read(tiny: Mapping) -> None:
+    """It names the fields of model and training side by side with the others."""
+    changes = {"training": {"weight_decay": 0.1}, "text": {"length": 8}}
+    for trial in parse_sweep(with_changes(tiny, formulations=["rf", "eps/cos"], **changes)).trials:
+        fields = trial.model_dump(mode="json")
+        model, training = fields.pop("model"), fields.pop("training")
+        del model["backbone"]
+        assert Trial.model_validate({**fields, **model, **training}) == trial
+        with pytest.raises(ValueError, match="dept"):
+            Trial.model_validate({**fields, **model, **training, "dept": 1})
+
+
+def test_the_record_of_an_identity_is_flat_resolved_and_whole(tiny: Mapping) -> None:
+    (trial,) = parse_sweep(tiny).trials
+    record = trial.identity_record()
+    assert record == {
+        "data.name": "shapes",
+        "data.resolution": 8,
+        "data.max_objects": 4,
+        "text.encoder": "hash",
+        "text.length": 16,
+        "text.width": 64,
+        "model.backbone": "mmdit",
+        "model.depth": 1,
+        "model.width": 16,
+        "model.heads": 1,
+        "model.patch": 4,
+        "model.mlp_ratio": 4,
+        "model.qk_norm": True,
+        "formulation": "rf",
+        "training.steps": 30,
+        "training.batch": 8,
+        "training.samples": 240,
+        "training.learning_rate": 2e-3,
+        "training.warmup_steps": 1,
+        "training.weight_decay": 0.0,
+        "training.beta1": 0.9,
+        "training.beta2": 0.99,
+        "training.adam_eps": 1e-8,
+        "training.grad_clip": 1.0,
+        "training.ema_decay": 0.99,
+        "training.ema_every": 1,
+        "training.precision": "fp32",
+        "training.text_dropout": 0.1,
+        "training.timestep_shift": 1.0,
+        "evaluation.images": 16,
+        "evaluation.points": 3,
+        "seed": 0,
+    }
+
+
+def test_the_record_of_an_image_folder_has_its_content_not_its_path(tiny: Mapping, image_folder: Path) -> None:
+    (trial,) = parse_sweep({**tiny, "data": {"name": "folder", "path": str(image_folder), "resolution": 8}}).trials
+    data = {key: value for key, value in trial.identity_record().items() if key.startswith("data.")}
+    assert data == {
+        "data.name": "folder",
+        "data.resolution": 8,
+        "data.validation_fraction": 0.1,
+        "data.content": trial.data.identity()["content"],
+    }
+
+
 def test_an_image_folder_is_its_content_not_its_path(tiny: Mapping, image_folder: Path, tmp_path: Path) -> None:
     def trial_id(path: Path) -> str:
         return ids({**tiny, "data": {"name": "folder", "path": str(path), "resolution": 8}})[0]
@@ -224,7 +300,7 @@ def test_a_grid_is_the_product_in_reading_order(tiny: Mapping) -> None:
             seeds=[0, 1],
         )
     )
-    points = [(t.depth, t.formulation, t.steps, t.seed) for t in sweep.trials]
+    points = [(t.model.depth, t.formulation, t.training.steps, t.seed) for t in sweep.trials]
     assert points == [(d, f, n, s) for d in (2, 1) for f in ("rf", "v/cos") for n in (10, 20) for s in (0, 1)]
     assert sweep.duplicates == 0
 
@@ -237,10 +313,12 @@ def test_grids_are_a_union_whose_duplicates_are_merged_and_counted(tiny: Mapping
         {"formulations": ["rf", "rf/mode(0.5)", "rf/mode(0.50)"]},
     ]
     sweep = parse_sweep({**tiny, "grids": grids})
-    points = [(t.formulation, t.steps) for t in sweep.trials]
+    points = [(t.formulation, t.training.steps) for t in sweep.trials]
     assert points == [("rf", 30), ("rf", 60), ("eps/linear", 30), ("rf/mode(0.50)", 30)]
     assert sweep.duplicates == 3
-    assert sweep.trials[1].batch == tiny["training"]["batch"], "a grid overrides keys of a section, not the section"
+    assert sweep.trials[1].training.batch == tiny["training"]["batch"], (
+        "a grid overrides keys of a section, not the section"
+    )
 
 
 def test_a_grid_with_another_data_set_does_not_inherit_the_options_of_the_first(tiny: Mapping) -> None:
@@ -253,25 +331,26 @@ def test_a_grid_with_another_data_set_does_not_inherit_the_options_of_the_first(
 def test_samples_are_steps_times_batch_rounded_up(tiny: Mapping) -> None:
     training = {"samples": [64, 65], "batch": 8}
     trials = parse_sweep({**tiny, "training": training}).trials
-    assert [trial.steps for trial in trials] == [8, 9]
+    assert [trial.training.steps for trial in trials] == [8, 9]
     assert ids({**tiny, "training": training}) == ids({**tiny, "training": {"steps": [8, 9], "batch": 8}})
 
 
 def test_lr_rule(tiny: Mapping) -> None:
     inverse = {"learning_rate": 1e-3, "lr_rule": "inverse_width", "lr_base_width": 32}
     trials = parse_sweep(with_changes(tiny, model={"depths": [1, 2, 4]}, training=inverse)).trials
-    assert [(t.width, t.learning_rate) for t in trials] == [(16, 2e-3), (32, 1e-3), (64, 5e-4)]
+    assert [(t.model.width, t.training.learning_rate) for t in trials] == [(16, 2e-3), (32, 1e-3), (64, 5e-4)]
     constant = parse_sweep(with_changes(tiny, model={"depths": [1, 4]})).trials
-    assert {t.learning_rate for t in constant} == {2e-3}
+    assert {t.training.learning_rate for t in constant} == {2e-3}
 
 
 def test_sd3_ladder_is_the_default(tiny: Mapping) -> None:
     (trial,) = parse_sweep({**tiny, "model": {"depths": 15}}).trials
-    assert (trial.width, trial.heads, trial.patch, trial.mlp_ratio) == (960, 15, 2, 4)
+    assert (trial.model.width, trial.model.heads, trial.model.patch, trial.model.mlp_ratio) == (960, 15, 2, 4)
 
 
 def test_defaults_that_follow_the_length_of_training(tiny: Mapping) -> None:
-    short, long = parse_sweep({**tiny, "training": {"steps": [100, 500_000]}}).trials
+    trials = parse_sweep({**tiny, "training": {"steps": [100, 500_000]}}).trials
+    short, long = (trial.training for trial in trials)
     assert (short.warmup_steps, short.ema_every) == (5, 1)
     assert (long.warmup_steps, long.ema_every) == (1000, 100), "the paper's numbers at its 500,000 steps"
 
@@ -332,7 +411,13 @@ def test_recorded_parameters_are_derived_from_the_shape(tiny: Mapping) -> None:
 def test_everything_is_frozen(tiny: Mapping) -> None:
     sweep = parse_sweep(tiny)
     assert isinstance(sweep, Sweep)
-    for value, field in ((sweep, "name"), (sweep.trials[0], "steps"), (sweep.resources, "cpus")):
+    for value, field in (
+        (sweep, "name"),
+        (sweep.trials[0], "seed"),
+        (sweep.trials[0].training, "steps"),
+        (sweep.trials[0].model, "depth"),
+        (sweep.resources, "cpus"),
+    ):
         with pytest.raises(ValueError, match="frozen"):
             setattr(value, field, 1)
 
@@ -344,7 +429,7 @@ def test_numbers_with_an_exponent_are_numbers(write_sweep: WriteSweep) -> None:
     text = "name: a\nquestion: b\nmodel: {depths: 1}\nformulations: rf\n"
     text += "training: {samples: 2e+1, batch: 1e1, adam_eps: 1E-8}"
     (trial,) = load_sweep(write_sweep(text)).trials
-    assert (trial.steps, trial.batch, trial.adam_eps) == (2, 10, 1e-8)
+    assert (trial.training.steps, trial.training.batch, trial.training.adam_eps) == (2, 10, 1e-8)
 
 
 def test_unicode_is_kept(tiny: Mapping, write_sweep: WriteSweep) -> None:

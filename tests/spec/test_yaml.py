@@ -187,7 +187,7 @@ grids:
 def test_a_sweep_may_merge(tmp_path: Path) -> None:
     path = tmp_path / "merge.yaml"
     path.write_text(SWEEP)
-    assert [(t.depth, t.steps, t.batch) for t in load_sweep(path).trials] == [
+    assert [(t.model.depth, t.training.steps, t.training.batch) for t in load_sweep(path).trials] == [
         (1, 6, 8),
         (2, 6, 8),
         (1, 12, 8),
@@ -199,7 +199,7 @@ def test_a_sweep_may_merge(tmp_path: Path) -> None:
 def test_a_number_of_a_sweep_is_what_yaml_1_2_says(spelling: str, steps: int, tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(SWEEP.replace("steps: 12", f"steps: {spelling}"))
-    assert load_sweep(path).trials[-1].steps == steps
+    assert load_sweep(path).trials[-1].training.steps == steps
 
 
 @pytest.mark.parametrize("spelling", ["1:30", "yes", "on", "true", "1_000", "'12'", "12.5", ".nan", ".inf", "0", "-3"])

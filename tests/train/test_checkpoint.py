@@ -13,8 +13,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rfscale.backbones.mmdit.network import MMDiT
-from rfscale.spec.sweep import Trial
 from rfscale.spec.sweep_file import parse_sweep
+from rfscale.spec.trial import Trial
 from rfscale.store import StoreError, TrialFolder
 from rfscale.train.checkpoint import Progress, load_model, restore, save, save_weights
 from rfscale.train.loop import _optimizer
@@ -28,7 +28,7 @@ class State:
     def __init__(self, trial: Trial, seed: int) -> None:
         self.model = MMDiT(trial.shape, torch.Generator().manual_seed(seed))
         self.ema = copy.deepcopy(self.model)
-        self.optimizer = _optimizer(self.model, trial)
+        self.optimizer = _optimizer(self.model, trial.training)
 
     def train(self, steps: int) -> None:
         """Any gradients will do, as long as they are the same each time."""
@@ -147,6 +147,6 @@ def test_weights_that_cannot_be_loaded_are_one_sentence(trial: Trial, folder: Tr
     with pytest.raises(StoreError, match="cannot load the weights") as caught:
         load_model(trial, folder)
     assert "\n" not in str(caught.value)
-    wider = Trial.model_validate({**trial.model_dump(), "width": 32})
+    wider = Trial.model_validate({**trial.model_dump(), "model": {**trial.model.model_dump(), "width": 32}})
     with pytest.raises(StoreError, match="size mismatch"):
         load_model(wider, folder, ema=False)

@@ -27,8 +27,9 @@ from rfscale.data.batch import Condition
 from rfscale.flow.formulations import Formulation, formulation
 from rfscale.flow.noise import stratified
 from rfscale.run.launch import to_train
-from rfscale.spec.sweep import Resources, Samples, Trial
+from rfscale.spec.sweep import Resources, Samples
 from rfscale.spec.sweep_file import load_sweep, parse_sweep
+from rfscale.spec.trial import Trial
 from rfscale.store import Store, TrialFolder, read_json
 from rfscale.train import checkpoint
 from rfscale.train import loop as train_module
@@ -47,7 +48,11 @@ CLOCKS = {names.SAMPLES_PER_SECOND, names.TRAIN_SECONDS}  # the only measurement
 def trial_of(tiny: Mapping, **changes: Any) -> Trial:
     """The tiny trial with some of its resolved fields replaced."""
     (trial,) = parse_sweep(tiny).trials
-    return Trial.model_validate({**trial.model_dump(), **changes})
+    fields = trial.model_dump()
+    for key, value in changes.items():
+        (section,) = [s for s in (fields, fields["model"], fields["training"]) if key in s]
+        section[key] = value
+    return Trial.model_validate(fields)
 
 
 def trained(trial: Trial, path: Path, resources: Resources = Resources()) -> TrialFolder:

@@ -1,0 +1,201 @@
+"""One training, everything resolved: what it is made of, its id, and what is recorded of it. No torch, no ray.
+
+A trial's id is a hash of the declared fields that change its result and of nothing else, so the same trial has the same
+id on a laptop and on a cluster, in whichever sweep it stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue, field_validator, model_validator
+
+from rfscale.backbones.mmdit.cost import ModelShape
+from rfscale.backbones.mmdit.spec import MMDiTSpec
+from rfscale.data.spec import DataSpec
+from rfscale.data.text import TextSpec
+from rfscale.flow.formulations import canonical
+from rfscale.numbers import (
+    Batch,
+    Clip,
+    Decay,
+    Epsilon,
+    Images,
+    Points,
+    Probability,
+    Rate,
+    Seed,
+    Shift,
+    Steps,
+    Warmup,
+    WeightDecay,
+)
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown key is an error that names the nearest valid one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Evaluation(Strict):
+    """When and on how much the validation profile is measured."""
+
+    images: Images = 256
+    points: Points = 6
+
+    def steps(self, total: int) -> tuple[int, ...]:
+        """Log-spaced steps from total / 16 to total; the last is always among them, and the only one of one point."""
+        first = max(1.0, total / 16)
+        ratio = math.log(total / first) / max(1, self.points - 1)
+        return tuple(sorted({round(total * math.exp(-ratio * i)) for i in range(self.points)}))
+
+
+class ResolvedTraining(Strict):
+    """How one trial is trained, with what follows from its length and width worked out (`rfscale.spec.sweep.Training`
+    is what the user writes)."""
+
+    steps: Steps
+    batch: Batch
+    learning_rate: Rate
+    lr_rule: str = "constant"  # where learning_rate comes from; no part of the identity
+    warmup_steps: Warmup
+    weight_decay: WeightDecay = 0.0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.99
+    adam_eps: Epsilon = 1e-8
+    grad_clip: Clip = 1.0
+    ema_decay: Decay = 0.99
+    ema_every: Steps
+    precision: Literal["fp32", "bf16"] = "fp32"
+    text_dropout: Probability = 0.1
+    timestep_shift: Shift = 1.0
+
+    @property
+    def samples(self) -> int:
+        """Training samples seen by the last step."""
+        return self.steps * self.batch
+
+
+# Fields that a trial carries but that do not change its result.
+_NOT_IDENTITY = {"lr_rule"}
+
+
+@lru_cache(maxsize=64)
+def data_identity(spec: DataSpec) -> dict[str, Any]:
+    return spec.identity()
+
+
+class Trial(Strict):
+    """One training: data x text x model x formulation x training x seed, everything resolved.
+
+    Fields without a default are always part of the id. A field with a default is part of it only where it differs, so
+    a field added later, with a default that keeps the old behaviour, leaves every old id unchanged. Never change a
+    default.
+    """
+
+    data: DataSpec
+    text: TextSpec = TextSpec()
+    model: MMDiTSpec
+    formulation: str
+    training: ResolvedTraining
+    evaluation: Evaluation = Evaluation()
+    seed: Seed
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_flat(cls, value: Any) -> Any:
+        """A record of an older store names the fields of model and training side by side."""
+        if not isinstance(value, Mapping) or "model" in value or "training" in value:
+            return value
+        nested = {"model": MMDiTSpec.model_fields, "training": ResolvedTraining.model_fields}
+        inner = {key: {k: v for k, v in value.items() if k in fields} for key, fields in nested.items()}
+        rest = {k: v for k, v in value.items() if not any(k in fields for fields in nested.values())}
+        return {**rest, **inner}
+
+    @field_validator("formulation")
+    @classmethod
+    def _canonical(cls, value: str) -> str:
+        return canonical(value)
+
+    @model_validator(mode="after")
+    def _shape_is_possible(self) -> Trial:
+        _ = self.shape
+        return self
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """The model's shape, with its parameters and FLOPs."""
+        return self.model.shape(self.data, self.text)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that are hashed: those without a default, and those that differ from it.
+
+        Those of model and training stand side by side with the others: so they did in the first ids.
+        """
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"data": True, "training": _NOT_IDENTITY})
+        return {**fields.pop("model"), **fields.pop("training"), **fields, "data": data_identity(self.data)}
+
+    @cached_property
+    def trial_id(self) -> str:
+        """12 hexadecimal digits of the SHA-256 of the identity in canonical JSON."""
+        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def identity_record(self) -> dict[str, JsonValue]:
+        """The whole identity, flat under dotted keys, defaults included: `model.depth`, `training.learning_rate`.
+
+        What decides which trials are comparable. An image folder is the fingerprint of its content, not its path.
+        `training.samples` is there beside steps and batch: a sweep may fix either length.
+        """
+        fields = self.model_dump(mode="json", exclude={"data": {"path"}, "training": _NOT_IDENTITY})
+        fields["data"] |= data_identity(self.data)
+        fields["training"]["samples"] = self.training.samples
+        return dict(_flat(fields))
+
+    def parameters(self) -> dict[str, str | int | float]:
+        """Everything derived, once: recorded with the run and read by `analysis` (keys of `names.PARAMS`)."""
+        flops = self.shape.flops()
+        groups = self.shape.parameters()
+        model, training = self.model, self.training
+        return {
+            "formulation": self.formulation,
+            "data": self.data.name,
+            "resolution": self.data.resolution,
+            "depth": model.depth,
+            "width": model.width,
+            "heads": model.heads,
+            "patch": model.patch,
+            "parameters": sum(groups.values()),
+            "parameters_core": groups["attention"] + groups["mlp"],
+            "forward_flops": flops.forward,
+            "train_flops_per_step": flops.train * training.batch,
+            "train_flops": flops.train * training.samples,
+            "steps": training.steps,
+            "batch": training.batch,
+            "samples": training.samples,
+            "image_tokens": self.shape.image_tokens,
+            "tokens": self.shape.tokens,
+            "learning_rate": training.learning_rate,
+            "lr_rule": training.lr_rule,
+            "warmup_steps": training.warmup_steps,
+            "ema_decay": training.ema_decay,
+            "ema_every": training.ema_every,
+            "precision": training.precision,
+            "text_dropout": training.text_dropout,
+            "timestep_shift": training.timestep_shift,
+            "seed": self.seed,
+        }
+
+
+def _flat(fields: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
