@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from analysis.compare.multiplier import crossing
 from analysis.table.read import SweepTable, read_sweep
+from analysis.table.store import database_address
 
 Array = NDArray[np.float64]
 PLAIN = "final loss, largest size, not paired"
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("runs"))
     parser.add_argument("--sweep", default="samplers")
     arguments = parser.parse_args()
-    table = read_sweep(f"sqlite:///{arguments.store.resolve() / 'mlflow.db'}", arguments.sweep)
+    table = read_sweep(database_address(arguments.store.resolve() / "mlflow.db"), arguments.sweep)
     found, pairs = ways(table)
     n_seeds = found[PLAIN].difference.shape[1]
     z = {name: np.abs(way.difference.mean(axis=1)) / np.sqrt(way.variance() / n_seeds) for name, way in found.items()}

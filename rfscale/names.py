@@ -1,21 +1,60 @@
 """Every metric, parameter and tag key, once: its unit, its direction and what it means.
 
-`rfscale` writes under these keys and `analysis` reads them; neither spells a key itself. This file imports nothing.
+`rfscale` writes under these keys and `analysis` reads them; neither spells a key itself. This file imports nothing of
+ours, so that both packages can reach it: the base of all errors and the mask of passwords stand here for that reason.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 
 class RfscaleError(Exception):
-    """The base of every error that rfscale and analysis raise on purpose: its message is one sentence for people."""
+    """The base of every error that rfscale and analysis raise on purpose: its message is one sentence for people.
+
+    What it quotes, such as an address or another error, is shown without passwords.
+    """
+
+    def __str__(self) -> str:
+        return mask(super().__str__())
+
+
+_ADDRESS = re.compile(r"(\w[\w+.-]*://)(\S+)")
+_VALUE = re.compile(r"=[^&;#\s'\")\]]+")
+_NAMED = re.compile(
+    r"(?i)\b([\w-]*(?:password|passwd|passphrase|pwd|secret|token|api_?key|access_?key)=)[^\s&;,'\")\]]+"
+)
+_BEARER = re.compile(r"\b(Bearer |Basic )[^\s'\"\\]+")
+
+
+def mask(text: str) -> str:
+    """The text as it may be printed and stored: logins of addresses and other secrets are ***.
+
+    Of an address with a host, everything before its last @ and every value of its query; elsewhere what follows
+    `password=` and its like, and what an Authorization header holds.
+    """
+    _, found, rest = os.environ.get("MLFLOW_TRACKING_URI", "").partition("://")
+    login = rest.rpartition("@")[0]
+    if found and login and not login.startswith("/"):  # it may hold a space, where the pattern ends
+        text = text.replace(f"://{login}@", "://***@")
+    return _BEARER.sub(r"\1***", _NAMED.sub(r"\1***", _ADDRESS.sub(_without_login, text)))
+
+
+def _without_login(address: re.Match[str]) -> str:
+    scheme, rest = address.groups()
+    if rest.startswith("/"):  # the path of a file: it has neither a login nor a query
+        return scheme + rest
+    _, login, rest = rest.rpartition("@")
+    where, query, values = rest.partition("?")
+    return f"{scheme}{'***@' if login else ''}{where}{query}{_VALUE.sub('=***', values)}"
 
 
 def one_line(text: object, longest: int | None = None) -> str:
-    """The text of an error, say, on one line of at most `longest` characters, as a part of a sentence."""
-    return " ".join(str(text).split())[:longest]
+    """The text of an error, say, on one line of at most `longest` characters, as a part of a sentence; no passwords."""
+    return mask(" ".join(str(text).split()))[:longest]
 
 
 Direction = Literal["lower", "higher", "none"]
@@ -221,6 +260,7 @@ IDENTITY = "id."
 
 # --- tags of a run (may change) ---------------------------------------------------------------------------------------
 TAG_TRIAL_ID = "rfscale.trial_id"
+TAG_STORE = "rfscale.store"  # the id of the store that wrote the run
 TAG_SWEEP = "rfscale.sweep"
 TAG_QUESTION = "rfscale.question"
 TAG_STATUS = "rfscale.status"  # one of STATUSES

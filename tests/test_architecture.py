@@ -110,6 +110,7 @@ def test_only_the_command_line_and_propose_import_analysis() -> None:
         "rfscale.cli.plan",
         "rfscale.cli.rate",
         "rfscale.cli.results",
+        "rfscale.run.mirror",
         "rfscale.run.propose",
     }
 
@@ -124,11 +125,13 @@ def test_analysis_imports_only_names_of_rfscale_and_nothing_heavy() -> None:
 def test_one_adapter_per_outside_system() -> None:
     users = {
         package: {module_of(path) for path in FILES if package in imported_packages(path)}
-        for package in ("ray", "mlflow", "diffusers")
+        for package in ("ray", "mlflow", "sqlalchemy", "alembic", "diffusers")
     }
     assert users == {
         "ray": {"rfscale.run.launch"},
         "mlflow": {"rfscale.run.mirror", "analysis.table.read", "analysis.table.store"},
+        "sqlalchemy": {"analysis.table.store"},
+        "alembic": {"analysis.table.store"},
         "diffusers": set(),
     }
 

@@ -21,7 +21,7 @@ import pandas as pd
 
 from analysis.table import scores
 from analysis.table.scores import Scores
-from analysis.table.store import reading, without_password
+from analysis.table.store import reading
 from rfscale import names
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def read_sweep(
     frame = pd.DataFrame(rows).sort_values(order, ignore_index=True)
     return SweepTable(
         name=sweep,
-        tracking_uri=tracking_uri,
+        tracking_uri=names.mask(tracking_uri),
         question=_tag_values(runs, names.TAG_QUESTION)[0] if _tag_values(runs, names.TAG_QUESTION) else "",
         trials=frame,
         curves=pd.DataFrame(points, columns=list(CURVE_COLUMNS)),
@@ -145,7 +145,7 @@ def _runs(client: MlflowClient, tracking_uri: str, sweep: str) -> list[Run]:
     if experiment is None or experiment.lifecycle_stage != "active":
         known = sorted(e.name for e in client.search_experiments() if e.name != "Default")
         raise TableError(
-            f"no sweep {sweep!r} in {without_password(tracking_uri)}; "
+            f"no sweep {sweep!r} in {names.mask(tracking_uri)}; "
             + (
                 f"it holds {', '.join(known)}: run the sweep first, or correct its name or the store"
                 if known

@@ -1,70 +1,149 @@
-"""Reaching MLflow: whether it answers, and its errors as one sentence. The reader asks here."""
+"""Reaching MLflow: its address, whether its own client can use it, and its errors as one sentence.
+
+Both the reader and the mirror ask here. Nothing is asked of a server but what MLflow's client asks, so that whatever
+the client can reach works: logins, tokens, certificates and proxies come from the same environment by the same code.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-import socket
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from rfscale import names
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-CONNECT_SECONDS = 5.0
-PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # "View run" lines, which show a login of the address
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "PGCONNECT_TIMEOUT": "8",  # PostgreSQL's own client waits for ever
+}
+"""Quiet, no usage reports, and failing in seconds where MLflow's defaults take minutes; what the user set stays."""
+
+_FIRST = {**SETTINGS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "8"}
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_REFUSALS = {
+    "UNAUTHENTICATED": "refuses the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+    "MLFLOW_TRACKING_TOKEN",
+    "PERMISSION_DENIED": "forbids it to this login; ask for the right to use it, or log in as somebody else",
+    "ENDPOINT_NOT_FOUND": "has no MLflow under this path; correct MLFLOW_TRACKING_URI",
+}
 
 
 class TrackingError(names.RfscaleError, RuntimeError):
     """MLflow cannot be used; the message is one sentence that names the address and what to do."""
 
 
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+
+def database_address(path: Path) -> str:
+    """The address of MLflow's sqlite database at `path`, whatever letters the path has. Raises TrackingError.
+
+    Where quoting changes the path the address names the driver too: MLflow takes what follows a plain `sqlite:///` for
+    a path as it stands, and would make the folder of that name.
+    """
+    from sqlalchemy.engine import URL
+
+    whole = str(path.absolute())
+    try:
+        address = URL.create("sqlite", database=whole).render_as_string(hide_password=False)
+        if address == f"sqlite:///{whole}" and database_path(address) == Path(whole):
+            return address
+        address = address.replace("sqlite:", "sqlite+pysqlite:", 1)
+        if database_path(address) == Path(whole):
+            return address
+    except UnicodeEncodeError:
+        pass  # a file name that is no text: no address can hold it
+    raise TrackingError(f"the path {whole!r} has letters that a database address cannot hold; give the store another")
+
+
+def database_path(address: str) -> Path | None:
+    """The file of a sqlite database, or None where the address is of anything else."""
+    if _kind(address) != "sqlite":
+        return None
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(address)
+    except (ArgumentError, ValueError):
+        return None
+    if not url.database or url.database == ":memory:" or url.query.get("uri"):
+        return None
+    return Path(url.database)
+
+
+def keeps_files_itself(address: str) -> bool:
+    """Whether a server is there, which decides where files of runs go, or only a database or a folder."""
+    return address == "databricks" or ("://" in address and _kind(address) not in (*_DATABASES, "file"))
+
+
+def _kind(address: str) -> str:
+    return address.partition(":")[0].partition("+")[0].lower()
+
+
+# --- the first answer -------------------------------------------------------------------------------------------------
+
+
+def connect(address: str, *, new: bool = False) -> MlflowClient:
+    """MLflow's client, after it was asked once: in seconds, and as MLflow itself asks. Raises TrackingError.
+
+    With `new` an empty database is made into an MLflow store; without, nothing is written anywhere.
+    """
+    with _environment(_FIRST):
+        quiet()
+        try:
+            from mlflow.tracking import MlflowClient
+
+            if _kind(address) in _DATABASES:
+                _check_database(address, new)
+            client = MlflowClient(address)
+            client.search_experiments(max_results=1)
+        except names.RfscaleError:
+            raise
+        except Exception as error:  # whatever MLflow, its HTTP library or a driver of a database raises
+            raise _said(address, error) from error
+    return client
+
+
 @contextmanager
-def reading(tracking_uri: str) -> Iterator[MlflowClient]:
-    """MLflow's client, with short waits for as long as the block lasts. Its errors are raised as TrackingError."""
-    with _short_waits():
-        _check_reachable(tracking_uri)
+def reading(address: str) -> Iterator[MlflowClient]:
+    """MLflow's client for as long as the block lasts. Its errors in the block are raised as TrackingError."""
+    client = connect(address)
+    with _environment(SETTINGS):
         from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            yield MlflowClient(tracking_uri)
-        except MlflowException as error:
-            if "out-of-date database schema" in str(error):
-                raise TrackingError(
-                    f"the MLflow database {without_password(tracking_uri)} was written by another MLflow version; "
-                    f"back it up, then run `mlflow db upgrade {without_password(tracking_uri)}`"
-                ) from error
-            raise TrackingError(
-                f"MLflow at {without_password(tracking_uri)} cannot be read ({_first_line(error)}); "
-                f"check the address and that it is a tracking store"
-            ) from error
-        except Exception as error:
-            # SQLAlchemy is MLflow's own dependency: its errors are known by where they come from, not imported here.
-            if type(error).__module__.startswith("sqlalchemy"):
-                raise TrackingError(
-                    f"MLflow's database {without_password(tracking_uri)} cannot be read ({_first_line(error)}); "
-                    f"check that it is a tracking store"
-                ) from error
-            raise
+            yield client
+        except (MlflowException, SQLAlchemyError) as error:
+            raise _said(address, error) from error
+
+
+def quiet() -> None:
+    """Every step of a database's making is logged, and errors with their traces, which we say in one sentence."""
+    import mlflow  # noqa: F401 -- it sets the levels of its loggers when it is imported
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each retry of a call
 
 
 @contextmanager
-def _short_waits() -> Iterator[None]:
-    """MLflow retries an HTTP call for minutes by default; a reader should say within seconds that nobody answers."""
-    limits = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    added = [key for key in limits if key not in os.environ]
-    os.environ.update({key: limits[key] for key in added})
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """The settings that the user has not made, for as long as the block lasts."""
+    added = [key for key in settings if key not in os.environ]
+    os.environ.update({key: settings[key] for key in added})
     try:
         yield
     finally:
@@ -72,41 +151,80 @@ def _short_waits() -> Iterator[None]:
             os.environ.pop(key, None)
 
 
-def _check_reachable(tracking_uri: str) -> None:
-    """Raise TrackingError at once where opening the store would wait for minutes, or would create an empty one."""
-    parts = urlsplit(tracking_uri)
-    dialect = parts.scheme.partition("+")[0]
-    if dialect == "sqlite":
-        path = Path(unquote(parts.path.removeprefix("/")))
-        if not path.is_file():
+def _check_database(address: str, new: bool) -> None:
+    """One connection, where MLflow's client tries ten times in minutes, and makes a store of whatever it finds."""
+    path = database_path(address)
+    if path is not None and not path.is_file():
+        if path.is_dir():
+            raise TrackingError(f"{path} is a folder, not an MLflow database; remove it, or give another store")
+        if not new:
             raise TrackingError(
                 f"there is no MLflow database {path}; run a sweep first, or give the store that holds it"
             )
-    elif dialect in ("http", "https"):
-        try:
-            urllib.request.urlopen(f"{tracking_uri.rstrip('/')}/health", timeout=CONNECT_SECONDS).close()
-        except urllib.error.HTTPError:
-            return  # it answered; what it minds (a login, a path) MLflow's client says better
-        except (OSError, ValueError) as error:
-            raise TrackingError(_unreachable(tracking_uri, error)) from error
-    elif parts.hostname and dialect in PORTS:
-        try:
-            socket.create_connection((parts.hostname, parts.port or PORTS[dialect]), timeout=CONNECT_SECONDS).close()
-        except OSError as error:
-            raise TrackingError(_unreachable(tracking_uri, error)) from error
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(address)
+    except (ArgumentError, ValueError) as error:  # quoted by neither: they would show a part of the password
+        raise TrackingError(
+            "MLFLOW_TRACKING_URI is not an address that SQLAlchemy can read; in a login, write the letters @ : / ? # % "
+            "as %40 %3A %2F %3F %23 %25"
+        ) from error
+    if path is not None and not path.is_file():
+        return
+    there, wanted = _schema(address)
+    if there is None and not new:
+        raise TrackingError(
+            f"the database {names.mask(address)} is not MLflow's; run a sweep first, or correct the address"
+        )
+    if there not in (None, wanted):
+        raise TrackingError(
+            f"the MLflow database {names.mask(address)} was written by another MLflow version; back it up, then run "
+            f"`mlflow db upgrade {names.mask(address)}`"
+        )
 
 
-def _unreachable(tracking_uri: str, error: Exception) -> str:
-    return (
-        f"the MLflow server {without_password(tracking_uri)} cannot be reached ({getattr(error, 'reason', error)}); "
-        f"start it, or correct MLFLOW_TRACKING_URI"
-    )
+def _schema(address: str) -> tuple[str | None, str | None]:
+    """The version of the database's tables, None where MLflow never made any, and the one that this MLflow writes."""
+    import mlflow.store
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(address)  # type: ignore[no-untyped-call]
+    try:
+        with engine.connect() as connection:
+            there = MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+    wanted = ScriptDirectory(str(Path(mlflow.store.__path__[0]) / "db_migrations")).get_current_head()
+    return there, wanted
 
 
-def without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
+def _said(address: str, error: Exception) -> TrackingError:
+    """The sentence for an error of MLflow, of its HTTP library, or of a database."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import DBAPIError
 
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    cause = error.__cause__ or error.__context__
+    if keeps_files_itself(address):
+        if isinstance(error, MlflowException) and error.error_code in _REFUSALS:
+            return TrackingError(f"the MLflow server {address} {_REFUSALS[error.error_code]}")
+        if isinstance(cause, requests.exceptions.SSLError):
+            hint = "give its certificate in MLFLOW_TRACKING_SERVER_CERT_PATH, or set MLFLOW_TRACKING_INSECURE_TLS=true"
+            return TrackingError(f"the certificate of the MLflow server {address} is not trusted here; {hint}")
+        says = "does not answer" if isinstance(cause, requests.exceptions.RequestException) else "cannot be used"
+        hint = "start it, correct MLFLOW_TRACKING_URI, or unset it to log to a database in the store"
+        return TrackingError(f"the MLflow server {address} {says} ({names.one_line(error, 300)}); {hint}")
+    for each in (cause, error):
+        if isinstance(each, DBAPIError) and each.orig is not None:  # without the statement that could not be run
+            error = each.orig
+    if isinstance(error, ModuleNotFoundError):
+        return TrackingError(
+            f"the database {address} needs the package {error.name}, which is not installed; install it, or name the "
+            "driver that you have, as in postgresql+psycopg2://"
+        )
+    hint = "check the address and that it is a tracking store"
+    return TrackingError(f"MLflow at {address} cannot be used ({names.one_line(error, 300)}); {hint}")

@@ -152,12 +152,10 @@ def ids(sweep: Sweep) -> frozenset[str]:
 
 
 def mlflow_uri(store: Store) -> str:
-    """Where MLflow is; asked first, because its own client tries for minutes. Raises TrackingError."""
-    from rfscale.run.mirror import check_reachable, tracking_uri
+    """Where MLflow is; what reads there or writes there asks first whether it answers. Raises TrackingError."""
+    from rfscale.run.mirror import tracking_uri
 
-    uri = tracking_uri(store)
-    check_reachable(uri)
-    return uri
+    return tracking_uri(store)
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------

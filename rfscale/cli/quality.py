@@ -47,10 +47,12 @@ def evaluate(
     FID, KID, CLIP score, GenEval and what else the judges of the sweep's `quality:` section give. What is scored
     already is not scored again; the same command resumes.
     """
+    from rfscale.run.mirror import check_reachable
+
     definition, place = with_resources(load_sweep(sweep), cpus, gpus), open_store(store)
     quality = definition.quality or Quality()
     check_judges(definition, quality)
-    mlflow_uri(place)
+    check_reachable(mlflow_uri(place))
     finished = [t for t in definition.trials if place.trial(t.trial_id).state().status == names.FINISHED]
     if not finished:
         raise StoreError(

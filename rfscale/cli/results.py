@@ -120,18 +120,17 @@ def ui(
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="port of the page")] = 5000,
 ) -> None:
     """Serve the MLflow UI on this store, on loopback only."""
-    from rfscale.run.mirror import tracking_uri
+    from analysis.table.store import SETTINGS, connect, keeps_files_itself
 
-    place = open_store(store)
-    uri = tracking_uri(place)
-    if uri.startswith(("http://", "https://")):
-        typer.echo(f"MLFLOW_TRACKING_URI is set: open {uri}")
+    uri = mlflow_uri(open_store(store))
+    if keeps_files_itself(uri):
+        typer.echo(f"MLFLOW_TRACKING_URI is set: open {names.mask(uri)}")
         return
-    if not (place.root / "mlflow.db").exists():
-        raise StoreError(f"there is no mlflow.db in {place.root}; run a sweep first, or name its store with --store")
-    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    connect(uri)
+    # Not as an argument: everybody on the machine can read the command line of a process, and a login in the address.
+    os.environ |= {**SETTINGS, "MLFLOW_BACKEND_STORE_URI": uri}
     typer.echo(f"http://127.0.0.1:{port}")
-    arguments = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    arguments = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, *arguments])
 
 

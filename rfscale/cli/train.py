@@ -47,7 +47,7 @@ def run(
     Trials run in parallel on Ray and are logged to MLflow. The same command resumes a sweep that was stopped.
     """
     from rfscale.run.launch import Outcome, launch, to_train
-    from rfscale.run.mirror import Mirror
+    from rfscale.run.mirror import Mirror, check_reachable
     from rfscale.run.progress import Display
 
     definition, place = with_resources(load_sweep(sweep), cpus, gpus), open_store(store)
@@ -55,7 +55,7 @@ def run(
         data.check(decode=True)
     if definition.quality is not None:
         check_judges(definition, definition.quality)
-    mlflow_uri(place)
+    check_reachable(mlflow_uri(place))
     place.check_writable()
 
     missing = to_train(definition, place)

@@ -12,7 +12,6 @@ been cleared, the run of the earlier training is deleted (as MLflow deletes: it 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sqlite3
 import tempfile
@@ -25,6 +24,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.table.store import (
+    SETTINGS,
+    TrackingError,
+    connect,
+    database_address,
+    database_path,
+    keeps_files_itself,
+    quiet,
+)
 from rfscale import names
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.trial import Trial
@@ -45,28 +53,16 @@ STOP_SECONDS = 8.0  # for the last pass of a sweep that was interrupted
 _ENDED = {names.FINISHED: "FINISHED", names.DIVERGED: "FAILED", names.FAILED: "FAILED"}
 
 
-class TrackingError(names.RfscaleError, RuntimeError):
-    """MLflow cannot be used; the message names the address and what to do."""
-
-
 def tracking_uri(store: Store) -> str:
-    """$MLFLOW_TRACKING_URI where it is set, else a sqlite database in the store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.root.resolve() / 'mlflow.db'}"
+    """$MLFLOW_TRACKING_URI where it is set, else a sqlite database in the store. Raises TrackingError."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or database_address(store.root.resolve() / "mlflow.db")
 
 
 def check_reachable(uri: str) -> None:
-    """Fail in seconds, not minutes, when a tracking server does not answer. Raises TrackingError; writes nothing."""
-    if not uri.startswith(("http://", "https://")):
-        return
-    import requests
-
-    try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=5).raise_for_status()
-    except requests.RequestException as error:
-        raise TrackingError(
-            f"the MLflow server {uri} does not answer ({type(error).__name__}); start it, correct MLFLOW_TRACKING_URI, "
-            "or unset it to log to a database in the store"
-        ) from error
+    """Before anything is trained: MLflow answers, or its database is yet to be made. Raises TrackingError."""
+    path = database_path(uri)
+    if path is None or path.exists():
+        connect(uri, new=True)
 
 
 @dataclass(slots=True)
@@ -188,8 +184,8 @@ class Mirror:
     def _get_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self.sweep.name)
         if found is None:
-            # Artifacts lie beside the database; a server decides for itself where they go.
-            location = (self.store.root.resolve() / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
+            # Artifacts lie in the store; a server decides for itself where they go.
+            location = None if keeps_files_itself(self.uri) else (self.store.root.resolve() / "artifacts").as_uri()
             return str(self._client.create_experiment(self.sweep.name, artifact_location=location))
         if found.lifecycle_stage != "active":
             raise TrackingError(
@@ -326,21 +322,14 @@ def _pictures(points: list[Point], folder: TrialFolder) -> Iterator[Path]:
 
 
 def _client(uri: str) -> MlflowClient:
-    """MLflow's client, quiet, without usage reports, and failing in seconds where its defaults take minutes."""
-    for key, value in {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    }.items():
+    """MLflow's client after its first answer, with the settings of `analysis.table.store` for the whole process."""
+    path = database_path(uri)
+    if path is not None:
+        _create_database(path)
+    client = connect(uri, new=True)
+    for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    if uri.startswith("sqlite:///") and "?" not in uri:
-        _create_database(Path(uri.removeprefix("sqlite:///")))
-    return MlflowClient(uri)
+    return client
 
 
 def _create_database(path: Path) -> None:
@@ -353,10 +342,12 @@ def _create_database(path: Path) -> None:
         return
     from mlflow import MlflowClient
 
+    quiet()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with creating(path) as whole, tempfile.TemporaryDirectory(dir=memory, prefix="rfscale-") as folder:
-        MlflowClient(f"sqlite:///{folder}/mlflow.db").get_experiment("0")
-        with closing(sqlite3.connect(f"{folder}/mlflow.db")) as private, closing(sqlite3.connect(whole)) as copy:
+        made = Path(folder) / "mlflow.db"
+        MlflowClient(database_address(made)).get_experiment("0")
+        with closing(sqlite3.connect(made)) as private, closing(sqlite3.connect(whole)) as copy:
             private.backup(copy)
 
 

@@ -155,7 +155,7 @@ def test_reading_a_store_that_is_not_there_creates_none(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.db"
     path.write_text("this is not a database, and long enough to be seen as one that is broken " * 20)
-    with pytest.raises(TrackingError, match="cannot be read"):
+    with pytest.raises(TrackingError, match=r"cannot be used \(file is not a database\)"):
         read_sweep(f"sqlite:///{path}", "any")
 
 
@@ -164,9 +164,9 @@ def test_an_unreachable_server_is_said_at_once_and_settings_are_restored() -> No
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     before, start = dict(os.environ), time.monotonic()
-    with pytest.raises(TrackingError, match="cannot be reached"):
+    with pytest.raises(TrackingError, match="does not answer"):
         read_sweep(f"http://127.0.0.1:{port}", "any")
-    with pytest.raises(TrackingError, match="cannot be reached") as error:
+    with pytest.raises(TrackingError, match=r"\*\*\*@127.0.0.1") as error:
         read_sweep(f"postgresql://me:secret@127.0.0.1:{port}/mlflow", "any")
     assert "secret" not in str(error.value)
     assert dict(os.environ) == before

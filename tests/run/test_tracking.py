@@ -23,9 +23,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from analysis.table.store import TrackingError
 from rfscale import names
 from rfscale.run import mirror as tracking
-from rfscale.run.mirror import Mirror, TrackingError, check_reachable, tracking_uri
+from rfscale.run.mirror import Mirror, check_reachable, tracking_uri
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.spec.trial import Trial
