@@ -24,9 +24,7 @@ class RfscaleError(Exception):
 
 _ADDRESS = re.compile(r"(\w[\w+.-]*://)(\S+)")
 _VALUE = re.compile(r"=[^&;#\s'\")\]]+")
-_NAMED = re.compile(
-    r"(?i)\b([\w-]*(?:password|passwd|passphrase|pwd|secret|token|api_?key|access_?key)=)[^\s&;,'\")\]]+"
-)
+_NAMED = re.compile(r"(?i)\b([\w-]*(?:password|passwd|passphrase|pwd|secret|token|api_?key|access_?key)=)[^\s&'\")\]]+")
 _BEARER = re.compile(r"\b(Bearer |Basic )[^\s'\"\\]+")
 
 

@@ -130,7 +130,7 @@ def ui(
     # Not as an argument: everybody on the machine can read the command line of a process, and a login in the address.
     os.environ |= {**SETTINGS, "MLFLOW_BACKEND_STORE_URI": uri}
     typer.echo(f"http://127.0.0.1:{port}")
-    arguments = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    arguments = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [sys.executable, *arguments])
 
 

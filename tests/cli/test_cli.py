@@ -429,7 +429,7 @@ def test_commands_on_a_sweep_that_was_never_run_say_so(
         assert done.returncode == 2, done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
     done = rfscale("ui")
-    assert_refused(done, "there is no mlflow.db in runs; run a sweep first, or name its store with --store")
+    assert_refused(done, f"there is no MLflow database {tmp_path / 'runs' / 'mlflow.db'}; run a sweep first")
 
 
 def test_what_an_earlier_version_of_the_file_trained_is_in_no_number(
