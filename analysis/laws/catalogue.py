@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.laws.forms import EXPONENT_BOUNDS, LOG_COEFFICIENT_SPAN, POWER_LAWS, Array, Curve, Form
+from analysis.laws.forms import EXPONENT_BOUNDS, LOG_COEFFICIENT_SPAN, POWER_LAWS, Array, Curve, Form, PowerLaws
 from analysis.laws.repeated import REPEATED
 
 Numbers = NDArray[np.inexact]
@@ -193,3 +194,27 @@ FORMS: dict[str, Form] = {
     **{form.name: form for form in (KAPLAN, KAPLAN_FLOOR, REPEATED, broken("N"), broken("D"), broken("C"))},
 }
 """Every form that ships, by name. Add your own with FORMS["name"] = form, or hand the value to `fit`."""
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """The exponents of size and data in a law whose best size at a compute is a power law of it, N_opt ~ C^a with
+    a = data / (size + data); for sums of power laws also the two coefficients."""
+
+    size: str
+    data: str
+    coefficients: tuple[str, str] | None
+
+
+def trade_off(form: Form) -> TradeOff | None:
+    """By the structure of the form, whatever its parameters are called: one term in N alone, one in D alone and at most
+    constants beside them; or the forms of Kaplan et al. None for any other."""
+    if form in (KAPLAN, KAPLAN_FLOOR):
+        return TradeOff("alpha", "beta", None)
+    if not isinstance(form, PowerLaws) or form.rising:
+        return None
+    powers = {term.powers[0][0]: (term.coefficient, term.powers[0][1]) for term in form.terms if len(term.powers) == 1}
+    n_terms = sum(1 for term in form.terms if term.powers)
+    if n_terms != 2 or set(powers) != {"N", "D"}:
+        return None
+    return TradeOff(powers["N"][1], powers["D"][1], (powers["N"][0], powers["D"][0]))

@@ -291,7 +291,7 @@ def _law_optimum(result: FitResult, compute: float, rule: ComputeRule) -> dict[s
         ("loss", best.loss, best.loss_interval),
     ):
         row |= {name: float(value[0]), f"{name}_low": float(interval[0, 0]), f"{name}_high": float(interval[0, 1])}
-    return row
+    return row | {"undefined_share": float(best.undefined[0])}
 
 
 def read_csv(path: str | Path) -> Mapping[str, Column]:

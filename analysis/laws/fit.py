@@ -11,13 +11,14 @@ from numpy.typing import ArrayLike
 from analysis.laws.forms import Form
 from analysis.laws.judge import judge
 from analysis.laws.optimum import solve
-from analysis.laws.problem import Problem, find_form, make_problem
+from analysis.laws.problem import Problem, find_form, make_problem, simpler_form
 from analysis.laws.raw import with_raw_weights
+from analysis.laws.records import Rollout
 from analysis.laws.result import FitResult
 from analysis.laws.rollout import roll_out
 from analysis.laws.sensitivity import sensitivity
 from analysis.laws.status import Code, FitError, Status
-from analysis.laws.uncertainty import quantify
+from analysis.laws.uncertainty import Uncertainty, quantify
 
 PRESETS: dict[str, float] = {"chinchilla": 1e-3}
 """Named values of delta: Hoffmann et al. 2022 use 1e-3 on log loss."""
@@ -61,11 +62,18 @@ def fit(
         problem, objective = with_raw_weights(problem), "ls"
     result = fit_problem(problem, objective, threshold, bootstrap, seed, checks)
     unsure = result.status.has(Code.NOT_IDENTIFIED) or result.status.has(Code.WEAK)
-    if fallback and unsure and problem.form.simpler:
-        simpler = problem.subset(np.ones(problem.n, dtype=bool), find_form(problem.form.simpler))
-        found = fit_problem(simpler, objective, threshold, bootstrap, seed, checks)
-        return replace(found, asked_form=problem.form.name)
-    return result
+    simpler = _fallback(problem) if fallback and unsure else None
+    if simpler is None:
+        return result
+    part = problem.subset(np.ones(problem.n, dtype=bool), simpler)
+    return replace(fit_problem(part, objective, threshold, bootstrap, seed, checks), asked_form=problem.form.name)
+
+
+def _fallback(problem: Problem) -> Form | None:
+    """The next simpler form; where variables move together, the first whose variables do not."""
+    if problem.relation is None:
+        return find_form(problem.form.simpler) if problem.form.simpler else None
+    return simpler_form(problem.form, problem.fixed, problem.n, problem.x)
 
 
 @np.errstate(all="ignore")  # what overflows on the way is refused by the solver or reported in the status
@@ -81,8 +89,15 @@ def fit_problem(
             optimum,
             uncertainty,
             Status(),
-            rollout=roll_out(problem, objective, delta, seed) if checks else None,
-            sensitivity=sensitivity(problem, objective, delta) if checks else (),
+            rollout=_rollout(problem, uncertainty, objective, delta, seed) if checks else None,
+            sensitivity=sensitivity(problem, objective, delta) if checks and uncertainty.unknown is None else (),
             asked_form=problem.form.name,
         )
     )
+
+
+def _rollout(problem: Problem, uncertainty: Uncertainty, objective: str, delta: float | None, seed: int) -> Rollout:
+    """The held-out test, where there is a law to test."""
+    if uncertainty.unknown is not None and uncertainty.unknown.relation is not None:
+        return Rollout((), "what the runs cannot tell apart cannot be tested on them")
+    return roll_out(problem, objective, delta, seed)

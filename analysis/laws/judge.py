@@ -9,12 +9,12 @@ import numpy as np
 
 from analysis.laws.diagnostics import MIN_POINTS, runs_test
 from analysis.laws.forms import EXPONENT_BOUNDS, PowerLaws
-from analysis.laws.problem import Problem, distinct_sizes, simpler_form
+from analysis.laws.identify import ABSENT_SHARE
+from analysis.laws.problem import Problem, distinct_sizes, one_variable_forms, simpler_form
 from analysis.laws.result import FitResult
+from analysis.laws.sizes import Relation
 from analysis.laws.status import Code, Reason, Status
 
-ABSENT_SHARE = 1e-5
-"""A term that is nowhere more than this share of the loss is absent."""
 STRUCTURE = 1e-3
 """A runs test below this p-value is reported."""
 CLOSE_MINIMUM = 0.05
@@ -22,6 +22,10 @@ CLOSE_MINIMUM = 0.05
 
 
 def judge(result: FitResult) -> FitResult:
+    hidden = result.uncertainty.unknown
+    if hidden is not None and hidden.relation is not None:  # what else would be said leans on what is not known
+        reason = Reason(Code.NOT_IDENTIFIED, _moves_together(result.problem, hidden.relation, hidden.signal))
+        return replace(result, status=Status((reason, *_data(result))))
     reasons = [
         *_convergence(result),
         *_bounds(result),
@@ -64,6 +68,7 @@ def _identification(result: FitResult) -> Iterator[Reason]:
     problem = result.problem
     df = problem.n - problem.p
     n_sizes = distinct_sizes(problem)
+    hidden = result.uncertainty.unknown
     if n_sizes < problem.p:
         yield Reason(
             Code.NOT_IDENTIFIED,
@@ -76,6 +81,14 @@ def _identification(result: FitResult) -> Iterator[Reason]:
             Code.NOT_IDENTIFIED,
             f"{problem.n} points and {problem.p} parameters: the curve passes through every point, so nothing is "
             f"known of its error; add points, fix a parameter{_or_simpler(problem, problem.p - 1)}.",
+        )
+        return
+    if hidden is not None:
+        yield Reason(
+            Code.NOT_IDENTIFIED,
+            f"{', '.join(hidden.parameters)} are not identified: together they can be changed without changing the "
+            f"predicted loss at any of the points; add points elsewhere, fix one of them"
+            f"{_or_simpler(problem, problem.p - 1)}.",
         )
         return
     if df < problem.p:
@@ -108,9 +121,35 @@ def _identification(result: FitResult) -> Iterator[Reason]:
             )
 
 
+def _moves_together(problem: Problem, relation: Relation, signal: float) -> str:
+    """What moves together, what follows for the parameters, and what can be fitted or run instead."""
+    names = ", ".join(relation.variables[:-1]) + f" and {relation.variable}"
+    off = np.expm1(relation.deviation)
+    if signal > 0.0:
+        told = (
+            f"{names} nearly move together, {relation.equation} to {off:.0%}: how far the runs are off that line "
+            f"changes their losses by {signal:.1g} times the noise of all of them together"
+        )
+    else:
+        told = f"{names} move together: {relation.equation} at every row (to {max(off, 1e-6):.1g} of it)"
+    return (
+        f"{told}. The data cannot tell what the loss owes to which of them: the parameters are not identified, nor is "
+        f"any prediction off that relation; {_instead(problem, relation)}."
+    )
+
+
+def _instead(problem: Problem, relation: Relation) -> str:
+    if len(relation.powers) > 1:
+        crossed = " ".join(f"{name}^p{j}" for j, name in enumerate(relation.powers, start=1))
+        return f"use a form without {relation.variable} (its term as K / ({crossed})), or add runs off that relation"
+    forms = [form.name for form in one_variable_forms(problem.form, problem.x) if form.name in problem.x]
+    alone = f"fit a law in one of them (form {' or '.join(map(repr, forms))}) along it, or " if forms else ""
+    return f"{alone}add runs at other ratios of {' to '.join(reversed(relation.variables))}"
+
+
 def _or_simpler(problem: Problem, parameters: int) -> str:
     """The remedy of a simpler form with at most so many free parameters, where there is one."""
-    simpler = simpler_form(problem.form, problem.fixed, parameters)
+    simpler = simpler_form(problem.form, problem.fixed, parameters, problem.x)
     return f", or use the simpler form {simpler.name!r}" if simpler else ""
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.laws.forms import Array
+from analysis.laws.catalogue import trade_off
+from analysis.laws.forms import Array, PowerLaws
+from analysis.laws.problem import Problem
 from analysis.laws.result import FitResult
 from analysis.laws.status import FitError
 from analysis.laws.uncertainty import percentile_interval
@@ -39,7 +41,11 @@ def compute_rule(x: Mapping[str, Array], flops_per_nd: float | None = None) -> C
 
 @dataclass(frozen=True)
 class ComputeOptimal:
-    """Best size, data and loss at each compute, each (m,), with central intervals (m, 2)."""
+    """Best size, data and loss at each compute, each (m,), with central intervals (m, 2).
+
+    `undefined` (m,): share of the draws (resamples) without a best size, as their loss does not fall with N, or with D:
+    they count as beyond the ends of the interval, which is then 0 or infinite on that side.
+    """
 
     compute: Array
     size: Array
@@ -48,86 +54,135 @@ class ComputeOptimal:
     data_interval: Array
     loss: Array
     loss_interval: Array
+    undefined: Array
 
 
+@np.errstate(all="ignore")
 def compute_optimal(
     result: FitResult, compute: ArrayLike, flops_per_nd: float = FLOPS_PER_PARAMETER_AND_SAMPLE
 ) -> ComputeOptimal:
     """Minimise L(N, D) subject to C = flops_per_nd N D.
 
-    For E + A/N^alpha + B/D^beta: N_opt = (alpha A / beta B)^(1 / (alpha + beta)) (C / k)^(beta / (alpha + beta)).
-    Raises FitError for forms without both N and D.
+    For E + A/N^alpha + B/D^beta: N_opt = (alpha A / beta B)^(1 / (alpha + beta)) (C / k)^(beta / (alpha + beta)); any
+    other form in N and D is minimised numerically. NaN where the design leaves the law unknown. Raises FitError for
+    forms without both N and D, and where the fitted law itself has no best size.
     """
     c = np.atleast_1d(np.asarray(compute, dtype=np.float64))
     if not np.all(np.isfinite(c) & (c > 0.0)):
         raise FitError(f"compute is {c.tolist()}: give positive finite FLOPs.")
+    problem = result.problem
+    if set(problem.form.variables) != {"N", "D"}:
+        raise FitError(f"form {problem.form.name!r} has no trade-off of N against D: choose a form in N and D.")
     log_product = np.log(c / flops_per_nd)
-    log_size = log_optimal_size(result, result.optimum.theta[None], log_product)
-    loss = _loss(result, result.optimum.theta[None], log_size, log_product)
-    if result.uncertainty.uses_draws:
-        draws = result.uncertainty.draws
-        size_draws = log_optimal_size(result, draws, log_product)
-        loss_draws = _loss(result, draws, size_draws, log_product)
-    else:
-        factor = _t_draws(result)
-        size_draws = log_optimal_size(result, factor, log_product)
-        loss_draws = _loss(result, factor, size_draws, log_product)
+    none, no_pair = np.full(len(c), np.nan), np.full((len(c), 2), np.nan)
+    hidden = result.uncertainty.unknown
+    if hidden is not None and hidden.relation is not None:
+        return ComputeOptimal(c, none, no_pair, none, no_pair, none, no_pair, none)
+    best = result.optimum.theta[None]
+    log_size = log_optimal_size(problem, best, log_product)[0]
+    if not np.all(np.isfinite(log_size)):
+        raise FitError(
+            f"the fitted law has no best size at C = {c[~np.isfinite(log_size)][0]:.3g}: the loss does not fall with "
+            f"both N and D; leave out --predict C, or choose a form with a term in each."
+        )
+    loss = np.exp(_log_loss_at(problem, best, log_size[None], log_product)[0])
+    size, data = np.exp(log_size), np.exp(log_product - log_size)
+    draws = result.uncertainty.draws if result.uncertainty.uses_draws else _t_draws(result)
+    if not len(draws):
+        return ComputeOptimal(c, size, no_pair, data, no_pair, loss, no_pair, none)
+    size_draws = log_optimal_size(problem, draws, log_product)
+    loss_draws = _log_loss_at(problem, draws, size_draws, log_product)
     tail = result.interval_tail
     size_interval = np.exp(np.stack(percentile_interval(size_draws, tail), axis=-1))
     return ComputeOptimal(
         compute=c,
-        size=np.exp(log_size[0]),
+        size=size,
         size_interval=size_interval,
-        data=np.exp(log_product - log_size[0]),
+        data=data,
         data_interval=np.exp(log_product)[:, None] / size_interval[:, ::-1],
-        loss=np.exp(loss[0]),
+        loss=loss,
         loss_interval=np.exp(np.stack(percentile_interval(loss_draws, tail), axis=-1)),
+        undefined=np.mean(~np.isfinite(size_draws), axis=0),
     )
 
 
 def _t_draws(result: FitResult, draws: int = 2000) -> Array:
-    """Draws of theta from its multivariate t: the t interval's counterpart of bootstrap draws."""
+    """Draws of theta from its multivariate t, within the bounds of the parameters: the t interval's counterpart of
+    bootstrap draws. None without degrees of freedom."""
     rng = np.random.default_rng(0)
     covariance = result.uncertainty.covariance
     if not np.all(np.isfinite(covariance)):
-        raise FitError("this fit has no degrees of freedom left, so N_opt has no interval: add points.")
+        return np.empty((0, result.problem.p))
     values, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     normal = rng.normal(size=(draws, len(root))) @ root.T
     df = result.uncertainty.df
-    return np.asarray(result.optimum.theta + normal * np.sqrt(df / rng.chisquare(df, size=(draws, 1))))
+    theta = result.optimum.theta + normal * np.sqrt(df / rng.chisquare(df, size=(draws, 1)))
+    return np.asarray(np.clip(theta, *result.problem.bounds))
 
 
-def log_optimal_size(result: FitResult, theta: Array, log_product: Array) -> Array:
-    """log N_opt (R, m) for parameters theta (R, p) and log(N D) (m,)."""
-    form = result.problem.form
-    values = form.report(theta, result.problem.centre, result.problem.fixed)
-    column = {name: np.asarray(values[:, j], dtype=np.float64) for j, name in enumerate(form.parameters)}
-    if set(form.variables) != {"N", "D"} or "alpha" not in column:
-        raise FitError(f"form {form.name!r} has no trade-off of N against D: use 'chinchilla', 'tied' or 'kaplan'.")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        alpha, beta = column["alpha"], column.get("beta", column["alpha"])
-        total = alpha + beta
-        if "Nc" in column:
-            ratio = alpha / beta
-            constant = (np.log(ratio) + ratio * np.log(column["Nc"]) - np.log(column["Dc"])) / (1.0 + ratio)
-        else:
-            constant = (np.log(alpha * column["A"]) - np.log(beta * column["B"])) / total
-    return np.asarray(constant[:, None] + (beta / total)[:, None] * log_product)
+@np.errstate(all="ignore")
+def log_optimal_size(problem: Problem, theta: Array, log_product: Array) -> Array:
+    """log N_opt (R, m) for parameters theta (R, p) and log(N D) (m,).
+
+    -inf where the loss does not fall with N, inf where it does not fall with D, NaN where it falls with neither.
+    """
+    trade = trade_off(problem.form)
+    if trade is None or trade.coefficients is None:
+        return _search(problem, theta, log_product)
+    values = problem.form.report(theta, problem.centre, problem.fixed)
+    column = {name: np.asarray(values[:, j], dtype=np.float64) for j, name in enumerate(problem.form.parameters)}
+    alpha, beta = column[trade.size], column[trade.data]
+    a, b = (column[name] for name in trade.coefficients)
+    constant = (np.log(alpha * a) - np.log(beta * b)) / (alpha + beta)
+    return np.asarray(constant[:, None] + (beta / (alpha + beta))[:, None] * log_product)
 
 
-def _loss(result: FitResult, theta: Array, log_size: Array, log_product: Array) -> Array:
-    """log L at (N_opt, D_opt), (R, m)."""
-    out = np.empty(log_size.shape)
-    for j in range(log_size.shape[1]):
-        size = np.clip(log_size[:, j], -600.0, 600.0)
-        data = np.clip(log_product[j] - size, -600.0, 600.0)
-        # Every draw has its own point: the diagonal of (draws x points).
-        for r in range(0, len(theta), 200):
-            part = slice(r, r + 200)
-            model = result.problem.model_at({"N": np.exp(size[part]), "D": np.exp(data[part])})
-            out[part, j] = np.diagonal(model.forward(theta[part]).log_prediction)
+REACH = np.log(1e8)
+"""The best size is looked for this far beyond the sizes that were run; at an end of it there is none."""
+NODES = 121
+GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
+
+
+def _search(problem: Problem, theta: Array, log_product: Array) -> Array:
+    """The lowest loss along N D = const. on a grid of log N, then by golden sections between its neighbours."""
+    logs = np.log(problem.x["N"])
+    grid = np.linspace(logs.min() - REACH, logs.max() + REACH, NODES)
+    out = np.empty((len(theta), len(log_product)))
+    for j, product in enumerate(log_product):
+        on_grid = np.broadcast_to(grid, (len(theta), NODES))
+        lowest = np.argmin(_log_loss_at(problem, theta, on_grid, product), axis=1)
+        inside = np.clip(lowest, 1, NODES - 2)
+        low, high = grid[inside - 1], grid[inside + 1]
+        for _ in range(50):
+            width = GOLDEN * (high - low)
+            pair = np.stack([high - width, low + width], axis=1)
+            left, right = _log_loss_at(problem, theta, pair, product).T
+            low, high = np.where(left < right, low, pair[:, 0]), np.where(left < right, pair[:, 1], high)
+        found = 0.5 * (low + high)
+        out[:, j] = np.where(lowest == 0, -np.inf, np.where(lowest == NODES - 1, np.inf, found))
     return out
+
+
+FAR = 300.0
+"""Where a best size is infinite, its loss is taken at this logarithm."""
+
+
+def _log_loss_at(problem: Problem, theta: Array, log_size: Array, log_product: Array | float) -> Array:
+    """log L (R, m) of each theta (R, p) at sizes of its own (R, m), with data of log(N D) - log N."""
+    size = np.clip(np.nan_to_num(log_size, nan=0.0), -FAR, FAR)
+    log_x = {"N": size, "D": log_product - size}
+    form = problem.form
+    if not isinstance(form, PowerLaws):
+        return form.bind(log_x, problem.centre, problem.fixed).forward(theta).log_prediction
+    values = np.asarray(form.report(theta, problem.centre, problem.fixed), dtype=np.float64)
+    column = {name: values[:, j, None] for j, name in enumerate(form.parameters)}
+    terms = [
+        np.log(column[term.coefficient])
+        + sum((form.sign(e) * column[e] * log_x[name] for name, e in term.powers), start=0.0 * size)
+        for term in form.terms
+    ]
+    return np.asarray(np.logaddexp.reduce(np.stack(terms), axis=0))
 
 
 def frontier(compute: ArrayLike, loss: ArrayLike) -> NDArray[np.intp]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.laws.catalogue import FORMS
-from analysis.laws.forms import Array, Curve, Form, Model, PowerLaws
+from analysis.laws.forms import EXPONENT_BOUNDS, Array, Curve, Form, Model, PowerLaws
 from analysis.laws.formula import EXAMPLE, looks_like_formula, parse_formula
+from analysis.laws.sizes import Relation, count_distinct, levels, moving_together
 from analysis.laws.status import FitError
-
-LEVEL_TOLERANCE = 0.02
-"""Two sizes closer than 2 % are one level: the same model counted twice, or read off a figure."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,11 @@ class Problem:
     def n_groups(self) -> int:
         return self.n if self.groups is None else int(self.groups.max()) + 1
 
+    @cached_property
+    def relation(self) -> Relation | None:
+        """A relation between variables of the form that holds at every point: their effects cannot be told apart."""
+        return moving_together(self.form, self.x, self.fixed)
+
     def model_at(self, x: Mapping[str, Array]) -> Model:
         """The form bound to other points, in the same internal coordinates."""
         return self.form.bind({name: np.log(x[name]) for name in self.form.variables}, self.centre, self.fixed)
@@ -83,21 +86,9 @@ class Problem:
         return [*self.x.values(), self.loss]
 
 
-def levels(values: Array) -> Array:
-    """Distinct sizes, ascending; values within 2 % of the level below count as that level."""
-    ordered = np.sort(values)
-    new = np.concatenate([[True], np.diff(np.log(ordered)) > LEVEL_TOLERANCE])
-    return np.asarray(ordered[new])
-
-
 def distinct_sizes(problem: Problem) -> int:
     """Number of distinct points in the form's variables."""
     return count_distinct([problem.x[name] for name in problem.form.variables])
-
-
-def count_distinct(columns: Sequence[Array]) -> int:
-    cells = [np.searchsorted(levels(values), values, side="right") for values in columns]
-    return len(np.unique(np.column_stack(cells), axis=0))
 
 
 def find_form(form: str | Form) -> Form:
@@ -110,13 +101,29 @@ def find_form(form: str | Form) -> Form:
     raise FitError(f"form {form!r} is unknown: use one of {', '.join(FORMS)}, or a formula such as {EXAMPLE}.")
 
 
-def simpler_form(form: Form, fixed: Mapping[str, float], n: int) -> Form | None:
-    """The first form down the chain of simpler ones that keeps what is fixed and that n points can determine."""
-    while form.simpler:
-        form = FORMS[form.simpler]
-        if set(fixed) <= set(form.parameters) and 0 < len(form.parameters) - len(fixed) <= n:
-            return form
+def simpler_form(form: Form, fixed: Mapping[str, float], n: int, x: Mapping[str, Array]) -> Form | None:
+    """The first simpler form that keeps what is fixed, and that n points with columns x can determine.
+
+    Down the chain of simpler forms; where all of these need variables that move together, a law in one of them.
+    """
+    chain = []
+    at = form
+    while at.simpler:
+        at = FORMS[at.simpler]
+        chain.append(at)
+    for found in [*chain, *one_variable_forms(form, x)]:
+        fits = set(fixed) <= set(found.parameters) and 0 < len(found.parameters) - len(fixed) <= n
+        if fits and moving_together(found, x, fixed) is None:
+            return found
     return None
+
+
+def one_variable_forms(form: Form, x: Mapping[str, Array]) -> list[Form]:
+    """Laws in one variable of the form, or in the compute C of the data; those with E first."""
+    if len(form.variables) < 2:
+        return []
+    names = dict.fromkeys([*form.variables, *(["C"] if "C" in x else [])])
+    return [FORMS[name + ending] for ending in ("", "_E0") for name in names if name + ending in FORMS]
 
 
 def _points(n: int) -> str:
@@ -158,15 +165,16 @@ def make_problem(
     if p == 0:
         raise FitError("every parameter is fixed: nothing is left to fit.")
     if len(y) < p:
-        simpler = simpler_form(form, fixed, len(y))
+        simpler = simpler_form(form, fixed, len(y), x)
         hint = f", or use the simpler form {simpler.name!r}" if simpler else ""
         raise FitError(
             f"{_points(len(y))} cannot determine the {p} parameters of form {form.name!r}: add points, fix "
             f"parameters{hint}."
         )
     _check_spread(form, x, y)
-    if isinstance(form, Curve) and (wrong := form.check(x)):
-        raise FitError(wrong)
+from analysis.laws.forms import EXPONENT_BOUNDS, Array, Curve, Form, Model, PowerLaws
+from analysis.laws.formula import EXAMPLE, looks_like_formula, parse_formula
+from analysis.laws.sizes import Relation, count_distinct, levels, moving_together
     weight = np.ones(len(y)) if weights is None else _column("weights", np.asarray(weights), len(y))
     return Problem(
         form=form,
@@ -206,10 +214,36 @@ def _check_spread(form: Form, x: Mapping[str, Array], loss: Array) -> None:
         raise FitError(f"the loss is {loss[0]:.6g} at every point: a constant loss has no scaling law.")
 
 
+def _check_fixed(form: Form, fixed: Mapping[str, float], x: Mapping[str, Array], loss: Array) -> None:
+    """Held values that no such law can have: exponents out of bounds, terms that are above the losses."""
+    for name in form.exponents:
+        if name in fixed and abs(fixed[name]) > EXPONENT_BOUNDS[1]:
+            raise FitError(f"cannot fix {name} at {fixed[name]:g}: exponents lie between 0 and {EXPONENT_BOUNDS[1]:g}.")
+    if not isinstance(form, PowerLaws):
+        return
+    held = [t for t in form.terms if t.coefficient in fixed and all(exponent in fixed for _, exponent in t.powers)]
+    part = np.zeros(len(loss))
+    for term in held:
+        powers = [form.sign(exponent) * fixed[exponent] * np.log(x[name]) for name, exponent in term.powers]
+        part += fixed[term.coefficient] * np.exp(sum(powers, start=np.zeros(len(loss))))
+    above = int(np.sum(part >= loss))
+    if above:
+        what = " + ".join(term.coefficient + "".join(f"{' ' if e in form.rising else '/'}{name}^{e}" for name, e in term.powers) for term in held)
+        value = f" = {fixed[held[0].coefficient]:g}" if len(held) == 1 and not held[0].powers else ""
+        raise FitError(
+            f"what is held, {what}{value}, lies above {above} of the {len(loss)} losses (lowest {loss.min():.4g}), and "
+            f"all other terms are positive: no such law can give these; hold a lower value, or leave it free."
+        )
+
+
 def _group_index(groups: NDArray[np.generic], length: int) -> NDArray[np.intp]:
     if groups.shape != (length,):
         raise FitError(f"groups has shape {groups.shape}, but one label per point is needed ({length}).")
-    _, index = np.unique(groups.astype(str), return_inverse=True)
+    labels = groups.astype(str)
+    blank = np.flatnonzero((labels == "") | (np.char.lower(labels) == "nan") | (groups == np.array(None)))
+    if blank.size:
+        raise FitError(f"groups has no label at index {blank[0]} ({blank.size} such): give every point one.")
+    _, index = np.unique(labels, return_inverse=True)
     if index.max() == 0:
         raise FitError("groups has one label only: a cluster bootstrap needs at least two runs.")
     return index

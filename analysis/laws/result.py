@@ -9,6 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import ArrayLike
 
+from analysis.laws.catalogue import trade_off
 from analysis.laws.forms import Array, PowerLaws
 from analysis.laws.noise import noise_scale
 from analysis.laws.optimum import Optimum
@@ -194,12 +195,14 @@ class FitResult:
 
     @np.errstate(all="ignore")
     def _derived(self, values: Array) -> dict[str, Array]:
-        names = self.problem.form.parameters
-        if "alpha" not in names or set(self.problem.form.variables) != {"N", "D"}:
+        trade = trade_off(self.problem.form)
+        if trade is None:
             return {}
-        alpha = values[:, names.index("alpha")]
-        beta = values[:, names.index("beta")] if "beta" in names else alpha
-        return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta)}
+        if self.uncertainty.unknown is not None and self.uncertainty.unknown.relation is not None:
+            return {name: np.full(len(values), np.nan) for name in ("a", "b")}
+        names = self.problem.form.parameters
+        size, data = values[:, names.index(trade.size)], values[:, names.index(trade.data)]
+        return {"a": data / (size + data), "b": size / (size + data)}
 
     @cached_property
     @np.errstate(all="ignore")
@@ -231,10 +234,17 @@ class FitResult:
     def predict(self, at: Mapping[str, ArrayLike]) -> Prediction:
         """Loss at new points, with the interval of the law and of one more measurement.
 
-        Raises FitError if a variable of the form is missing or not positive.
+        Where the design leaves parameters unknown there are no intervals (NaN), and no value either where variables
+        that move together in the data do not at the point. Raises FitError if a variable of the form is missing or not
+        positive.
         """
         x = predict_points(self.problem, at)
         value = self.law(x)
+        hidden = self.uncertainty.unknown
+        if hidden is not None:
+            none = np.full(len(value), np.nan)
+            known = value if hidden.relation is None else np.where(hidden.relation.leaves(x), np.nan, value)
+            return Prediction(x, known, none, none, none, none, none, self.level)
         band = self._bootstrap_band if self.uncertainty.uses_draws else self._t_band
         chunks = [
             band({name: values[i : i + POINTS_AT_ONCE] for name, values in x.items()})

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from analysis.laws.forms import Array, Form
 from analysis.laws.optimum import solve
-from analysis.laws.problem import Problem, count_distinct, find_form, levels
+from analysis.laws.problem import Problem, find_form
 from analysis.laws.records import Rollout, RolloutRow
 from analysis.laws.result import FitResult
+from analysis.laws.sizes import count_distinct, levels
 from analysis.laws.status import FitError, Status
 from analysis.laws.uncertainty import quantify
 

@@ -97,7 +97,8 @@ def _statistics(result: FitResult) -> list[str]:
 
 
 def _parameters(result: FitResult) -> list[str]:
-    lines = [f"[[Parameters]]  {result.level:.0%} interval by {result.uncertainty.method}"]
+    by = f"{result.level:.0%} interval by {result.uncertainty.method}"
+    lines = [f"[[Parameters]]  {'no intervals' if result.uncertainty.unknown else by}"]
     for name, value in result.estimate.items():
         if name in result.problem.fixed:
             lines.append(f"    {name + ':':<8}{number(value):>12}  (fixed)")
@@ -167,8 +168,9 @@ def predictions_text(predictions: Iterable[Prediction]) -> str:
         for i in range(len(prediction.value)):
             where = ", ".join(f"{name} = {number(float(values[i]))}" for name, values in prediction.at.items())
             lines.append(
-                f"    {where}: {prediction.value[i]:.5g}  [{prediction.low[i]:.5g}, {prediction.high[i]:.5g}]"
-                f"  [{prediction.prediction_low[i]:.5g}, {prediction.prediction_high[i]:.5g}]"
+                f"    {where}: {number(prediction.value[i])}"
+                f"  [{number(prediction.low[i])}, {number(prediction.high[i])}]"
+                f"  [{number(prediction.prediction_low[i])}, {number(prediction.prediction_high[i])}]"
             )
     return "\n".join(lines)
 
@@ -177,12 +179,22 @@ def optima_text(rows: Iterable[Mapping[str, float]]) -> str:
     lines = ["[[Compute-optimal]]  with 95 % intervals"]
     for row in rows:
         parts = [
-            f"{name} = {number(row[name])} [{number(row[name + '_low'])}, {number(row[name + '_high'])}]"
+            f"{name} = {number(row[name])} [{_side(row[name + '_low'])}, {_side(row[name + '_high'])}]"
             for name in ("N_opt", "D_opt", "loss")
             if name in row
         ]
         lines.append(f"    C = {number(row['C'])}: " + ", ".join(parts))
+        share = row.get("undefined_share", 0.0)
+        if share >= 0.005:
+            lines.append(
+                f"      in {share:.0%} of the resamples the loss does not fall with N, or not with D, and no size is "
+                f"best: they count as beyond the ends of the intervals"
+            )
     return "\n".join(lines)
+
+
+def _side(value: float) -> str:
+    return "unbounded" if value == math.inf else number(value)
 
 
 def compute_line(rule: ComputeRule, column: str) -> str:

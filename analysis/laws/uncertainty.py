@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.laws.forms import Array
+from analysis.laws.identify import Unknown, unknown
 from analysis.laws.optimum import Optimum
 from analysis.laws.problem import Problem
 from analysis.laws.solve import minimise
@@ -21,17 +22,18 @@ MIN_UNITS_FOR_BOOTSTRAP = 12
 class Uncertainty:
     """Covariance of theta (HC3 or classical, with its t quantile) and bootstrap draws of theta."""
 
-    method: str  # "pair bootstrap", "cluster bootstrap" or "t"
+    method: str  # "pair bootstrap", "cluster bootstrap", "t", or "none" where the design leaves parameters unknown
     covariance: Array  # (p, p) of theta
     covariance_method: str
     t_quantile: float  # of `LEVEL`, with the degrees of freedom of the covariance
     df: int
     draws: Array  # (R, p) of theta; R = 0 where no bootstrap was made
     n_failed: int  # resamples without a converged fit, left out
+    unknown: Unknown | None = None  # what the design cannot tell: then nothing has an interval
 
     @property
     def uses_draws(self) -> bool:
-        return self.method != "t"
+        return len(self.draws) > 0
 
 
 def resample_counts(problem: Problem, n_draws: int, seed: int) -> Array:
@@ -142,6 +144,11 @@ def t_quantile(df: int, level: float = LEVEL) -> float:
 
 
 def quantify(problem: Problem, optimum: Optimum, n_draws: int, seed: int) -> Uncertainty:
+    nothing = unknown(problem, optimum)
+    if nothing is not None:
+        p = problem.p
+        df = max(problem.n - p, 0)
+        return Uncertainty("none", np.full((p, p), np.inf), "none", t_quantile(df), df, np.empty((0, p)), 0, nothing)
     cov, df, method = covariance(problem, optimum)
     units = problem.n_groups
     draws, failed = np.empty((0, problem.p)), 0
@@ -153,9 +160,18 @@ def quantify(problem: Problem, optimum: Optimum, n_draws: int, seed: int) -> Unc
 
 
 def percentile_interval(draws: Array, tail: float) -> tuple[Array, Array]:
-    """The central interval over the first axis that leaves `tail` on each side."""
-    low, high = np.percentile(draws, [100.0 * tail, 100.0 * (1.0 - tail)], axis=0)
-    return low, high
+    """The central interval over the first axis that leaves `tail` on each side.
+
+    A draw that is infinite counts as beyond that end, one that is undefined (NaN) as beyond both: an interval is never
+    made of the draws that happen to exist.
+    """
+    if np.all(np.isfinite(draws)):
+        low, high = np.percentile(draws, [100.0 * tail, 100.0 * (1.0 - tail)], axis=0)
+        return low, high
+    last = len(draws) - 1
+    below = np.sort(np.where(np.isnan(draws), -np.inf, draws), axis=0)
+    above = np.sort(np.where(np.isnan(draws), np.inf, draws), axis=0)
+    return below[int(np.floor(tail * last))], above[int(np.ceil((1.0 - tail) * last))]
 
 
 def expanded_tail(units: int, level: float = LEVEL) -> float:

@@ -104,16 +104,17 @@ def test_the_simpler_form_advised_is_one_that_these_points_can_carry(
     tmp_path: Path, n_points: int, simpler: str
 ) -> None:
     path = tmp_path / "few.csv"
-    rows = [f"{10**k},{3 * 10 ** (k + 2)},{2 + 4 / k}" for k in range(6, 6 + n_points)]
+    rows = [f"{10**k},{3 * 10 ** (k + 2 + k % 2)},{2 + 4 / k}" for k in range(6, 6 + n_points)]
     path.write_text("\n".join(["N,D,loss", *rows]), encoding="utf-8")
     assert f"or use the simpler form '{simpler}'" in refused(path)
     assert fit_command(path, "--form", simpler).exit_code == 0
 
 
-def test_two_points_of_two_variables_have_no_simpler_form(tmp_path: Path) -> None:
+def test_points_on_one_line_are_advised_a_law_in_one_variable(tmp_path: Path) -> None:
     path = tmp_path / "few.csv"
     path.write_text("N,D,loss\n1e6,1e8,3\n1e7,1e9,2.5\n", encoding="utf-8")
-    assert "simpler" not in refused(path)
+    assert "or use the simpler form 'N_E0'" in refused(path)
+    assert fit_command(path, "--form", "N_E0").exit_code == 0
 
 
 # --- lines of the file ------------------------------------------------------------------------------------------------

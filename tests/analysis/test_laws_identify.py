@@ -1,0 +1,144 @@
+"""Can the data know the parameters? Variables that move together, rank, levels; and what follows for the answers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from analysis.laws import Code, FitError, FitResult, PowerLaws, Term, compute_optimal, fit
+from analysis.laws.catalogue import FORMS
+from analysis.laws.sizes import count_distinct, levels, moving_together
+
+N = np.geomspace(1e7, 1e10, 12)
+FOUR_TERMS = PowerLaws(
+    "four", (Term("E"), Term("A", (("N", "a"),)), Term("B", (("D", "b"),)), Term("G", (("C", "g"),)))
+)
+
+
+def losses(n: np.ndarray, d: np.ndarray, sd: float = 0.004, seed: int = 0) -> np.ndarray:
+    return (1.8 + 480 * n**-0.35 + 2100 * d**-0.37) * np.exp(sd * np.random.default_rng(seed).normal(size=len(n)))
+
+
+def one_ratio(form: str | PowerLaws = "chinchilla", spread: float = 0.0, **options: object) -> FitResult:
+    d = 20 * N * np.exp(spread * np.random.default_rng(1).normal(size=12))
+    return fit(form, {"N": N, "D": d, "loss": losses(N, d)}, bootstrap=100, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["chinchilla", "tied", "chinchilla_E0", "kaplan", "kaplan_E"])
+@pytest.mark.parametrize("spread", [0.0, 0.005, 0.04])
+def test_one_ratio_of_data_to_size_identifies_no_law_in_both(form: str, spread: float) -> None:
+    result = one_ratio(form, spread)
+    assert result.status.code is Code.NOT_IDENTIFIED
+    (told,) = result.status.sentences
+    assert "N and D" in told
+    assert "move together" in told
+    assert "form 'N' or 'D'" in told
+    assert not any(f"'{other}'" in told for other in ("tied", "tied_E0", "kaplan", "chinchilla_E0"))
+    assert np.isnan([side for sides in result.interval.values() for side in sides]).all()
+    assert np.isnan(list(result.derived.values())).all()
+    off, on = result.predict({"N": [1e9, 1e9], "D": [1e13, 2e10]}).rows()
+    assert np.isnan(off["loss"])
+    assert on["loss"] == pytest.approx(float(losses(np.array([1e9]), np.array([2e10]), 0.0)[0]), rel=0.02)
+    assert np.isnan([off["low"], off["high"], on["prediction_low"], on["prediction_high"]]).all()
+    assert np.isnan(compute_optimal(result, 1e21).size_interval).all()
+    assert "unknown" in result.summary()
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_the_law_advised_in_its_place_is_identified_and_is_what_one_falls_back_to() -> None:
+    alone = one_ratio("N")
+    assert not alone.status.has(Code.NOT_IDENTIFIED)
+    assert np.isfinite(alone.interval["alpha"]).all()
+    assert one_ratio("chinchilla", fallback=True).form == "N"
+
+
+def test_other_ratios_identify_it() -> None:
+    result = one_ratio(spread=1.0)
+    assert result.uncertainty.unknown is None
+    low, high = result.interval["alpha"]
+    assert low < 0.35 < high
+
+
+def test_a_held_term_leaves_the_other_to_be_known() -> None:
+    held = one_ratio(fixed={"B": 2100.0, "beta": 0.37}, checks=False)
+    assert held.uncertainty.unknown is None
+    assert np.isfinite(held.interval["alpha"]).all()
+
+
+def test_compute_that_follows_from_size_and_data_adds_nothing_and_that_is_named() -> None:
+    n, d = (values.ravel() for values in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5)))
+    result = fit(FOUR_TERMS, {"N": n, "D": d, "C": 6 * n * d, "loss": losses(n, d)})
+    assert result.status.code is Code.NOT_IDENTIFIED
+    assert "N, D and C move together: C = 6 N D" in result.status.sentences[0]
+    assert result.uncertainty.method == "none"
+    both = fit(FOUR_TERMS, {"N": N, "D": 20 * N, "C": 120 * N**2, "loss": losses(N, 20 * N)})
+    assert "N and D move together: D = 20 N" in both.status.sentences[0]
+
+
+def test_parameters_that_only_count_together_are_named() -> None:
+    product = PowerLaws("product", (Term("E"), Term("A", (("N", "a"), ("N", "b")))))
+    result = fit(product, {"N": N, "loss": losses(N, 1e12 + 0 * N)}, checks=False)
+    assert result.uncertainty.unknown is not None
+    assert result.uncertainty.unknown.parameters == ("a", "b")
+    assert "a, b are not identified" in result.status.sentences[0]
+    assert np.isnan(result.interval["a"]).all()
+
+
+def test_a_relation_is_found_with_its_power_and_not_where_there_is_none() -> None:
+    found = moving_together(FORMS["chinchilla"], {"N": N, "D": 3.0 * N**1.4}, {})
+    assert found is not None
+    assert found.powers["N"] == pytest.approx(1.4)
+    assert "D = 3 N^1.40" in found.equation
+    assert found.leaves({"N": np.array([1e8, 1e8]), "D": np.array([3e8**1.4, 3.0 * 1e8**1.4])}).tolist() == [
+        True,
+        False,
+    ]
+    assert moving_together(FORMS["chinchilla"], {"N": N, "D": N[::-1] ** 0.5 * np.tile([1, 2], 6)}, {}) is None
+
+
+def test_sizes_within_two_per_cent_are_one_level_and_a_range_is_not() -> None:
+    read_off_a_figure = np.array([1.0, 1.015, 1.03, 2.0, 2.01])
+    assert levels(read_off_a_figure).tolist() == [1.0, 2.0]
+    rng = np.random.default_rng(0)
+    many = np.exp(rng.uniform(np.log(1e6), np.log(1e9), 3000))
+    assert 250 < len(levels(many)) < 400
+    assert levels(np.array([5.0])).tolist() == [5.0]
+    steps = 1e9 * 1.01 ** np.arange(300)
+    assert len(levels(steps)) > 100
+    assert count_distinct([np.repeat([1.0, 2.0], 50), np.tile(1.01 ** np.arange(50), 2)]) > 40
+
+
+def test_thousands_of_random_sizes_and_close_checkpoints_are_fitted() -> None:
+    rng = np.random.default_rng(0)
+    n = np.exp(rng.uniform(np.log(1e6), np.log(1e9), 3000))
+    law = fit("N", {"N": n, "loss": (1.7 + 400 * n**-0.34) * np.exp(0.01 * rng.normal(size=3000))}, bootstrap=50)
+    assert law.status.ok
+    assert law.estimate["alpha"] == pytest.approx(0.34, abs=0.02)
+    d = 1e9 * 1.01 ** np.arange(300)
+    curve = fit("D", {"D": d, "loss": (1.7 + 400 * d**-0.34) * np.exp(0.003 * rng.normal(size=300))}, bootstrap=50)
+    assert curve.estimate["beta"] == pytest.approx(0.34, abs=0.05)
+
+
+# --- values that are held ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "fixed", "words"),
+    [
+        ("chinchilla", {"E": 3.0}, r"E = 3, lies above \d+ of the 12 losses \(lowest"),
+        ("chinchilla", {"A": 1e6, "alpha": 0.35}, r"A/N\^alpha, lies above 12 of the 12"),
+        ("N", {"alpha": 9.0}, "exponents lie between 0 and 8"),
+    ],
+)
+def test_a_held_value_that_no_law_can_have_is_refused(form: str, fixed: dict[str, float], words: str) -> None:
+    d = 20 * N * np.exp(np.random.default_rng(1).normal(size=12))
+    with pytest.raises(FitError, match=words):
+        fit(form, {"N": N, "D": d, "loss": losses(N, d)}, fixed=fixed)
+
+
+@pytest.mark.parametrize("labels", [["a", None] * 6, ["a", ""] * 6, [1.0, np.nan] * 6])
+def test_a_missing_group_is_refused(labels: list[object]) -> None:
+    with pytest.raises(FitError, match=r"no label at index 1 \(6 such\)"):
+        fit("N", {"N": N, "loss": losses(N, 20 * N)}, groups=labels)  # type: ignore[arg-type]
