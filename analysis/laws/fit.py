@@ -90,7 +90,7 @@ def fit_problem(
             uncertainty,
             Status(),
             rollout=_rollout(problem, uncertainty, objective, delta, seed) if checks else None,
-            sensitivity=sensitivity(problem, objective, delta) if checks and uncertainty.unknown is None else (),
+            sensitivity=sensitivity(problem, objective, delta) if checks and uncertainty.no_law is None else (),
             asked_form=problem.form.name,
         )
     )
@@ -98,6 +98,6 @@ def fit_problem(
 
 def _rollout(problem: Problem, uncertainty: Uncertainty, objective: str, delta: float | None, seed: int) -> Rollout:
     """The held-out test, where there is a law to test."""
-    if uncertainty.unknown is not None and uncertainty.unknown.relation is not None:
+    if uncertainty.no_law is not None:
         return Rollout((), "what the runs cannot tell apart cannot be tested on them")
     return roll_out(problem, objective, delta, seed)

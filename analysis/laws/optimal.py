@@ -75,8 +75,7 @@ def compute_optimal(
         raise FitError(f"form {problem.form.name!r} has no trade-off of N against D: choose a form in N and D.")
     log_product = np.log(c / flops_per_nd)
     none, no_pair = np.full(len(c), np.nan), np.full((len(c), 2), np.nan)
-    hidden = result.uncertainty.unknown
-    if hidden is not None and hidden.relation is not None:
+    if result.uncertainty.no_law is not None:
         return ComputeOptimal(c, none, no_pair, none, no_pair, none, no_pair, none)
     best = result.optimum.theta[None]
     log_size = log_optimal_size(problem, best, log_product)[0]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.laws.catalogue import FORMS
-from analysis.laws.forms import EXPONENT_BOUNDS, Array, Curve, Form, Model, PowerLaws
+from analysis.laws.forms import EXPONENT_BOUNDS, Array, Curve, Form, Model, PowerLaws, Term
 from analysis.laws.formula import EXAMPLE, looks_like_formula, parse_formula
 from analysis.laws.sizes import Relation, count_distinct, levels, moving_together
 from analysis.laws.status import FitError
@@ -172,9 +172,9 @@ def make_problem(
             f"parameters{hint}."
         )
     _check_spread(form, x, y)
-from analysis.laws.forms import EXPONENT_BOUNDS, Array, Curve, Form, Model, PowerLaws
-from analysis.laws.formula import EXAMPLE, looks_like_formula, parse_formula
-from analysis.laws.sizes import Relation, count_distinct, levels, moving_together
+    if isinstance(form, Curve) and (wrong := form.check(x)):
+        raise FitError(wrong)
+    _check_fixed(form, fixed, x, y)
     weight = np.ones(len(y)) if weights is None else _column("weights", np.asarray(weights), len(y))
     return Problem(
         form=form,
@@ -228,12 +228,17 @@ def _check_fixed(form: Form, fixed: Mapping[str, float], x: Mapping[str, Array],
         part += fixed[term.coefficient] * np.exp(sum(powers, start=np.zeros(len(loss))))
     above = int(np.sum(part >= loss))
     if above:
-        what = " + ".join(term.coefficient + "".join(f"{' ' if e in form.rising else '/'}{name}^{e}" for name, e in term.powers) for term in held)
+        what = " + ".join(_written(form, term) for term in held)
         value = f" = {fixed[held[0].coefficient]:g}" if len(held) == 1 and not held[0].powers else ""
         raise FitError(
             f"what is held, {what}{value}, lies above {above} of the {len(loss)} losses (lowest {loss.min():.4g}), and "
             f"all other terms are positive: no such law can give these; hold a lower value, or leave it free."
         )
+
+
+def _written(form: PowerLaws, term: Term) -> str:
+    powers = (f"{' ' if exponent in form.rising else '/'}{name}^{exponent}" for name, exponent in term.powers)
+    return term.coefficient + "".join(powers)
 
 
 def _group_index(groups: NDArray[np.generic], length: int) -> NDArray[np.intp]:

@@ -121,9 +121,17 @@ class FitResult:
     @cached_property
     @np.errstate(all="ignore")
     def interval(self) -> dict[str, Interval]:
-        if self.uncertainty.uses_draws:
-            return {name: _pair(*percentile_interval(draws, self.interval_tail)) for name, draws in self.draws.items()}
-        return self.t_interval
+        if not self.uncertainty.uses_draws:
+            return self.t_interval
+        tail = self.interval_tail
+        found = {name: _pair(*percentile_interval(draws, tail)) for name, draws in self.draws.items()}
+        return found | self._unknown_intervals
+
+    @property
+    def _unknown_intervals(self) -> dict[str, Interval]:
+        """Of parameters that only count together."""
+        names = self.uncertainty.unknown.parameters if self.uncertainty.unknown else ()
+        return dict.fromkeys(names, (float("nan"), float("nan")))
 
     @cached_property
     @np.errstate(all="ignore")
@@ -146,7 +154,7 @@ class FitResult:
                 low = value - t * float(se[j])
                 cut = name == "E" or name in self.problem.form.falling
                 out[name] = (max(low, 0.0) if cut else low, value + t * float(se[j]))
-        return out
+        return out | self._unknown_intervals
 
     @cached_property
     def interval_tail(self) -> float:
@@ -198,7 +206,7 @@ class FitResult:
         trade = trade_off(self.problem.form)
         if trade is None:
             return {}
-        if self.uncertainty.unknown is not None and self.uncertainty.unknown.relation is not None:
+        if self.uncertainty.no_law is not None:
             return {name: np.full(len(values), np.nan) for name in ("a", "b")}
         names = self.problem.form.parameters
         size, data = values[:, names.index(trade.size)], values[:, names.index(trade.data)]
@@ -234,16 +242,15 @@ class FitResult:
     def predict(self, at: Mapping[str, ArrayLike]) -> Prediction:
         """Loss at new points, with the interval of the law and of one more measurement.
 
-        Where the design leaves parameters unknown there are no intervals (NaN), and no value either where variables
-        that move together in the data do not at the point. Raises FitError if a variable of the form is missing or not
-        positive.
+        Where variables move together in the data there are no intervals (NaN), and no value either at points where they
+        do not. Raises FitError if a variable of the form is missing or not positive.
         """
         x = predict_points(self.problem, at)
         value = self.law(x)
-        hidden = self.uncertainty.unknown
-        if hidden is not None:
+        relation = self.uncertainty.no_law
+        if relation is not None:
             none = np.full(len(value), np.nan)
-            known = value if hidden.relation is None else np.where(hidden.relation.leaves(x), np.nan, value)
+            known = np.where(relation.leaves(x), np.nan, value)
             return Prediction(x, known, none, none, none, none, none, self.level)
         band = self._bootstrap_band if self.uncertainty.uses_draws else self._t_band
         chunks = [

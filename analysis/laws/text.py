@@ -98,7 +98,7 @@ def _statistics(result: FitResult) -> list[str]:
 
 def _parameters(result: FitResult) -> list[str]:
     by = f"{result.level:.0%} interval by {result.uncertainty.method}"
-    lines = [f"[[Parameters]]  {'no intervals' if result.uncertainty.unknown else by}"]
+    lines = [f"[[Parameters]]  {'no intervals' if result.uncertainty.no_law else by}"]
     for name, value in result.estimate.items():
         if name in result.problem.fixed:
             lines.append(f"    {name + ':':<8}{number(value):>12}  (fixed)")

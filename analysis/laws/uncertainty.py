@@ -11,6 +11,7 @@ from analysis.laws.forms import Array
 from analysis.laws.identify import Unknown, unknown
 from analysis.laws.optimum import Optimum
 from analysis.laws.problem import Problem
+from analysis.laws.sizes import Relation
 from analysis.laws.solve import minimise
 
 LEVEL = 0.95
@@ -29,7 +30,12 @@ class Uncertainty:
     df: int
     draws: Array  # (R, p) of theta; R = 0 where no bootstrap was made
     n_failed: int  # resamples without a converged fit, left out
-    unknown: Unknown | None = None  # what the design cannot tell: then nothing has an interval
+    unknown: Unknown | None = None  # what the design cannot tell
+
+    @property
+    def no_law(self) -> Relation | None:
+        """Variables that move together: then nothing has an interval."""
+        return self.unknown.relation if self.unknown else None
 
     @property
     def uses_draws(self) -> bool:
@@ -145,7 +151,7 @@ def t_quantile(df: int, level: float = LEVEL) -> float:
 
 def quantify(problem: Problem, optimum: Optimum, n_draws: int, seed: int) -> Uncertainty:
     nothing = unknown(problem, optimum)
-    if nothing is not None:
+    if nothing is not None and nothing.relation is not None:
         p = problem.p
         df = max(problem.n - p, 0)
         return Uncertainty("none", np.full((p, p), np.inf), "none", t_quantile(df), df, np.empty((0, p)), 0, nothing)
@@ -156,7 +162,8 @@ def quantify(problem: Problem, optimum: Optimum, n_draws: int, seed: int) -> Unc
         draws, failed = bootstrap(problem, optimum, n_draws, seed)
     use = len(draws) >= max(20, n_draws // 2)
     name = ("pair bootstrap" if problem.groups is None else "cluster bootstrap") if use else "t"
-    return Uncertainty(name, cov, method, t_quantile(df), df, draws if use else np.empty((0, problem.p)), failed)
+    kept = draws if use else np.empty((0, problem.p))
+    return Uncertainty(name, cov, method, t_quantile(df), df, kept, failed, nothing)
 
 
 def percentile_interval(draws: Array, tail: float) -> tuple[Array, Array]:
