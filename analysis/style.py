@@ -1,4 +1,4 @@
-"""The house style of the figures: fonts and lines, one colour and marker per formulation, readable logarithmic axes."""
+"""The house style of the figures: fonts and lines, one colour and marker per arm, readable logarithmic axes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#A8A8A8"
 OTHERS, REFERENCE = "others", " (reference)"
-"""What a legend calls the formulations without a colour of their own, and adds to the one compared with."""
+"""What a legend calls the arms without a colour of their own, and adds to the one compared with."""
 INK = "#222222"
 
 RC: dict[str, object] = {
@@ -68,7 +68,7 @@ def new_axes(width: float = 5.6, height: float = 3.6) -> Axes:
 
 @dataclass(frozen=True)
 class Look:
-    """How one formulation is drawn in every figure."""
+    """How one arm is drawn in every figure."""
 
     colour: str
     marker: str
@@ -76,18 +76,18 @@ class Look:
     zorder: float = 2.0  # the best on top
 
 
-def looks(formulations: Sequence[str], reference: str | None = None) -> dict[str, Look]:
-    """A look for each formulation, best first. Of more than seven, the best six and the reference have colours."""
-    named = list(formulations)
+def looks(arms: Sequence[str], reference: str | None = None) -> dict[str, Look]:
+    """A look for each arm, best first. Of more than seven, the best six and the reference have colours."""
+    named = list(arms)
     if len(named) > len(PALETTE):
         named = named[: len(PALETTE) - 1]
-        named.append(reference if reference and reference not in named else formulations[len(PALETTE) - 1])
+        named.append(reference if reference and reference not in named else arms[len(PALETTE) - 1])
     out = {name: Look(PALETTE[i], MARKERS[i], zorder=5 - 0.2 * i) for i, name in enumerate(named)}
-    return {name: out.get(name, Look(GREY, ".", shown=False)) for name in formulations}
+    return {name: out.get(name, Look(GREY, ".", shown=False)) for name in arms}
 
 
 def legend_name(name: str, style: Look) -> str:
-    """A formulation's entry in a legend."""
+    """An arm's entry in a legend."""
     return name if style.shown else OTHERS
 
 

@@ -1,14 +1,15 @@
-"""Which formulation is best, by how much, how surely, and at what factor in compute.
+"""Which arm is best, by how much, how surely, and at what factor in compute.
 
-Compares `val/loss`, which means the same for every formulation, between trials that share everything but the
-formulation: model size, budget, data, learning rate and seed, hence also data order, noise and initial weights.
-All differences are of log losses, so sizes count alike and a difference is a ratio. The statistics are in `paired.py`,
-the compute multiplier in `multiplier.py`.
+Compares `val/loss`, which means the same for every arm, between trials that share everything but the arm (and what is
+tuned for each): model size, budget, data and seed, hence also data order, noise and initial weights; `cells.py` says
+which these are. All differences are of log losses, so rungs count alike and a difference is a ratio. The statistics are
+in `paired.py`, the compute multiplier in `multiplier.py`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 
@@ -16,10 +17,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare import paired
-from analysis.compare.grid import Grid
+from analysis.compare.cells import Cells, CompareError
 from analysis.compare.multiplier import Crossing, crossing
 from analysis.compare.order import SizeRanking, kendall, order_sentence, rank_sizes
 from analysis.compare.paired import Differences, Spread
+from analysis.compare.tuned import Choice
 from analysis.table.read import SweepTable
 from rfscale import names
 
@@ -27,10 +29,6 @@ BASELINE = "rf"
 """The reference where none is given and the sweep has it: uniform t, the plain rectified flow."""
 
 SIGNIFICANCE = 1 - paired.LEVEL
-
-
-class CompareError(names.RfscaleError, ValueError):
-    """A comparison cannot be made as asked; the message is one sentence that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +51,15 @@ class Multiplier(Estimate):
 
 @dataclass(frozen=True)
 class Standing:
-    """One formulation in the ranking.
+    """One arm in the ranking; `formulation` where all of its trials have the same, else empty.
 
-    `mean`: geometric mean of `val/loss` over sizes and seeds; `interval`: its 95 % interval when what all formulations
-    share in each size and seed is taken out. `ratio`: its loss over the reference's, paired. `p`: of that ratio being
-    1, Holm-corrected over the formulations. `tied_with`: the formulations whose difference from it is not significant
-    at 5 % after Holm's correction over all pairs. `n`: trials.
+    `mean`: geometric mean of `val/loss` over rungs and seeds; `interval`: its 95 % interval when what all arms share in
+    each rung and seed is taken out. `ratio`: its loss over the reference's, paired. `p`: of that ratio being 1,
+    Holm-corrected over the arms. `tied_with`: the arms whose difference from it is not significant at 5 % after Holm's
+    correction over all pairs. `n`: trials.
     """
 
+    arm: str
     formulation: str
     rank: int
     mean: float
@@ -84,9 +83,15 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The answer to "which formulation?". `spread`: what the intervals are over; `basis` says it in a sentence."""
+    """The answer to "which arm?". `noun`: what an arm is here, such as 'formulation'.
+
+    `spread`: what the intervals are over; `basis` says it in a sentence. `choices`: the tuned value of each arm and
+    rung. `left_out`: rungs that only one arm has, which are in no difference. `trial_ids`: the trials compared, with
+    tuned axes those of the values chosen.
+    """
 
     sweep: str
+    noun: str
     reference: str
     standings: tuple[Standing, ...]
     spread: Spread
@@ -97,23 +102,28 @@ class Comparison:
     pairing: Pairing | None
     n_trials: int
     n_seeds: int
+    legend: str
+    choices: tuple[Choice, ...]
+    left_out: tuple[str, ...]
+    trial_ids: frozenset[str]
 
     @property
     def best(self) -> Standing:
         return self.standings[0]
 
-    def standing(self, formulation: str) -> Standing:
-        return next(s for s in self.standings if s.formulation == formulation)
+    def standing(self, arm: str) -> Standing:
+        return next(s for s in self.standings if s.arm == arm)
 
     def to_dict(self) -> dict[str, object]:
         """JSON-ready; what is not known is None."""
-        return {k: _plain(v) for k, v in asdict(self).items()}
+        return {k: _plain(v) for k, v in asdict(self).items() if k != "trial_ids"}
 
     def frame(self) -> pd.DataFrame:
-        """One row per formulation."""
+        """One row per arm."""
         return pd.DataFrame(
             {
                 "rank": s.rank,
+                "arm": s.arm,
                 "formulation": s.formulation,
                 "mean": s.mean,
                 "low": s.interval[0],
@@ -134,13 +144,17 @@ class Comparison:
         )
 
 
-def compare(table: SweepTable, *, reference: str | None = None, resamples: int = 4000, seed: int = 0) -> Comparison:
-    """Rank the formulations of a sweep by `val/loss`.
+def compare(
+    table: SweepTable, *, reference: str | None = None, by: Sequence[str] = (), resamples: int = 4000, seed: int = 0
+) -> Comparison:
+    """Rank the arms of a sweep by `val/loss`.
 
-    `reference`: what ratios and multipliers are relative to; `rf` where the sweep has it, else the best. `resamples`,
-    `seed`: of the draws behind P(best). Raises CompareError for a reference that the sweep does not have.
+    `reference`: the arm that ratios and multipliers are relative to; `rf` where the sweep has it, else the best. `by`:
+    keys of the identity whose values are the arms, instead of the sweep's own. `resamples`, `seed`: of the draws behind
+    P(best). Raises CompareError for a reference that the sweep does not have, and where the arms cannot be compared
+    (see `Cells.of`).
     """
-    grid = Grid.of(table.trials)
+    grid = Cells.of(table, by)
     effect, level = paired.effects(grid.log_loss)
     order = np.argsort(effect, kind="stable")
     ref = _reference(grid, reference, int(order[0]))
@@ -148,7 +162,7 @@ def compare(table: SweepTable, *, reference: str | None = None, resamples: int =
     d = paired.differences(grid.log_loss, spread)
     if not np.isfinite(d.se).any():
         spread = "none"
-    basis = _basis(spread, len(grid.labels), len(grid.seeds))
+    basis = _basis(spread, len(grid.labels), len(grid.seeds)) + _equal_flops(grid)
     p_holm = paired.holm(np.where(np.arange(len(effect)) == ref, np.nan, d.p[:, ref]))
     separated = _separated(d)
     p_best = paired.probability_best(effect, d, resamples, seed)
@@ -160,6 +174,7 @@ def compare(table: SweepTable, *, reference: str | None = None, resamples: int =
         half = paired.half_width(float(spread_of_mean[i]), _dof(d, int(i)))
         standings.append(
             Standing(
+                arm=grid.arms[i],
                 formulation=grid.formulations[i],
                 rank=rank,
                 mean=mean,
@@ -167,7 +182,7 @@ def compare(table: SweepTable, *, reference: str | None = None, resamples: int =
                 ratio=_ratio(d, int(i), ref),
                 p=float(p_holm[i]),
                 p_best=float(p_best[i]),
-                tied_with=tuple(grid.formulations[j] for j in order if j != i and not separated[i, j]),
+                tied_with=tuple(grid.arms[j] for j in order if j != i and not separated[i, j]),
                 compute_multiplier=multipliers[i],
                 n=int(np.isfinite(grid.log_loss[i]).sum()),
                 status=_status(grid, int(i), ref, d),
@@ -177,7 +192,8 @@ def compare(table: SweepTable, *, reference: str | None = None, resamples: int =
     tau = kendall(sizes)
     return Comparison(
         sweep=table.name,
-        reference=grid.formulations[ref],
+        noun=grid.noun,
+        reference=grid.arms[ref],
         standings=tuple(standings),
         spread=spread,
         basis=basis,
@@ -187,20 +203,35 @@ def compare(table: SweepTable, *, reference: str | None = None, resamples: int =
         pairing=_pairing(grid),
         n_trials=int(np.isfinite(grid.log_loss).sum()),
         n_seeds=len(grid.seeds),
+        legend=grid.legend,
+        choices=grid.choices,
+        left_out=tuple(f"{rung.label} ({rung.alone} alone)" for rung in grid.rungs if rung.alone),
+        trial_ids=frozenset(grid.trial_ids.values()),
     )
 
 
 # --- parts of the answer ----------------------------------------------------------------------------------------------
 
 
-def _reference(grid: Grid, asked: str | None, best: int) -> int:
+def _reference(grid: Cells, asked: str | None, best: int) -> int:
     if asked is None:
-        return grid.formulations.index(BASELINE) if BASELINE in grid.formulations else best
-    if asked not in grid.formulations:
+        return grid.arms.index(BASELINE) if BASELINE in grid.arms else best
+    if asked not in grid.arms:
         raise CompareError(
-            f"the reference {asked!r} has no finished trial in this sweep; choose one of {', '.join(grid.formulations)}"
+            f"the reference {asked!r} has no finished trial in this sweep; choose one of {'; '.join(grid.arms)}"
         )
-    return grid.formulations.index(asked)
+    return grid.arms.index(asked)
+
+
+def _equal_flops(grid: Cells) -> str:
+    """What is said where arms differ in cost."""
+    if not grid.equal_flops:
+        return ""
+    return (
+        f"; the {grid.noun}s differ in cost per step, so they are compared at equal training FLOPs: at each rung those "
+        f"of the one that ends with the least, the losses of the others read off their curves, straight in log-log "
+        f"between measured points"
+    )
 
 
 def _basis(spread: Spread, n_sizes: int, n_seeds: int) -> str:
@@ -212,7 +243,7 @@ def _basis(spread: Spread, n_sizes: int, n_seeds: int) -> str:
             f"{seeds}: the interval is over sizes only ({n_sizes} of them), so it says how far the difference varies "
             f"from size to size, and chance between seeds only as far as it shows there"
         )
-    return f"{sizes}, {seeds}: no interval, because the trials that formulations share are too few to know chance"
+    return f"{sizes}, {seeds}: no interval, because the trials that are shared are too few to know chance"
 
 
 def _count(n: int, word: str) -> str:
@@ -246,18 +277,18 @@ def _ratio(d: Differences, i: int, ref: int) -> Estimate:
     return Estimate(math.exp(ratio), (math.exp(ratio - half), math.exp(ratio + half)), n, reason)
 
 
-def _status(grid: Grid, i: int, ref: int, d: Differences) -> str:
+def _status(grid: Cells, i: int, ref: int, d: Differences) -> str:
     missing = int((np.isfinite(grid.log_loss).any(axis=0) & ~np.isfinite(grid.log_loss[i])).sum())
     parts = []
     if missing:
-        parts.append(f"{_count(missing, 'trial')} missing that other formulations have")
+        parts.append(f"{_count(missing, 'trial')} missing that others have")
     if i != ref and not np.isfinite(d.se[i, ref]):
         parts.append("no interval")
     return "; ".join(parts) or "complete"
 
 
-def _multipliers(table: SweepTable, grid: Grid, ref: int, spread: Spread) -> list[Multiplier]:
-    """The compute multiplier of every formulation, pooled over sizes and seeds like the losses."""
+def _multipliers(table: SweepTable, grid: Cells, ref: int, spread: Spread) -> list[Multiplier]:
+    """The compute multiplier of every arm, pooled over sizes and seeds like the losses."""
     points = table.curves[table.curves["key"] == names.VAL_LOSS]
     curves = {
         trial: (rows["flops"].to_numpy(float), rows["value"].to_numpy(float))
@@ -265,7 +296,7 @@ def _multipliers(table: SweepTable, grid: Grid, ref: int, spread: Spread) -> lis
     }
     found: list[dict[tuple[int, int], Crossing]] = []
     values = []
-    for i in range(len(grid.formulations)):
+    for i in range(len(grid.arms)):
         log_factor = np.full(grid.log_loss.shape[1:], np.nan)
         crossings = {}
         for at in zip(*np.nonzero(np.isfinite(grid.log_loss[i]) & np.isfinite(grid.log_loss[ref])), strict=True):
@@ -305,11 +336,11 @@ def _multiplier(crossings: dict[tuple[int, int], Crossing], mean: float, half: f
     )
 
 
-def _pairing(grid: Grid) -> Pairing | None:
+def _pairing(grid: Cells) -> Pairing | None:
     """Variance over seeds of unpaired differences over that of paired ones, pooled over all pairs and sizes."""
     paired_sum = unpaired_sum = 0.0
     n = 0
-    for i, j in combinations(range(len(grid.formulations)), 2):
+    for i, j in combinations(range(len(grid.arms)), 2):
         a, b = grid.log_loss[i], grid.log_loss[j]
         both = np.isfinite(a) & np.isfinite(b)
         for k in np.flatnonzero(both.sum(axis=1) >= 3):

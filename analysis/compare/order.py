@@ -1,4 +1,4 @@
-"""Does the order of the formulations hold as the model grows?"""
+"""Does the order of the arms hold as the model grows?"""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.compare import paired
-from analysis.compare.grid import Grid
+from analysis.compare.cells import Cells
 from analysis.compare.paired import Array
 
 
 @dataclass(frozen=True)
 class SizeRanking:
-    """The formulations at one size, lowest mean loss first, with the mean of each."""
+    """The arms at one rung, lowest mean loss first, with the mean of each."""
 
     label: str
     parameters: float
@@ -26,7 +26,7 @@ class SizeRanking:
     loss: dict[str, float]
 
 
-def rank_sizes(grid: Grid) -> tuple[SizeRanking, ...]:
+def rank_sizes(grid: Cells) -> tuple[SizeRanking, ...]:
     """The ranking at each size; where a seed is missing, by effects beside the seeds, as over all sizes."""
     rankings = []
     for k, (label, parameters) in enumerate(zip(grid.labels, grid.parameters, strict=True)):
@@ -34,13 +34,13 @@ def rank_sizes(grid: Grid) -> tuple[SizeRanking, ...]:
         present = np.flatnonzero(here.any(axis=1))
         effect, level = paired.effects(grid.log_loss[present, k])
         order = np.argsort(effect, kind="stable")
-        loss = {grid.formulations[present[j]]: math.exp(level + effect[j]) for j in order}
+        loss = {grid.arms[present[j]]: math.exp(level + effect[j]) for j in order}
         rankings.append(SizeRanking(label, float(parameters), tuple(loss), loss))
     return tuple(rankings)
 
 
 def kendall(sizes: Sequence[SizeRanking]) -> dict[str, float]:
-    """Kendall's tau between the orders at two sizes, over the formulations that both have."""
+    """Kendall's tau between the orders at two sizes, over the arms that both have."""
     tau = {}
     for a, b in combinations(sizes, 2):
         shared = [f for f in a.ranking if f in b.loss]
@@ -54,18 +54,20 @@ def kendall(sizes: Sequence[SizeRanking]) -> dict[str, float]:
 def order_sentence(
     sizes: Sequence[SizeRanking],
     tau: dict[str, float],
-    grid: Grid,
+    grid: Cells,
     separated: NDArray[np.bool_],
     effect: Array,
 ) -> str:
     """Whether the order holds as the model grows, in a sentence or two."""
-    if len(grid.formulations) < 2:
-        return "There is one formulation, so there is no order."
+    if len(grid.arms) < 2:
+        return f"There is one {grid.noun}, so there is no order."
     if len(sizes) < 2:
         return "There is one size, so whether the order holds as the model grows is not known."
-    sizes = [size for size in sizes if len(size.ranking) == len(grid.formulations)]
+    sizes = [size for size in sizes if len(size.ranking) == len(grid.arms)]
     if len(sizes) < 2:
-        return "Fewer than two sizes have all formulations, so whether the order holds as the model grows is not known."
+        return (
+            f"Fewer than two sizes have all {grid.noun}s, so whether the order holds as the model grows is not known."
+        )
     leaders = [size.ranking[0] for size in sizes]
     if len({size.ranking for size in sizes}) == 1:
         first = f"The order is the same at all {len(sizes)} sizes."
@@ -89,16 +91,16 @@ def order_sentence(
 
 def _reversals(
     sizes: Sequence[SizeRanking],
-    grid: Grid,
+    grid: Cells,
     separated: NDArray[np.bool_],
     effect: Array,
 ) -> str:
     if not separated.any():
-        return "No two formulations differ significantly overall, so a change of order may be chance."
+        return f"No two {grid.noun}s differ significantly overall, so a change of order may be chance."
     turned: dict[str, str] = {}  # pair -> the sizes where it is the other way round
     for i, j in combinations(range(len(effect)), 2):
         if separated[i, j]:
-            a, b = (grid.formulations[k] for k in ((i, j) if effect[i] < effect[j] else (j, i)))
+            a, b = (grid.arms[k] for k in ((i, j) if effect[i] < effect[j] else (j, i)))
             where = [s.label for s in sizes if a in s.loss and b in s.loss and s.loss[a] > s.loss[b]]
             if where:
                 turned[f"{a} and {b}"] = ", ".join(where)

@@ -1,6 +1,6 @@
 """Figures: `plot_x(result, *, ax=None) -> Axes`. They draw; they fit nothing, save nothing and set no global style.
 
-`look` says how each formulation is drawn (`analysis.style.looks`); use them inside `with house_style():`.
+`look` says how each arm is drawn (`analysis.style.looks`); use them inside `with house_style():`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.compare.arms import Comparison, Estimate
-from analysis.compare.grid import size_labels
+from analysis.compare.cells import rung_labels
 from analysis.laws.plot_ladder import LAWS_UP_TO, LOSS_LABEL, geometric_mean
 from analysis.style import (
     GREY,
@@ -33,21 +33,21 @@ from analysis.table.read import SweepTable
 from rfscale import names
 
 BELOW, ABOVE = ("#2166AC", "o"), ("#B2182B", "s")
-"""Colour and marker of what is surely below and above the reference, apart from the colours of the formulations."""
+"""Colour and marker of what is surely below and above the reference, apart from the colours of the arms."""
 CENTRAL_LOGSNR = 5.0
-"""Inside the log-SNRs that every formulation of the paper trains on; LDM-linear, the narrowest, ends at -5.36."""
+"""Inside the log-SNRs that every arm of the paper trains on; LDM-linear, the narrowest, ends at -5.36."""
 
 
 def plot_learning_curves(
     table: SweepTable, label: str, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """val/loss against steps at one size (a label of `compare.size_labels`): each seed thin, their mean thick."""
+    """val/loss against steps at one rung (a label of `cells.rung_labels`): each seed thin, their mean thick."""
     ax = ax or new_axes(4.2, 3.2)
-    look = look or looks(sorted(set(table.trials["formulation"])))
-    chosen = table.trials[size_labels(table.trials) == label]
+    look = look or looks(sorted(set(table.trials["arm"])))
+    chosen = table.trials[rung_labels(table) == label]
     points = table.curve(names.VAL_LOSS)
     points = points[points["trial_id"].isin(chosen["trial_id"])]
-    for name, curves in points.groupby("formulation"):
+    for name, curves in points.groupby("arm"):
         style = look[str(name)]
         mean = curves.groupby("step")["value"].agg(geometric_mean)
         if curves["trial_id"].nunique() > 1:
@@ -73,10 +73,8 @@ def plot_loss_levels(
     ax = ax or new_axes(6.4, 3.6)
     keys = {t: names.val_level(t) for t in names.LOSS_LEVELS}
     trials = _largest(table)
-    tidy = pd.concat(
-        trials[["formulation", "seed"]].assign(x=t, value=trials[key]) for t, key in keys.items() if key in trials
-    )
-    shown = look or looks(sorted(set(trials["formulation"])))
+    tidy = pd.concat(trials[["arm", "seed"]].assign(x=t, value=trials[key]) for t, key in keys.items() if key in trials)
+    shown = look or looks(sorted(set(trials["arm"])))
     _relative(ax, tidy, reference, shown)
     if not all(style.shown for style in shown.values()):
         ax.set_ylim(*_limits_of_named(ax))
@@ -90,15 +88,13 @@ def plot_denoising_profile(
 ) -> Axes:
     """MSE of the denoised image over log-SNR relative to the reference, at the largest size.
 
-    The axis is that of the levels every formulation trains on: beyond, an error can be a thousand times larger,
+    The axis is that of the levels every arm trains on: beyond, an error can be a thousand times larger,
     and its line leaves the axis.
     """
     ax = ax or new_axes(6.4, 3.6)
     trials = _largest(table)
-    tidy = table.profile.merge(trials[["trial_id", "formulation", "seed"]], on="trial_id").rename(
-        columns={"logsnr": "x"}
-    )
-    shown = look or looks(sorted(set(trials["formulation"])))
+    tidy = table.profile.merge(trials[["trial_id", "arm", "seed"]], on="trial_id").rename(columns={"logsnr": "x"})
+    shown = look or looks(sorted(set(trials["arm"])))
     _relative(ax, tidy, reference, shown, markers=False)
     ax.set(
         ylim=_limits_of_named(ax, CENTRAL_LOGSNR),
@@ -110,7 +106,7 @@ def plot_denoising_profile(
 
 def _largest(table: SweepTable) -> pd.DataFrame:
     """The trials of the largest size; of several conditions there, the longest."""
-    labels = size_labels(table.trials)
+    labels = rung_labels(table)
     last = table.trials.sort_values(["parameters", "train_flops"]).index[-1]
     largest: pd.DataFrame = table.trials[labels == labels[last]]
     return largest
@@ -118,7 +114,7 @@ def _largest(table: SweepTable) -> pd.DataFrame:
 
 def _relative(ax: Axes, tidy: pd.DataFrame, reference: str, look: Mapping[str, Look], markers: bool = True) -> None:
     """Paired ratios to the reference in per cent: geometric mean over seeds, bars or band two standard errors."""
-    wide = np.log(tidy.pivot_table(index=["seed", "x"], columns="formulation", values="value"))
+    wide = np.log(tidy.pivot_table(index=["seed", "x"], columns="arm", values="value"))
     ax.axhline(0, color=look[reference].colour if reference in look else INK, lw=1.4, label=reference + REFERENCE)
     if reference not in wide:
         return
@@ -141,9 +137,9 @@ def _relative(ax: Axes, tidy: pd.DataFrame, reference: str, look: Mapping[str, L
 
 
 def _limits_of_named(ax: Axes, within: float = math.inf) -> tuple[float, float]:
-    """Limits that hold the lines of the named formulations at |x| <= within, and those of the others near them.
+    """Limits that hold the lines of the named arms at |x| <= within, and those of the others near them.
 
-    One bad formulation can be ten times further off than all differences that matter.
+    One bad arm can be ten times further off than all differences that matter.
     """
     named, others = [0.0], [0.0]
     for line in ax.get_lines():
@@ -157,9 +153,9 @@ def _limits_of_named(ax: Axes, within: float = math.inf) -> tuple[float, float]:
 
 
 def plot_ranking(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
-    """Loss of every formulation relative to the reference, lowest on top, with 95 % intervals."""
+    """Loss of every arm relative to the reference, lowest on top, with 95 % intervals."""
     ax = ax or new_axes(6.2, _forest_height(comparison))
-    rows = [(s.formulation, s.ratio, _verdict(comparison, s.formulation)) for s in comparison.standings]
+    rows = [(s.arm, s.ratio, _verdict(comparison, s.arm)) for s in comparison.standings]
     _forest(
         ax, rows, comparison.reference, "p, corrected" if comparison.spread != "none" else "",
         scale=lambda r: 100 * (r - 1),
@@ -170,9 +166,9 @@ def plot_ranking(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_compute_multiplier(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
-    """The factor in training FLOPs at which each formulation reaches the loss of the reference, with 95 % intervals."""
+    """The factor in training FLOPs at which each arm reaches the loss of the reference, with 95 % intervals."""
     ax = ax or new_axes(6.2, _forest_height(comparison))
-    rows = [(s.formulation, s.compute_multiplier, _multiplier_text(s.compute_multiplier)) for s in comparison.standings]
+    rows = [(s.arm, s.compute_multiplier, _multiplier_text(s.compute_multiplier)) for s in comparison.standings]
     _forest(ax, rows, comparison.reference, "factor [95 %]")
     estimates = [m.estimate for _, m, _ in rows if math.isfinite(m.estimate)]
     sides = [v for _, m, _ in rows for v in m.interval if math.isfinite(v) and 1 / 8 < v / m.estimate < 8]
@@ -193,7 +189,7 @@ def _forest(
     heading: str,
     scale: Callable[[float], float] = float,
 ) -> None:
-    """One line per formulation, lowest estimate on top: estimate, interval, and words at the right under a heading.
+    """One line per arm, lowest estimate on top: estimate, interval, and words at the right under a heading.
 
     The colour says on which side of the reference the interval lies.
     """
@@ -254,11 +250,11 @@ def _multiplier_text(m: Estimate) -> str:
 def plot_rank_by_size(
     comparison: Comparison, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """The rank of every formulation at each size; lines that cross are orders that do not hold."""
-    formulations = [s.formulation for s in comparison.standings]
-    ax = ax or new_axes(2.6 + 1.1 * len(comparison.sizes), 1.1 + 0.3 * len(formulations))
-    look = look or looks(formulations)
-    for name in formulations:
+    """The rank of every arm at each size; lines that cross are orders that do not hold."""
+    arms = [s.arm for s in comparison.standings]
+    ax = ax or new_axes(2.6 + 1.1 * len(comparison.sizes), 1.1 + 0.3 * len(arms))
+    look = look or looks(arms)
+    for name in arms:
         ranks = [s.ranking.index(name) + 1 if name in s.loss else math.nan for s in comparison.sizes]
         style = look[name]
         colour = style.colour if style.shown else GREY
@@ -269,8 +265,8 @@ def plot_rank_by_size(
                 color=colour if style.shown else "#555555", annotation_clip=False,
             )  # fmt: skip
     ax.set_xticks(range(len(comparison.sizes)), [f"{s.label}\n{si(s.parameters)}" for s in comparison.sizes])
-    ax.set_yticks(range(1, len(formulations) + 1))
-    ax.set_ylim(len(formulations) + 0.5, 0.5)
+    ax.set_yticks(range(1, len(arms) + 1))
+    ax.set_ylim(len(arms) + 0.5, 0.5)
     ax.set_xlim(-0.25, len(comparison.sizes) - 0.75)
     ax.set(xlabel="model size (parameters)", ylabel="rank (1 is best)")
     ax.grid(False)

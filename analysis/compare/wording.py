@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from analysis.compare import labels
 from analysis.compare.arms import Comparison, Estimate, Standing
+from analysis.compare.tuned import Choice
 from analysis.laws import Code
 from analysis.laws.ladder import EXPONENT, Ladder, LadderLaw
 from analysis.laws.misfit import Miss
@@ -52,7 +54,7 @@ def probability(p: float) -> str:
 
 
 def tie_words(comparison: Comparison, standing: Standing) -> str:
-    """'tied with a, b': the formulations that the data do not tell apart from this one."""
+    """'tied with a, b': the arms that the data do not tell apart from this one."""
     if comparison.spread == "none":
         return "no interval: may be tied with any" if len(comparison.standings) > 1 else ""
     return f"tied with {', '.join(standing.tied_with)}" if standing.tied_with else ""
@@ -60,26 +62,30 @@ def tie_words(comparison: Comparison, standing: Standing) -> str:
 
 def ranking_text(comparison: Comparison) -> str:
     """The ranking as a table for a terminal, and what it rests on."""
-    header = ("", "formulation", "val/loss", f"times {comparison.reference}", "p", "compute", "")
+    header = ("", comparison.noun, "val/loss", f"times {comparison.reference}", "p", "compute", "")
     rows = [header, *(_ranking_row(comparison, s) for s in comparison.standings)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header) - 1)]
-    lines = [
-        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]).rstrip() for row in rows
-    ]
+    lines = _columns(rows)
     notes = [sentence(comparison.basis)]
     if len(comparison.standings) > 1:
         notes[0] += " p is Holm-corrected; compute is the factor in FLOPs to equal loss."
-    notes.append(comparison.order + (" d: blocks of the model." if "d = " in comparison.order else ""))
-    if comparison.pairing:
-        notes.append(pairing_sentence(comparison))
+    notes.append(f"{comparison.order} {comparison.legend if len(comparison.sizes) > 1 else ''}".rstrip())
+    notes += filter(None, (pairing_sentence(comparison), left_out_sentence(comparison)))
+    if comparison.choices:
+        notes += ["", *_columns(tuned_rows(comparison)), *tuned_sentences(comparison)]
     return "\n".join([f"Ranking of {comparison.sweep} by val/loss, {comparison.n_trials} trials", *lines, *notes])
 
 
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table for a terminal; the last column is as wide as it is."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    return ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]).rstrip() for row in rows]
+
+
 def _ranking_row(comparison: Comparison, s: Standing) -> tuple[str, ...]:
-    is_reference = s.formulation == comparison.reference
+    is_reference = s.arm == comparison.reference
     return (
         f"{s.rank}.",
-        s.formulation,
+        s.arm,
         with_interval(s.mean, s.interval),
         "1" if is_reference else fixed(s.ratio.estimate, s.ratio.interval, 3),
         "" if is_reference else probability(s.p),
@@ -89,11 +95,11 @@ def _ranking_row(comparison: Comparison, s: Standing) -> tuple[str, ...]:
 
 
 def _tied_ranks(comparison: Comparison, standing: Standing) -> str:
-    """'tied with 2-6, 9': as `tie_words`, by rank, since the names of sixteen formulations fit no terminal."""
+    """'tied with 2-6, 9': as `tie_words`, by rank, since the names of sixteen arms fit no terminal."""
     if comparison.spread == "none" or not standing.tied_with:
         return tie_words(comparison, standing)
     runs: list[list[int]] = []
-    for rank in sorted(s.rank for s in comparison.standings if s.formulation in standing.tied_with):
+    for rank in sorted(s.rank for s in comparison.standings if s.arm in standing.tied_with):
         if runs and rank == runs[-1][-1] + 1:
             runs[-1].append(rank)
         else:
@@ -107,7 +113,62 @@ def pairing_sentence(comparison: Comparison) -> str:
         return ""
     ratio = comparison.pairing.variance_ratio
     what = f"Pairing by seed divided the variance of a difference by {ratio:.2g}"
-    return f"{what} ({comparison.pairing.n} comparisons of two formulations at one size)."
+    return f"{what} ({comparison.pairing.n} comparisons of two {comparison.noun}s at one size)."
+
+
+def left_out_sentence(comparison: Comparison) -> str:
+    """The rungs that are in no difference, or nothing."""
+    if not comparison.left_out:
+        return ""
+    return f"In no difference, since only one {comparison.noun} has them: {'; '.join(comparison.left_out)}."
+
+
+EDGE = "*"
+"""Marks a tuned value at the end of its list."""
+
+
+def tuned_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """A table of the tuned values, arms by rank down and rungs across; a star where one is at the end of its list."""
+    at = {(choice.arm, choice.rung): choice for choice in comparison.choices}
+    rungs = list(dict.fromkeys(choice.rung for choice in comparison.choices))
+    order = [rung.label for rung in comparison.sizes if rung.label in rungs]
+    header = ("tuned: " + ", ".join(map(labels.words, comparison.choices[0].value)), *order)
+    return [header, *((s.arm, *(_tuned_value(at.get((s.arm, rung))) for rung in order)) for s in comparison.standings)]
+
+
+def _tuned_value(choice: Choice | None) -> str:
+    if choice is None:
+        return NOT_KNOWN
+    return ", ".join(labels.number(v) + EDGE * (key in choice.edge) for key, v in choice.value.items())
+
+
+def tuned_sentences(comparison: Comparison) -> list[str]:
+    """How the tuned values were chosen, and where a better one may lie beyond the list; nothing where none are."""
+    if not comparison.choices:
+        return []
+    told = [
+        f"Each {comparison.noun} takes at each rung the value with the lowest mean val/loss over its seeds, the same "
+        f"for all seeds. It was chosen on the runs that are compared here, so every loss is a little lower than that "
+        f"of a fresh run with this value would be, the more so the longer the list."
+    ]
+    at_edge = [
+        f"{choice.arm} at {choice.rung} ({labels.said(key, choice.value[key])}, the {edge} of "
+        f"{', '.join(map(labels.number, choice.tried[key]))})"
+        for choice in comparison.choices
+        for key, edge in choice.edge.items()
+    ]
+    if at_edge:
+        n = len(comparison.choices)
+        told.append(
+            f"{EDGE} At the end of its list in {len(at_edge)} of {n} places, so that a better value may lie beyond: "
+            f"{'; '.join(at_edge[:EDGES_SHOWN])}{'; ...' if len(at_edge) > EDGES_SHOWN else ''}. Extend the list there."
+        )
+    else:
+        told.append("No value chosen is at the end of its list.")
+    return told
+
+
+EDGES_SHOWN = 6
 
 
 def sentence(text: str) -> str:
@@ -119,27 +180,27 @@ def answer(comparison: Comparison, ladder: Ladder) -> str:
     """The question answered in a few sentences, from the numbers alone."""
     best = comparison.best
     if len(comparison.standings) == 1:
-        first = f"{best.formulation} is the only formulation: its mean validation loss is {number(best.mean)}."
+        first = f"{best.arm} is the only {comparison.noun}: its mean validation loss is {number(best.mean)}."
     elif comparison.spread == "none":
         first = (
-            f"{best.formulation} has the lowest validation loss, {number(best.mean)}, but the trials are too few to "
+            f"{best.arm} has the lowest validation loss, {number(best.mean)}, but the trials are too few to "
             f"tell a difference from chance."
         )
     elif best.tied_with:
         first = (
-            f"{best.formulation} has the lowest mean validation loss, {number(best.mean)}, but is tied with "
+            f"{best.arm} has the lowest mean validation loss, {number(best.mean)}, but is tied with "
             f"{_listed(best.tied_with)}{_by_how_much(comparison)}."
         )
     else:
-        first = f"{best.formulation} reaches the lowest validation loss, {number(best.mean)}{_by_how_much(comparison)}."
+        first = f"{best.arm} reaches the lowest validation loss, {number(best.mean)}{_by_how_much(comparison)}."
     order = comparison.order if len(comparison.standings) > 1 else ""
-    law = ladder.law(best.formulation, "N")
-    return " ".join(filter(None, (first, order, law_sentence(law), held_out_sentence(ladder, best.formulation))))
+    law = ladder.law(best.arm, "N")
+    return " ".join(filter(None, (first, order, law_sentence(law), held_out_sentence(ladder, best.arm))))
 
 
 def _by_how_much(comparison: Comparison) -> str:
     best = comparison.best
-    if best.formulation == comparison.reference:
+    if best.arm == comparison.reference:
         return ""
     change = f"; {percent(best.ratio)} than {comparison.reference}"
     m = best.compute_multiplier
@@ -192,7 +253,7 @@ NOISE_WORDS = {
 
 def misses_sentence(laws: Sequence[LadderLaw] | Sequence[SurfaceLaw], law: str) -> str:
     """Which laws miss losses that they were fitted to by much more than their noise; empty where none does."""
-    missed = {x.formulation: x.miss for x in laws if x.miss and x.miss.beyond_noise}
+    missed = {x.arm: x.miss for x in laws if x.miss and x.miss.beyond_noise}
     if not missed:
         return ""
     worst = sorted(missed, key=lambda name: -abs(missed[name].share))
@@ -220,18 +281,18 @@ def law_sentence(law: LadderLaw) -> str:
     return told
 
 
-def held_out_sentence(ladder: Ladder, formulation: str) -> str:
+def held_out_sentence(ladder: Ladder, arm: str) -> str:
     """The largest size: predicted from the smaller ones beside measured."""
-    held, reason = ladder.held_out(formulation)
+    held, reason = ladder.held_out(arm)
     if held is None:
-        known = ladder.law(formulation, "N").fit is not None
+        known = ladder.law(arm, "N").fit is not None
         return f"The largest size is not predicted: {reason}." if known else ""
-    return f"For the largest size, {held_out_words(ladder, formulation)}."
+    return f"For the largest size, {held_out_words(ladder, arm)}."
 
 
-def held_out_words(ladder: Ladder, formulation: str) -> str:
+def held_out_words(ladder: Ladder, arm: str) -> str:
     """'d = 4: predicted 0.212 [0.200, 0.224] by L(N) of the smaller ones, measured 0.211 (inside)'"""
-    held, reason = ladder.held_out(formulation)
+    held, reason = ladder.held_out(arm)
     if held is None:
         return reason
     law = "L(N, D)" if held.form == FORM else "L(N)"
@@ -260,13 +321,13 @@ def fit_status(law: LadderLaw) -> str:
     return " ".join(parts) or "Converged, and every parameter is determined."
 
 
-def laws_text(ladder: Ladder, formulations: Sequence[str]) -> str:
+def laws_text(ladder: Ladder, arms: Sequence[str]) -> str:
     """Exponents and held-out checks for a terminal."""
     lines = [
         f"Scaling laws, {ladder.description}: the exponent of L(N), the loss over the parameters N,",
         "and the largest size as predicted from the smaller ones (d: blocks of the model)",
     ]
-    shown = formulations if len(formulations) <= LAWS_SHOWN else formulations[: LAWS_SHOWN - 1]
+    shown = arms if len(arms) <= LAWS_SHOWN else arms[: LAWS_SHOWN - 1]
     width = max(map(len, shown))
     for name in shown:
         law = ladder.law(name, "N")
@@ -275,8 +336,8 @@ def laws_text(ladder: Ladder, formulations: Sequence[str]) -> str:
             continue
         told = held_out_words(ladder, name)
         lines.append(f"{name.ljust(width)}  exponent {with_interval(*law.exponent, 3)}; {told}")
-    if len(shown) < len(formulations):
-        lines.append(f"{len(formulations) - len(shown)} more in the report")
+    if len(shown) < len(arms):
+        lines.append(f"{len(arms) - len(shown)} more in the report")
     if any(held is not None and held.form == FORM for held, _ in map(ladder.held_out, shown)):
         lines.append(f"{SURFACE} (D: training samples), fitted to the whole curves; L(N) to their ends alone.")
     return "\n".join(lines)

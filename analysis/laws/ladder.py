@@ -1,12 +1,13 @@
-"""The scaling laws of a sweep: val/loss against parameters and against training compute, per formulation.
+"""The scaling laws of a sweep: val/loss against parameters and against training compute, per arm.
 
-Each law is fitted to the ends of training along one ladder: trials that differ in model size and seed only. With equal
-steps for all sizes, L(C) is the loss along that ladder, not the lowest loss that a budget can buy.
+Each law is fitted to the ends of training along one ladder: trials of an arm that differ in model size and seed only.
+With equal steps for all sizes, L(C) is the loss along that ladder, not the lowest loss that a budget can buy.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,10 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.compare.grid import CONDITION
+from analysis.compare.labels import size
 from analysis.laws import Code, FitError, FitResult, fit
 from analysis.laws.misfit import Miss, largest_miss
 from analysis.laws.surface import HeldOut, SurfaceLaw, surface_law
+from analysis.table.identity import column
 from analysis.table.read import SweepTable
 from rfscale import names
 
@@ -28,21 +30,16 @@ COLUMN: dict[Variable, str] = {"N": "parameters", "C": "train_flops"}
 EXPONENT: dict[Variable, str] = {"N": "alpha", "C": "gamma"}
 MIN_SIZES = 3
 
-LADDER = tuple(key for key in CONDITION if key not in {"depth", "width", "heads", "learning_rate"})
-"""What the trials of one ladder share; width, heads and the learning rate may follow the depth."""
-LENGTH = frozenset({"steps", "warmup_steps", "ema_every"})
-"""What follows from the length of a training."""
-
 
 @dataclass(frozen=True)
 class LadderLaw:
-    """val/loss of one formulation against N (all parameters) or C (training FLOPs) at the ends of training.
+    """val/loss of one arm against N (all parameters) or C (training FLOPs) at the ends of training.
 
     `points`: what it is fitted to, in words. `fit` is None where no law can be fitted, with the `reason`; `held_out`
     likewise. `miss`: where the law is furthest from the losses.
     """
 
-    formulation: str
+    arm: str
     variable: Variable
     x: Array
     loss: Array
@@ -76,27 +73,25 @@ class Ladder:
     description: str
     trial_ids: frozenset[str]
 
-    def law(self, formulation: str, variable: Variable) -> LadderLaw:
-        return next(law for law in self.laws if law.formulation == formulation and law.variable == variable)
+    def law(self, arm: str, variable: Variable) -> LadderLaw:
+        return next(law for law in self.laws if law.arm == arm and law.variable == variable)
 
-    def surface(self, formulation: str) -> SurfaceLaw:
-        return next(law for law in self.surfaces if law.formulation == formulation)
+    def surface(self, arm: str) -> SurfaceLaw:
+        return next(law for law in self.surfaces if law.arm == arm)
 
-    def held_out(self, formulation: str) -> tuple[HeldOut | None, str]:
+    def held_out(self, arm: str) -> tuple[HeldOut | None, str]:
         """The largest size as predicted by the surface or by L(N), whichever has the narrower interval; or why by none.
 
         Both cover (benchmarks/heldout.py, benchmarks/coverage.py); which of them a few sizes determine better differs.
         """
-        law = self.law(formulation, "N")
-        known = [
-            h for h in (self.surface(formulation).held_out, law.held_out) if h is not None and h.inside is not None
-        ]
+        law = self.law(arm, "N")
+        known = [h for h in (self.surface(arm).held_out, law.held_out) if h is not None and h.inside is not None]
         if known:
             return min(known, key=lambda held: held.interval[1] / held.interval[0]), ""
         return law.held_out, law.held_out_reason
 
     def frame(self) -> pd.DataFrame:
-        """One row per law: L(N) and L(C) of every formulation, then its surface L(N, D)."""
+        """One row per law: L(N) and L(C) of every arm, then its surface L(N, D)."""
         return pd.DataFrame([*(_record(law, law.variable) for law in self.laws), *map(_surface_record, self.surfaces)])
 
     def of(self, variable: Variable) -> tuple[LadderLaw, ...]:
@@ -104,15 +99,16 @@ class Ladder:
 
 
 def ladder_laws(table: SweepTable) -> Ladder:
-    """Fit L(N), L(C) and L(N, D) for every formulation, and predict the largest size from the smaller ones.
+    """Fit L(N), L(C) and L(N, D) for every arm, and predict the largest size from the smaller ones.
 
     Where a sweep holds several ladders (budgets, data sets), the one with the most sizes is used, of those the longest.
     """
-    trials, description = _longest_ladder(table.trials)
-    formulations = sorted(set(table.trials["formulation"]))  # one that is not on this ladder has a law with a reason
-    laws = [_law(trials[trials["formulation"] == name], name, variable) for name in formulations for variable in COLUMN]
-    ids, on_surface = frozenset(trials["trial_id"]), _any_length(table.trials, trials)
-    surfaces = [surface_law(table, name, on_surface) for name in formulations]
+    shared = _shared(table)
+    trials, description = _longest_ladder(table.trials, shared)
+    arms = sorted(set(table.trials["arm"]))  # one that is not on this ladder has a law with a reason
+    laws = [_law(trials[trials["arm"] == name], name, variable) for name in arms for variable in COLUMN]
+    ids, on_surface = frozenset(trials["trial_id"]), _any_length(table.trials, trials, shared)
+    surfaces = [surface_law(table, name, on_surface) for name in arms]
     return Ladder(tuple(laws), tuple(surfaces), description, ids)
 
 
@@ -127,7 +123,7 @@ def _surface_record(law: SurfaceLaw) -> dict[str, object]:
 def _record(law: LadderLaw | SurfaceLaw, variable: str) -> dict[str, object]:
     """What is known of a law; a parameter that it does not have is NaN."""
     held, miss = law.held_out, law.miss
-    told: dict[str, object] = {"formulation": law.formulation, "variable": variable}
+    told: dict[str, object] = {"arm": law.arm, "variable": variable}
     for name in PARAMETERS:
         known = law.fit is not None and name in law.fit.estimate
         sides = law.fit.interval[name] if law.fit is not None and known else (math.nan, math.nan)
@@ -148,8 +144,22 @@ def _record(law: LadderLaw | SurfaceLaw, variable: str) -> dict[str, object]:
     }
 
 
-def _longest_ladder(trials: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    ladders = [rows for _, rows in trials.groupby(list(LADDER), sort=False, dropna=False)]
+def _shared(table: SweepTable) -> list[str]:
+    """The columns in which the trials of one ladder agree, whatever their length.
+
+    What the sweep does not move, and of what it moves from rung to rung that which is neither size nor length: what
+    tells apart trials of one arm, size, length and seed.
+    """
+    roles = table.roles
+    moved = {*roles.arm, *roles.rung, *roles.tuned, *roles.seed}
+    fixed = [column(key) for key in table.keys if key not in moved]
+    alike = table.trials.groupby(["arm", "parameters", "steps", "seed", *fixed], dropna=False)
+    names_of = [column(key) for key in roles.rung if column(key) in table.trials]
+    return [*fixed, *(name for name in names_of if (alike[name].nunique(dropna=False) > 1).any())]
+
+
+def _longest_ladder(trials: pd.DataFrame, shared: Sequence[str]) -> tuple[pd.DataFrame, str]:
+    ladders = [rows for _, rows in trials.groupby([*shared, "steps"], sort=False, dropna=False)]
     chosen = max(ladders, key=lambda rows: (rows["parameters"].nunique(), rows["steps"].iloc[0], len(rows)))
     first = chosen.iloc[0]
     words = f"{first['data']} at {first['resolution']} pixels, {first['steps']} steps of {first['batch']} samples"
@@ -158,31 +168,30 @@ def _longest_ladder(trials: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return chosen, words
 
 
-def _any_length(trials: pd.DataFrame, ladder: pd.DataFrame) -> frozenset[str]:
+def _any_length(trials: pd.DataFrame, ladder: pd.DataFrame, shared: Sequence[str]) -> frozenset[str]:
     """The ladder's trials and those that differ from them in length only: a surface is fitted to all of them."""
-    shared = [key for key in LADDER if key not in LENGTH]
     first = ladder.iloc[0]
-    alike = np.logical_and.reduce(
-        [(trials[key] == first[key]) | (trials[key].isna() & pd.isna(first[key])) for key in shared]
-    )
+    alike = np.ones(len(trials), dtype=bool)
+    for name in shared:
+        alike &= (trials[name] == first[name]) | (trials[name].isna() & pd.isna(first[name]))
     return frozenset(trials.loc[alike, "trial_id"])
 
 
-def _law(rows: pd.DataFrame, formulation: str, variable: Variable) -> LadderLaw:
+def _law(rows: pd.DataFrame, arm: str, variable: Variable) -> LadderLaw:
     x, loss = rows[COLUMN[variable]].to_numpy(float), rows[names.VAL_LOSS].to_numpy(float)
     n_sizes = len(np.unique(x))
-    reason = f"{_sizes(n_sizes)} of {formulation}, and a law needs {MIN_SIZES} or more" if n_sizes < MIN_SIZES else ""
+    reason = f"{_sizes(n_sizes)} of {arm}, and a law needs {MIN_SIZES} or more" if n_sizes < MIN_SIZES else ""
     if not reason:
         try:
             found = _fit(variable, x, loss)
         except FitError as error:
             reason = str(error).rstrip(".")
     if reason:
-        return LadderLaw(formulation, variable, x, loss, None, "", reason, None, reason, None)
+        return LadderLaw(arm, variable, x, loss, None, "", reason, None, reason, None)
     held_out, why_not = _held_out(rows, variable, x, loss)
     points = f"{found.n} trials" if found.n == len(x) else f"{found.n} size means"
     miss = largest_miss(rows, found.law({variable: x}))
-    return LadderLaw(formulation, variable, x, loss, found, points, "", held_out, why_not, miss)
+    return LadderLaw(arm, variable, x, loss, found, points, "", held_out, why_not, miss)
 
 
 def _fit(variable: Variable, x: Array, loss: Array) -> FitResult:
@@ -209,7 +218,8 @@ def _held_out(rows: pd.DataFrame, variable: Variable, x: Array, loss: Array) -> 
         found = _fit(variable, x[~largest], loss[~largest])
     except FitError as error:
         return None, f"the smaller sizes alone give no law: {str(error).rstrip('.')}"
-    label = f"d = {rows['depth'].iloc[int(np.argmax(x))]}"
+    row = rows.iloc[int(np.argmax(x))]
+    label = size(row["depth"], row["parameters"])
     prediction = found.predict({variable: x.max()})
     held = HeldOut.of(label, float(x.max()), prediction, loss[largest], int((~largest).sum()), found.form)
     sizes = _sizes(len(np.unique(x)) - 1)

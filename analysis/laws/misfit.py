@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.compare.labels import size
 from rfscale import names
 
 Array = NDArray[np.float64]
@@ -37,7 +38,7 @@ class Miss:
 
 
 def largest_miss(trials: pd.DataFrame, law: Array) -> Miss:
-    """The largest miss of one formulation's law, given at each of the trials that it was fitted to.
+    """The largest miss of one arm's law, given at each of the trials that it was fitted to.
 
     The seeds of one size and length are averaged first; their spread is pooled over sizes and lengths.
     """
@@ -54,7 +55,9 @@ def largest_miss(trials: pd.DataFrame, law: Array) -> Miss:
     steps = sizes.index.get_level_values("steps")
     worst = int(np.argmax(sizes["off"].abs().to_numpy()))
     row = sizes.iloc[worst]
-    label = f"d = {row['depth']:g}" + (f", {steps[worst]:g} steps" if steps.nunique() > 1 else "")
+    label = size(row["depth"], sizes.index.get_level_values("parameters")[worst]) + (
+        f", {steps[worst]:g} steps" if steps.nunique() > 1 else ""
+    )
     dof = int((sizes["n"] - 1).sum())
     if dof:
         variance = float(((sizes["n"] - 1) * sizes["spread"].fillna(0.0)).sum()) / dof

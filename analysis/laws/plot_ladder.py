@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.path import Path
 
+from analysis.compare.labels import size
 from analysis.laws import Prediction
 from analysis.laws.ladder import Ladder, LadderLaw, Variable
 from analysis.laws.surface import FORM, HeldOut
@@ -21,7 +22,7 @@ LOSS_LABEL = "validation loss (velocity MSE)"
 BAND_SPAN = 2.0
 """A band that is wider than this factor anywhere says little, and would cover what does: it is not drawn at all."""
 LAWS_UP_TO = 4
-"""With more formulations only the law of the best is drawn, and only its band: overlapping ones hide each other."""
+"""With more arms only the law of the best is drawn, and only its band: overlapping ones hide each other."""
 HELD_OUT_MARK = Path([(0, -1), (0, 1), (-0.4, -1), (0.4, -1), (-0.4, 1), (0.4, 1), (-0.4, 0), (0.4, 0)], [1, 2] * 4)
 """A bar with its ends and its middle, as the predictions of the largest size are drawn."""
 
@@ -30,17 +31,17 @@ HELD_OUT_MARK = Path([(0, -1), (0, 1), (-0.4, -1), (0.4, -1), (-0.4, 1), (0.4, 1
 class DrawnLaw:
     """A law as a figure shows it: the curve with its band, which is drawn where `banded`."""
 
-    formulation: str
+    arm: str
     x: np.ndarray[tuple[int], np.dtype[np.float64]]
     curve: Prediction
     banded: bool
 
 
 def drawn_laws(ladder: Ladder, variable: Variable, look: Mapping[str, Look]) -> list[DrawnLaw]:
-    """The laws over one variable that a figure shows: of up to four formulations, or of the best alone."""
-    fitted = [law for law in ladder.of(variable) if law.fit is not None and look[law.formulation].shown]
+    """The laws over one variable that a figure shows: of up to four arms, or of the best alone."""
+    fitted = [law for law in ladder.of(variable) if law.fit is not None and look[law.arm].shown]
     if len(fitted) > LAWS_UP_TO:
-        fitted = [law for law in fitted if law.formulation == next(iter(look))]
+        fitted = [law for law in fitted if law.arm == next(iter(look))]
     return [_drawn(law) for law in fitted]
 
 
@@ -48,7 +49,7 @@ def _drawn(law: LadderLaw) -> DrawnLaw:
     assert law.fit is not None  # the caller keeps those
     x = np.geomspace(law.x.min() / 1.05, law.x.max() * 1.05, 80)
     curve = law.fit.predict({law.variable: x})
-    return DrawnLaw(law.formulation, x, curve, bool(np.all(curve.high < BAND_SPAN * curve.low)))
+    return DrawnLaw(law.arm, x, curve, bool(np.all(curve.high < BAND_SPAN * curve.low)))
 
 
 def plot_loss_against_compute(
@@ -56,20 +57,20 @@ def plot_loss_against_compute(
 ) -> Axes:
     """val/loss along every training against training FLOPs, ends marked, with L(C) and the largest size predicted."""
     ax = ax or new_axes(6.8, 4.0)
-    look = look or looks(sorted(set(table.trials["formulation"])))
+    look = look or looks(sorted(set(table.trials["arm"])))
     trials = table.trials[table.trials["trial_id"].isin(ladder.trial_ids)]
     points = table.curve(names.VAL_LOSS)
     points = points[points["trial_id"].isin(ladder.trial_ids) & (points["flops"] > 0)]
-    curves = points.groupby(["formulation", "parameters", "flops"])["value"].agg(geometric_mean).reset_index()
-    for (name, _), curve in curves.groupby(["formulation", "parameters"]):
+    curves = points.groupby(["arm", "parameters", "flops"])["value"].agg(geometric_mean).reset_index()
+    for (name, _), curve in curves.groupby(["arm", "parameters"]):
         style = look[str(name)]
         lw, alpha = (0.9, 0.5) if style.shown else (0.6, 0.3)
         ax.plot(curve["flops"], curve["value"], color=style.colour, lw=lw, alpha=alpha, zorder=style.zorder - 0.5)
-    size = 5.0 if trials["seed"].nunique() == 1 else 3.2
-    for name, rows in trials.groupby("formulation"):
+    marker = 5.0 if trials["seed"].nunique() == 1 else 3.2
+    for name, rows in trials.groupby("arm"):
         style = look[str(name)]
         ax.plot(
-            rows["train_flops"], rows[names.VAL_LOSS], style.marker, color=style.colour, ms=size,
+            rows["train_flops"], rows[names.VAL_LOSS], style.marker, color=style.colour, ms=marker,
             zorder=style.zorder + 1, label=legend_name(str(name), style),
         )  # fmt: skip
     ends = trials[names.VAL_LOSS].to_numpy(float)
@@ -92,12 +93,12 @@ def plot_loss_against_parameters(
     """val/loss at the end of training against all parameters, with L(N), its band, and the largest size predicted."""
     ax = ax or new_axes(6.4, 3.8)
     laws = ladder.of("N")
-    look = look or looks([law.formulation for law in laws])
+    look = look or looks([law.arm for law in laws])
     for law in laws:
-        style = look[law.formulation]
+        style = look[law.arm]
         ax.plot(
             law.x, law.loss, style.marker, color=style.colour, zorder=style.zorder + 1,
-            label=legend_name(law.formulation, style),
+            label=legend_name(law.arm, style),
         )  # fmt: skip
     ax.set_xlim(*pad(np.concatenate([law.x for law in laws]), 0.06))
     ax.set_ylim(*pad(np.concatenate([*(law.loss for law in laws), _limits(ladder)])))
@@ -116,11 +117,11 @@ def _laws(ax: Axes, ladder: Ladder, variable: Variable, look: Mapping[str, Look]
     """
     drawn = drawn_laws(ladder, variable, look)
     for law in drawn:
-        style, band = look[law.formulation], law.curve
+        style, band = look[law.arm], law.curve
         ax.plot(law.x, band.value, ls="--", lw=1.2, color=style.colour, zorder=style.zorder)
         if law.banded:
             ax.fill_between(law.x, band.low, band.high, color=style.colour, alpha=0.12, lw=0, zorder=1)
-    bars = held_out_bars(ladder, [law.formulation for law in drawn])
+    bars = held_out_bars(ladder, [law.arm for law in drawn])
     left, right = ax.get_xlim()
     gap = (right / left) ** 0.02
     place = max((law.x.max() for law in drawn), default=1.0) / 1.05
@@ -140,9 +141,9 @@ def _laws(ax: Axes, ladder: Ladder, variable: Variable, look: Mapping[str, Look]
         ax.plot([], [], ls="", marker=HELD_OUT_MARK, ms=15, mfc="none", mec=INK, mew=1, label=label)
 
 
-def held_out_bars(ladder: Ladder, formulations: list[str]) -> dict[str, HeldOut]:
+def held_out_bars(ladder: Ladder, arms: list[str]) -> dict[str, HeldOut]:
     """The predictions of the largest size that have an interval."""
-    found = {name: ladder.held_out(name)[0] for name in formulations}
+    found = {name: ladder.held_out(name)[0] for name in arms}
     return {name: held for name, held in found.items() if held is not None and held.inside is not None}
 
 
@@ -164,18 +165,19 @@ def _bar(ax: Axes, x: float, held: HeldOut, colour: str) -> None:
 
 def _limits(ladder: Ladder) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """What the axis must hold of the predictions; an interval wider than a factor of 1.3 each way may leave it."""
-    held = held_out_bars(ladder, [law.formulation for law in ladder.of("N")]).values()
+    held = held_out_bars(ladder, [law.arm for law in ladder.of("N")]).values()
     return np.array([min(max(side, h.predicted / 1.3), h.predicted * 1.3) for h in held for side in h.interval])
 
 
 def _size_labels(ax: Axes, trials: pd.DataFrame, column: str) -> None:
-    """The depths along the lower edge, each with a thin line up to its lowest loss."""
+    """The sizes along the lower edge, each with a thin line up to its lowest loss."""
     bottom = ax.get_ylim()[0]
-    for depth, rows in trials.groupby("depth"):
+    for _, rows in trials.groupby("parameters"):
         x = rows[column].max()
         ax.plot([x, x], [bottom, rows[names.VAL_LOSS].min()], color="#999999", lw=0.6, ls=":", zorder=1)
+        label = size(rows["depth"].iloc[0], rows["parameters"].iloc[0])
         ax.annotate(
-            f"d = {depth}", (x, 0), xycoords=("data", "axes fraction"), xytext=(-3, 3), textcoords="offset points",
+            label, (x, 0), xycoords=("data", "axes fraction"), xytext=(-3, 3), textcoords="offset points",
             ha="right", va="bottom", fontsize=8, color=INK,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""L(N, D) = E + A / N^alpha + B / D^beta of each formulation, fitted to the whole curves of a ladder.
+"""L(N, D) = E + A / N^alpha + B / D^beta of each arm, fitted to the whole curves of a ladder.
 
 The learning rate is constant after its warm-up, so every point of a curve is the end of a shorter training, and a
 ladder of a few sizes is a grid over sizes and samples. That tells how much of the loss is for want of parameters and
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.compare.labels import size
 from analysis.laws import FitError, FitResult, Prediction, fit
 from analysis.laws.misfit import Miss, largest_miss
 from analysis.table.read import SweepTable
@@ -73,12 +74,12 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class SurfaceLaw:
-    """The surface of one formulation, or the `reason` why there is none; the same for the held-out largest size.
+    """The surface of one arm, or the `reason` why there is none; the same for the held-out largest size.
 
     `miss`: where it is furthest from the losses at the ends of training.
     """
 
-    formulation: str
+    arm: str
     fit: FitResult | None
     reason: str
     held_out: HeldOut | None
@@ -86,10 +87,10 @@ class SurfaceLaw:
     miss: Miss | None
 
 
-def curve_points(table: SweepTable, formulation: str) -> pd.DataFrame:
+def curve_points(table: SweepTable, arm: str) -> pd.DataFrame:
     """The points of val/loss that a surface is fitted to: after the first tenth of each training."""
     curve = table.curve(names.VAL_LOSS)
-    return curve[(curve["formulation"] == formulation) & (curve["step"] >= FIRST_FRACTION * curve["steps"])]
+    return curve[(curve["arm"] == arm) & (curve["step"] >= FIRST_FRACTION * curve["steps"])]
 
 
 def fit_surface(points: pd.DataFrame) -> FitResult:
@@ -102,19 +103,19 @@ def fit_surface(points: pd.DataFrame) -> FitResult:
     return fit(FORM, data, groups=points["trial_id"].to_numpy(str), bootstrap=0, checks=False)
 
 
-def surface_law(table: SweepTable, formulation: str, trial_ids: frozenset[str]) -> SurfaceLaw:
-    """The surface of a formulation over the trials of a ladder, and its prediction of the largest size."""
-    points = curve_points(table, formulation)
+def surface_law(table: SweepTable, arm: str, trial_ids: frozenset[str]) -> SurfaceLaw:
+    """The surface of an arm over the trials of a ladder, and its prediction of the largest size."""
+    points = curve_points(table, arm)
     points = points[points["trial_id"].isin(trial_ids)]
     try:
         whole = fit_surface(points)
     except FitError as error:
         reason = str(error).rstrip(".")
-        return SurfaceLaw(formulation, None, reason, None, reason, None)
+        return SurfaceLaw(arm, None, reason, None, reason, None)
     held, why_not = _held_out(points)
-    trials = table.trials[(table.trials["formulation"] == formulation) & table.trials["trial_id"].isin(trial_ids)]
+    trials = table.trials[(table.trials["arm"] == arm) & table.trials["trial_id"].isin(trial_ids)]
     law = whole.law({"N": trials["parameters"].to_numpy(float), "D": trials["samples"].to_numpy(float)})
-    return SurfaceLaw(formulation, whole, "", held, why_not, largest_miss(trials, law))
+    return SurfaceLaw(arm, whole, "", held, why_not, largest_miss(trials, law))
 
 
 def _held_out(points: pd.DataFrame) -> tuple[HeldOut | None, str]:
@@ -126,8 +127,8 @@ def _held_out(points: pd.DataFrame) -> tuple[HeldOut | None, str]:
         return None, f"the smaller sizes alone: {str(error).rstrip('.')}"
     ends = points[largest & (points["step"] == points["steps"])]
     ends = ends[ends["samples"] == ends["samples"].max()]
-    size, samples = float(ends["parameters"].iloc[0]), float(ends["samples"].iloc[0])
-    prediction = smaller.predict({"N": size, "D": samples})
-    label, measured = f"d = {ends['depth'].iloc[0]}", ends["value"].to_numpy(float)
-    held = HeldOut.of(label, size, prediction, measured, int((~largest).sum()), FORM)
+    largest_n, samples = float(ends["parameters"].iloc[0]), float(ends["samples"].iloc[0])
+    prediction = smaller.predict({"N": largest_n, "D": samples})
+    label, measured = size(ends["depth"].iloc[0], largest_n), ends["value"].to_numpy(float)
+    held = HeldOut.of(label, largest_n, prediction, measured, int((~largest).sum()), FORM)
     return held, "the smaller sizes leave no interval" if held.inside is None else ""

@@ -1,7 +1,7 @@
 """Does validation loss tell how good the pictures are? Correlation with a metric (FID, CLIP score, GenEval), honestly.
 
 Across scales loss and any metric correlate at .9 whatever one does, because compute drives both. What matters for
-choosing a formulation is what remains at equal compute, and how often the lower loss picks the better model.
+choosing an arm is what remains at equal compute, and how often the lower loss picks the better model.
 
 What an arm has of its own in a metric it mostly has at every size, so the clusters are arms, and there are few of them.
 Intervals are therefore by the jackknife that leaves out one cluster at a time, Student's t with clusters - 1 degrees of
@@ -118,7 +118,7 @@ def correlate(
     out; without it the lowest losses are). cells: labels of what is to be compared at equal cost, instead of compute
     levels (for example size and data). groups: the cluster of each run, left out together (default: each point is
     one); for runs of several arms, their arm. link: one of LINKS, or "auto" for the least held-out error. Losses must
-    be of one yardstick for all formulations. Raises FitError for fewer than 5 points, values that are not finite, or a
+    be of one yardstick for all arms. Raises FitError for fewer than 5 points, values that are not finite, or a
     constant loss or metric.
     """
     x, y = _checked("loss", loss, None), _checked("metric", metric, None)

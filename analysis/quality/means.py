@@ -167,11 +167,11 @@ def error_bar(metric: str, values: pd.Series, errors: pd.Series) -> Sides:
 
 
 def pooled_means(rows: pd.DataFrame, metric: str = "") -> dict[str, Mean]:
-    """Mean of each formulation over its seeds; the variance between seeds is pooled over formulations.
+    """Mean of each arm over its seeds; the variance between seeds is pooled over arms.
 
     No interval is narrower on either side than the standard errors of the scores allow. `metric`: as in `mean_over`.
     """
-    groups = {str(name): group for name, group in rows.groupby("formulation")}
+    groups = {str(name): group for name, group in rows.groupby("arm")}
     dof = sum(len(g) - 1 for g in groups.values())
     if dof == 0:
         return {name: mean_over(g["value"], g["se"], metric) for name, g in groups.items()}

@@ -36,13 +36,13 @@ def plot_loss_against_metric(
 ) -> Axes:
     """val/loss against one metric at the end of training, with its curve, the ceiling and Spearman's correlation.
 
-    Colour: formulation; marker size: model size; bars: one standard error of the score.
+    Colour: arm; marker size: model size; bars: one standard error of the score.
     """
     ax = ax or new_axes(4.2, 3.6)
     points = relation.points[relation.points["last"]]
-    look = look or looks(sorted(set(points["formulation"])))
+    look = look or looks(sorted(set(points["arm"])))
     sizes = _marker_sizes(points)
-    for (name, size), rows in points.groupby(["formulation", "size"]):
+    for (name, size), rows in points.groupby(["arm", "size"]):
         style = look[str(name)]
         if not style.shown:
             ax.plot(
@@ -147,7 +147,7 @@ def plot_metric_against_steps(
     size = rows.sort_values(["parameters", "size"])["size"].iloc[-1]
     guidance = shared_guidance(rows)
     rows = rows[(rows["size"] == size) & (rows["guidance"] == guidance)]
-    look = look or looks(sorted(set(rows["formulation"])))
+    look = look or looks(sorted(set(rows["arm"])))
     _lines(ax, rows, metric, "solver_steps", look)
     ax.set(
         xlabel="solver steps (Euler)",
@@ -167,13 +167,13 @@ def _count_axis(ax: Axes, counts: Sequence[int]) -> None:
 def plot_metric_against_compute(
     relation: Relation, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """A metric at the end of training against training FLOPs, one line per formulation over the sizes.
+    """A metric at the end of training against training FLOPs, one line per arm over the sizes.
 
     Points: means over seeds; bars: one standard error of that mean, or of the score itself with a single seed.
     """
     ax = ax or new_axes(4.2, 3.4)
     points = relation.points[relation.points["last"]]
-    look = look or looks(sorted(set(points["formulation"])))
+    look = look or looks(sorted(set(points["arm"])))
     _lines(ax, points, relation.metric, "flops", look)
     ax.set_xlim(*pad(points["flops"].to_numpy(float)))
     _ceiling(ax, relation.ceiling, side="left")
@@ -184,9 +184,9 @@ def plot_metric_against_compute(
 
 
 def _lines(ax: Axes, rows: pd.DataFrame, metric: str, x: str, look: Mapping[str, Look]) -> None:
-    for name in [n for n in look if n in set(rows["formulation"])]:
+    for name in [n for n in look if n in set(rows["arm"])]:
         style = look[name]
-        own = rows[rows["formulation"] == name]
+        own = rows[rows["arm"] == name]
         places = sorted(set(own[x]))
         groups = [own[own[x] == place] for place in places]
         ax.errorbar(

@@ -1,8 +1,8 @@
-"""Which formulation ranks first: the paper's non-dominated sorting, and how sure that is.
+"""Which arm ranks first: the paper's non-dominated sorting, and how sure that is.
 
-Esser et al. 2024, sec. 5.1: in each setting (solver steps x guidance x weights x data set) all formulations are sorted
+Esser et al. 2024, sec. 5.1: in each setting (solver steps x guidance x weights x data set) all arms are sorted
 by (CLIP score, FID): those that no other beats in both are front 1, those only beaten by front 1 are front 2, and so
-on; the rank is the front, averaged over the settings. Ranks depend on the pool: fronts over 18 formulations are not
+on; the rank is the front, averaged over the settings. Ranks depend on the pool: fronts over 18 arms are not
 comparable with fronts over 61.
 """
 
@@ -18,17 +18,17 @@ from analysis.laws.status import FitError
 
 Array = NDArray[np.float64]
 TIED_BELOW = 0.95
-"""Two formulations are tied unless one has the better average rank in this share of the draws."""
+"""Two arms are tied unless one has the better average rank in this share of the draws."""
 
 
 @dataclass(frozen=True)
 class RankResult:
-    """Ranks of F formulations over S settings. Without repeats or standard errors the probabilities are NaN.
+    """Ranks of F arms over S settings. Without repeats or standard errors the probabilities are NaN.
 
     rank (F,): average front. by_setting (F, S). p_rank1 (F,): probability of front 1, averaged over settings. p_best
     (F,): probability of the lowest average rank (shared if tied). p_dominates (F, F): probability that row beats column
     in both metrics, averaged over settings. p_better (F, F): that row has the lower average rank, ties counting half.
-    excluded: formulations left out, with the reason.
+    excluded: arms left out, with the reason.
     """
 
     names: tuple[str, ...]
@@ -48,7 +48,7 @@ class RankResult:
 
     @property
     def tied_with_best(self) -> tuple[str, ...]:
-        """Formulations that the best is not better than with probability 0.95 (itself left out)."""
+        """Arms that the best is not better than with probability 0.95 (itself left out)."""
         best = int(np.argmin(self.rank))
         return tuple(
             name
@@ -95,12 +95,12 @@ def rank(
     draws: int = 1000,
     seed: int = 42,
 ) -> RankResult:
-    """Rank formulations by (CLIP score up, FID down).
+    """Rank arms by (CLIP score up, FID down).
 
     clip, fid: (F, S), or (F, S, R) with R repeats (training or sampling seeds), whose mean is ranked; a repeat that is
     missing (NaN) is not in it. The draws then are a multivariate t around the means, its covariance over all settings
-    and both metrics pooled over the formulations: a handful of repeats of one says too little about its own. Without
-    repeats, standard errors (F, S) give normal draws. A formulation without any value in a setting is left out and
+    and both metrics pooled over the arms: a handful of repeats of one says too little about its own. Without
+    repeats, standard errors (F, S) give normal draws. An arm without any value in a setting is left out and
     listed. Raises FitError for shapes that do not fit.
     """
     c, f = np.asarray(clip, dtype=np.float64), np.asarray(fid, dtype=np.float64)
@@ -129,7 +129,7 @@ def rank(
         se = np.stack([np.asarray(clip_se, dtype=np.float64), np.asarray(fid_se, dtype=np.float64)], axis=-1)[keep]
         if se.shape != mean.shape or not np.all(np.isfinite(se) & (se >= 0.0)):
             raise FitError("standard errors must be finite, not negative, and have the shape of the values.")
-        # One draw for all settings of a formulation: they share its training, prompts and noise, so that their errors
+        # One draw for all settings of an arm: they share its training, prompts and noise, so that their errors
         # move together and averaging over settings removes little of them.
         sampled = mean + se * rng.normal(size=(draws, len(mean), 1, 2))
     kept = tuple(name for name, ok in zip(names, keep, strict=True) if ok)
@@ -140,7 +140,7 @@ def rank(
 def _complete(
     names: Sequence[str], settings: Sequence[str], clip: Array, fid: Array
 ) -> tuple[NDArray[np.bool_], dict[str, str]]:
-    """Which formulations have every value, and why the others are out."""
+    """Which arms have every value, and why the others are out."""
     there = np.isfinite(clip) & np.isfinite(fid)
     scored = np.asarray(there.any(axis=2)) if there.ndim == 3 else there
     excluded = {
@@ -151,14 +151,14 @@ def _complete(
     }
     keep = np.array([name not in excluded for name in names])
     if keep.sum() < 2:
-        raise FitError(f"{int(keep.sum())} formulations have every value, and ranking needs two: {excluded}.")
+        raise FitError(f"{int(keep.sum())} arms have every value, and ranking needs two: {excluded}.")
     return keep, excluded
 
 
 def _deviations(layers: Array, mean: Array, there: NDArray[np.bool_], draws: int, rng: np.random.Generator) -> Array:
-    """Draws of the error of the means, (draws, F, S, 2): multivariate t with the covariance pooled over formulations.
+    """Draws of the error of the means, (draws, F, S, 2): multivariate t with the covariance pooled over arms.
 
-    What all formulations share in a repeat (data, noise) moves no rank, so it is taken out where no repeat is missing.
+    What all arms share in a repeat (data, noise) moves no rank, so it is taken out where no repeat is missing.
     """
     n_names, n_settings, n_repeats = there.shape
     residuals = np.where(there[..., None], layers - mean[:, :, None], 0.0)
@@ -216,11 +216,11 @@ def table_1(
             for column in values.values():
                 best = sorted(members, key=lambda i: (column[i], i))[:best_per_family]
                 shown |= {result.names[i] for i in best}
-    width = max([len("formulation"), *(len(name) for name in shown)])
+    width = max([len("arm"), *(len(name) for name in shown)])
     certain = bool(np.all(np.isfinite(result.p_best)))
     titles = [title.rjust(5) for title in (*values, *(["P(front 1)", "P(best)"] if certain else []))]
     lines = [
-        f"| {'formulation':<{width}} | " + " | ".join(titles) + " |",
+        f"| {'arm':<{width}} | " + " | ".join(titles) + " |",
         f"|{'-' * (width + 2)}|" + "|".join("-" * (len(title) + 1) + ":" for title in titles) + "|",
     ]
     for i in np.argsort(result.rank, kind="stable"):

@@ -2,7 +2,7 @@
 
 One setting of the solver per metric (by default EMA weights, 50 steps and the guidance with the best mean). Over the
 ends of training each trial is a point; along the way each scored checkpoint is. The clusters of the intervals are the
-formulations, whatever the size, seed and step: what one has of its own in a metric it carries across sizes. At equal
+arms, whatever the size, seed and step: what one has of its own in a metric it carries across sizes. At equal
 compute only trials of one size, step and seed are compared, which share data and noise. The tables of the paper are in
 `tables.py`.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.compare.grid import size_labels
+from analysis.compare.cells import rung_labels
 from analysis.laws.status import FitError
 from analysis.quality import tables as tables
 from analysis.quality.correlate import LINKS, Correlation, correlate
@@ -27,7 +27,7 @@ from rfscale import names
 Array = NDArray[np.float64]
 
 MIN_MODELS = 5
-"""Fewer models (formulation and size) than this give no interval that could be believed."""
+"""Fewer models (arm and size) than this give no interval that could be believed."""
 USUAL_STEPS = 50
 """The paper's number of Euler steps; without it the largest that was scored."""
 
@@ -54,7 +54,7 @@ class QualityError(names.RfscaleError, ValueError):
 class Relation:
     """Loss and one metric at one setting.
 
-    `points`: `trial_id, formulation, size, parameters, seed, step, last, flops, loss, value, se`; `last` marks the end
+    `points`: `trial_id, arm, size, parameters, seed, step, last, flops, loss, value, se`; `last` marks the end
     of training. `ends`: the correlation over those; `along`: over all points, or None where only the ends are scored.
     Where one is None its reason says why. `curve`: loss and metric of the link that `ends` chose, empty without it.
     `missing`: trials of the sweep without a finite score at this setting.
@@ -146,8 +146,8 @@ TASKS = frozenset(f"geneval_{task}" for task in names.GENEVAL_TASKS)
 
 def _with_trials(table: SweepTable) -> pd.DataFrame:
     """Every score beside the facts of its trial; `last` marks those of the end of training."""
-    trials = table.trials.assign(size=size_labels(table.trials))
-    facts = ["trial_id", "formulation", "size", "depth", "parameters", "seed", "steps", "train_flops_per_step"]
+    trials = table.trials.assign(size=rung_labels(table))
+    facts = ["trial_id", "arm", "formulation", "size", "depth", "parameters", "seed", "steps", "train_flops_per_step"]
     scores = table.quality.merge(trials[facts], on="trial_id")
     scores["last"] = scores["step"] == scores["steps"]
     scores["flops"] = scores["step"] * scores["train_flops_per_step"]
@@ -207,8 +207,8 @@ def _relation(
     rows = at(scores[(scores["metric"] == metric) & (scores["judge"] == judge)], setting)
     points = rows.assign(loss=_losses(table, rows))
     points = points[np.isfinite(points["value"]) & np.isfinite(points["loss"]) & (points["flops"] > 0)]
-    columns = ["trial_id", "formulation", "size", "parameters", "seed", "step", "last", "flops", "loss", "value", "se"]
-    points = points[columns].sort_values(["parameters", "formulation", "seed", "step"], ignore_index=True)
+    columns = ["trial_id", "arm", "size", "parameters", "seed", "step", "last", "flops", "loss", "value", "se"]
+    points = points[columns].sort_values(["parameters", "arm", "seed", "step"], ignore_index=True)
     ends, ends_reason = _correlation(points[points["last"]], metric)
     along, along_reason = None, "only the ends of training are scored"
     if not points["last"].all():
@@ -243,7 +243,7 @@ def _losses(table: SweepTable, rows: pd.DataFrame) -> list[float]:
 
 def _correlation(points: pd.DataFrame, metric: str) -> tuple[Correlation | None, str]:
     """Over these points, or the reason why not."""
-    model = points["formulation"] + " | " + points["size"]
+    model = points["arm"] + " | " + points["size"]
     if model.nunique() < MIN_MODELS:
         return None, f"{_models(model.nunique())} scored, and a correlation needs {MIN_MODELS} or more"
     cell = points["size"] + " | " + points["step"].astype(str) + " | " + points["seed"].astype(str)
@@ -252,7 +252,7 @@ def _correlation(points: pd.DataFrame, metric: str) -> tuple[Correlation | None,
             points["loss"].to_numpy(float),
             points["value"].to_numpy(float),
             compute=points["flops"].to_numpy(float),
-            groups=points["formulation"].to_numpy(str),
+            groups=points["arm"].to_numpy(str),
             cells=cell.to_numpy(str),
             higher_is_better=names.QUALITY[metric].better == "higher",
         )
@@ -262,7 +262,7 @@ def _correlation(points: pd.DataFrame, metric: str) -> tuple[Correlation | None,
 
 
 def _models(n: int) -> str:
-    return f"{n} model{'' if n == 1 else 's'} (formulation and size) {'is' if n == 1 else 'are'}"
+    return f"{n} model{'' if n == 1 else 's'} (arm and size) {'is' if n == 1 else 'are'}"
 
 
 def _curve(points: pd.DataFrame, found: Correlation | None) -> tuple[Array, Array]:

@@ -39,7 +39,7 @@ TABLE_2_STEPS = 25
 class Ranks:
     """Average fronts of (CLIP score, FID). `columns`: title -> the settings of `result` averaged in it.
 
-    `left_out`: settings (of a size) that fewer than half of the formulations were scored at, in no rank.
+    `left_out`: settings (of a size) that fewer than half of the arms were scored at, in no rank.
     """
 
     clip_judge: str
@@ -52,9 +52,9 @@ class Ranks:
 
 @dataclass(frozen=True)
 class AtStepsRow:
-    """Scores of one formulation at one size, in the order of `AtSteps.metrics`."""
+    """Scores of one arm at one size, in the order of `AtSteps.metrics`."""
 
-    formulation: str
+    arm: str
     size: str
     parameters: float
     means: tuple[Mean, ...]
@@ -62,9 +62,9 @@ class AtStepsRow:
 
 @dataclass(frozen=True)
 class AtSteps:
-    """The paper's Table 2: CLIP score and FID of every formulation and size, the largest size first.
+    """The paper's Table 2: CLIP score and FID of every arm and size, the largest size first.
 
-    `spread`: what the intervals are over, "seeds" (variance pooled over the formulations of a size) or "images" (the
+    `spread`: what the intervals are over, "seeds" (variance pooled over the arms of a size) or "images" (the
     standard error of the score itself, with a single seed).
     """
 
@@ -87,10 +87,10 @@ class FewStepsRow:
 
 @dataclass(frozen=True)
 class FewSteps:
-    """The paper's Table 6: what fewer solver steps cost, by size, averaged over formulations and seeds.
+    """The paper's Table 6: what fewer solver steps cost, by size, averaged over arms and seeds.
 
     Drop = 100 (C(most) - C(steps)) / C(most) of each trial at one guidance with EMA weights: the same prompts and
-    noise at every number of steps. `trend`: change of the drop, in points per tenfold parameters, of each formulation
+    noise at every number of steps. `trend`: change of the drop, in points per tenfold parameters, of each arm
     and seed across its sizes, then averaged.
     """
 
@@ -100,7 +100,7 @@ class FewSteps:
     steps: tuple[int, ...]
     rows: tuple[FewStepsRow, ...]
     trend: tuple[Mean, ...]
-    formulations: tuple[str, ...]
+    arms: tuple[str, ...]
 
     @property
     def path_known(self) -> bool:
@@ -110,9 +110,9 @@ class FewSteps:
 
 @dataclass(frozen=True)
 class SizeTable:
-    """Scores by size, averaged over formulations and seeds, and by formulation at the largest size, best first.
+    """Scores by size, averaged over arms and seeds, and by arm at the largest size, best first.
 
-    `rows` and `by_formulation`: label -> one mean per metric. `ceilings`: what true images score, NaN if not known.
+    `rows` and `by_arm`: label -> one mean per metric. `ceilings`: what true images score, NaN if not known.
     """
 
     title: str
@@ -122,7 +122,7 @@ class SizeTable:
     ceilings: tuple[float, ...]
     rows: Mapping[str, tuple[Mean, ...]]
     largest: str
-    by_formulation: Mapping[str, tuple[Mean, ...]]
+    by_arm: Mapping[str, tuple[Mean, ...]]
 
 
 def or_reason(make: Callable[[pd.DataFrame], Table], scores: pd.DataFrame) -> tuple[Table | None, str]:
@@ -146,19 +146,19 @@ def ranks(scores: pd.DataFrame) -> Ranks:
     clip_judge = judge_of(scores, "clip_score", prefer=fid_judge)
     both = pd.concat([ends_of(scores, "clip_score", clip_judge), ends_of(scores, "fid", fid_judge)])
     both = both.assign(place=_place(both))
-    formulations = sorted(set(both["formulation"]))
-    if len(formulations) < 2:
-        n = len(formulations)
-        raise FitError(f"{n} formulation{' is' if n == 1 else 's are'} scored after its last step; ranking needs two.")
-    cover = both.groupby(["place", "metric"])["formulation"].nunique().unstack(fill_value=0).min(axis=1)
-    kept = cover[cover >= max(2.0, len(formulations) / 2)].index
+    arms = sorted(set(both["arm"]))
+    if len(arms) < 2:
+        n = len(arms)
+        raise FitError(f"{n} arm{' is' if n == 1 else 's are'} scored after its last step; ranking needs two.")
+    cover = both.groupby(["place", "metric"])["arm"].nunique().unstack(fill_value=0).min(axis=1)
+    kept = cover[cover >= max(2.0, len(arms) / 2)].index
     if kept.empty:
-        raise FitError("No setting has CLIP score and FID of two formulations.")
+        raise FitError("No setting has CLIP score and FID of two arms.")
     used = both[both["place"].isin(kept)]
     facts = used.drop_duplicates("place").sort_values(["parameters", "solver_steps", "guidance", "weights"])
     places, seeds = list(facts["place"]), sorted(set(used["seed"]))
     arrays = {
-        (metric, column): _cube(used[used["metric"] == metric], column, formulations, places, seeds)
+        (metric, column): _cube(used[used["metric"] == metric], column, arms, places, seeds)
         for metric in ("clip_score", "fid")
         for column in ("value", "se")
     }
@@ -166,7 +166,7 @@ def ranks(scores: pd.DataFrame) -> Ranks:
     whole = np.all([np.isfinite(arrays[m, "value"][..., 0]).all(axis=1) for m in ("clip_score", "fid")], axis=0)
     known = len(seeds) == 1 and all(np.all(np.isfinite(arrays[m, "se"][whole])) for m in ("clip_score", "fid"))
     result = rank(
-        formulations,
+        arms,
         arrays["clip_score", "value"],
         arrays["fid", "value"],
         settings=places,
@@ -186,11 +186,11 @@ def _place(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(labels, index=rows.index) + " at " + rows["size"]
 
 
-def _cube(rows: pd.DataFrame, column: str, formulations: list[str], places: list[str], seeds: list[int]) -> Array:
-    """(formulation, place, seed), NaN where nothing was scored."""
-    out = np.full((len(formulations), len(places), len(seeds)), np.nan)
-    for name, place, seed, value in zip(rows["formulation"], rows["place"], rows["seed"], rows[column], strict=True):
-        out[formulations.index(name), places.index(place), seeds.index(seed)] = value
+def _cube(rows: pd.DataFrame, column: str, arms: list[str], places: list[str], seeds: list[int]) -> Array:
+    """(arm, place, seed), NaN where nothing was scored."""
+    out = np.full((len(arms), len(places), len(seeds)), np.nan)
+    for name, place, seed, value in zip(rows["arm"], rows["place"], rows["seed"], rows[column], strict=True):
+        out[arms.index(name), places.index(place), seeds.index(seed)] = value
     return out
 
 
@@ -228,12 +228,12 @@ def at_steps(scores: pd.DataFrame) -> AtSteps:
     shared = shared_guidance(rows)
     setting = Setting(int(steps), shared if shared in guidances else max(guidances), weights)
     rows = at(rows, setting)
-    spread = "seeds" if rows.groupby(["metric", "formulation", "size"])["seed"].nunique().max() > 1 else "images"
+    spread = "seeds" if rows.groupby(["metric", "arm", "size"])["seed"].nunique().max() > 1 else "images"
     made = []
     for size in reversed(sizes_of(rows)):
         here = rows[rows["size"] == size]
         means = [pooled_means(here[here["metric"] == m], m) for m in metrics]
-        for name in sorted(set(here["formulation"])):
+        for name in sorted(set(here["arm"])):
             missing = Mean(np.nan, np.nan, np.nan, 0)
             found = tuple(m.get(name, missing) for m in means)
             made.append(AtStepsRow(name, size, float(here["parameters"].iloc[0]), found))
@@ -254,7 +254,7 @@ def few_steps(scores: pd.DataFrame) -> FewSteps:
     if rows.empty or rows.groupby("guidance")["solver_steps"].nunique().max() < 2:
         raise FitError("The CLIP score of EMA weights is not known at two numbers of steps with the same guidance.")
     guidance = shared_guidance(rows)
-    facts = ["trial_id", "formulation", "size", "parameters", "seed"]
+    facts = ["trial_id", "arm", "size", "parameters", "seed"]
     wide = rows[rows["guidance"] == guidance].pivot_table(index=facts, columns="solver_steps", values="value")
     most = int(max(wide.columns))
     fewer = tuple(s for s in sorted(map(int, wide.columns)) if s != most)
@@ -267,13 +267,13 @@ def few_steps(scores: pd.DataFrame) -> FewSteps:
         means = tuple(mean_over(here[s].dropna()) for s in fewer)
         made.append(FewStepsRow(size, float(here["parameters"].iloc[0]), means, mean_over(path)))
     trend = tuple(mean_over(_slopes(drops, s)) for s in fewer)
-    return FewSteps(judge, guidance, most, fewer, tuple(made), trend, tuple(sorted(set(drops["formulation"]))))
+    return FewSteps(judge, guidance, most, fewer, tuple(made), trend, tuple(sorted(set(drops["arm"]))))
 
 
 def _slopes(drops: pd.DataFrame, steps: int) -> pd.Series:
-    """Of each formulation and seed: least-squares slope of the drop over log10 of the parameters."""
+    """Of each arm and seed: least-squares slope of the drop over log10 of the parameters."""
     slopes = []
-    for _, line in drops.dropna(subset=[steps]).groupby(["formulation", "seed"]):
+    for _, line in drops.dropna(subset=[steps]).groupby(["arm", "seed"]):
         if line["parameters"].nunique() > 1:
             slopes.append(float(np.polyfit(np.log10(line["parameters"].to_numpy(float)), line[steps], 1)[0]))
     return pd.Series(slopes, dtype=float)
@@ -308,15 +308,15 @@ def size_tables(
                 ceilings=tuple(ceilings.get((m, judge), np.nan) for m in shown),
                 rows={size: _row(rows[rows["size"] == size], shown) for size in sizes},
                 largest=sizes[-1],
-                by_formulation=_by_formulation(large, shown),
+                by_arm=_by_arm(large, shown),
             )
 
 
-def _by_formulation(rows: pd.DataFrame, metrics: tuple[str, ...]) -> dict[str, tuple[Mean, ...]]:
+def _by_arm(rows: pd.DataFrame, metrics: tuple[str, ...]) -> dict[str, tuple[Mean, ...]]:
     """Best first by the first metric; all metrics with a size table are better when higher."""
     pooled = [pooled_means(rows[rows["metric"] == m], m) for m in metrics]
     missing = Mean(np.nan, np.nan, np.nan, 0)
-    found = {name: tuple(p.get(name, missing) for p in pooled) for name in sorted(set(rows["formulation"]))}
+    found = {name: tuple(p.get(name, missing) for p in pooled) for name in sorted(set(rows["arm"]))}
     return dict(sorted(found.items(), key=lambda item: -np.nan_to_num(item[1][0].value, nan=-np.inf)))
 
 

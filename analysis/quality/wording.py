@@ -106,7 +106,7 @@ def answer(quality: Quality) -> list[str]:
 
 
 def relation_answer(relation: Relation, several: bool) -> str:
-    """Whether the loss predicts one metric, across trials and between formulations; `several`: judges gave it."""
+    """Whether the loss predicts one metric, across trials and between arms; `several`: judges gave it."""
     what, found = label(relation.metric), relation.ends
     name = f"{what[:1].upper()}{what[1:]}" + (f" by {relation.judge}" if several else "")
     if found is None:
@@ -122,7 +122,7 @@ def relation_answer(relation: Relation, several: bool) -> str:
     share = decision(found)
     if share.n:
         told += (
-            f"; between formulations at equal size, step and seed the lower loss has the better {what} in "
+            f"; between arms at equal size, step and seed the lower loss has the better {what} in "
             f"{decision_words(found)} of {share.n} pairs"
         )
         if not (share.low > 0.5 or share.high < 0.5):
@@ -136,9 +136,9 @@ def _why_not(found: Correlation) -> str:
         return f": over {found.n} trials the loss or the metric takes {found.distinct} different values only"
     r, over = found.spearman, f"over {found.n} trials"
     if found.n_groups < MIN_CLUSTERS:
-        told = f" for other formulations from {found.n_groups} of them"
+        told = f" for other arms from {found.n_groups} of them"
     else:
-        told = ", as the correlation hangs on one formulation"
+        told = ", as the correlation hangs on one arm"
     return f"{told} (Spearman's rank correlation {estimate(r)} {over})"
 
 
@@ -199,7 +199,7 @@ def quality_text(quality: Quality) -> str:
 
 
 def rank_rows(ranks: Ranks) -> list[tuple[str, ...]]:
-    """Formulation, average rank over all settings and over each column, P(front 1), P(best); best first."""
+    """Arm, average rank over all settings and over each column, P(front 1), P(best); best first."""
     result = ranks.result
     values = [result.rank, *(result.average(settings) for settings in ranks.columns.values())]
     rows = []
@@ -211,7 +211,7 @@ def rank_rows(ranks: Ranks) -> list[tuple[str, ...]]:
 
 def rank_header(ranks: Ranks) -> tuple[str, ...]:
     """The titles of `rank_rows`."""
-    return ("formulation", "all", *ranks.columns, "P(front 1)", "P(best)")
+    return ("arm", "all", *ranks.columns, "P(front 1)", "P(best)")
 
 
 def ranks_note(ranks: Ranks) -> str:
@@ -223,7 +223,7 @@ def ranks_note(ranks: Ranks) -> str:
     if ranks.seeds == 1 and np.isfinite(ranks.result.p_best).all():
         told += " With one seed the probabilities know the chance of the images, not of another training."
     if ranks.left_out:
-        told += f" In no rank, as fewer than half of the formulations were scored there: {', '.join(ranks.left_out)}."
+        told += f" In no rank, as fewer than half of the arms were scored there: {', '.join(ranks.left_out)}."
     for name, reason in ranks.result.excluded.items():
         told += f" Left out: {name} ({reason})."
     return told
@@ -244,7 +244,7 @@ def at_steps_sizes(found: AtSteps) -> list[tuple[str, list[AtStepsRow]]]:
 def at_steps_note(found: AtSteps) -> str:
     """What the intervals are over."""
     over = {
-        "seeds": "over seeds, their variance pooled over the formulations of a size",
+        "seeds": "over seeds, their variance pooled over the arms of a size",
         "images": "over the images of one training: they say nothing about another seed",
     }[found.spread]
     judges = ", ".join(f"{label(m)} by {j}" for m, j in zip(found.metrics, found.judges, strict=True))
@@ -253,14 +253,14 @@ def at_steps_note(found: AtSteps) -> str:
 
 def few_steps_note(found: FewSteps) -> str:
     """How the drops were taken."""
-    over = found.formulations[0] if len(found.formulations) == 1 else f"{len(found.formulations)} formulations"
+    over = found.arms[0] if len(found.arms) == 1 else f"{len(found.arms)} arms"
     path = ""
     if not all(row.path.n for row in found.rows):
         path = f" {found.judge} gave no path length{f' where there is a {NOT_KNOWN}' if found.path_known else ''}."
     return (
         f"Guidance {found.guidance:g}, EMA weights, the same prompts and noise at every number of steps; means over "
         f"{over} and their seeds with 95 % intervals over trials (Esser et al. 2024, Table 6). The last row follows "
-        f"each formulation and seed across its sizes. CLIP score by {found.judge}.{path}"
+        f"each arm and seed across its sizes. CLIP score by {found.judge}.{path}"
     )
 
 

@@ -1,6 +1,6 @@
 """Table -> results -> figures -> one HTML page; the only file that writes figures.
 
-`write_report` reads a sweep, compares its formulations, fits its laws, draws the figures and writes a folder:
+`write_report` reads a sweep, compares its arms, fits its laws, draws the figures and writes a folder:
 `report.html` (self-contained), the figures as PNG, and `trials.csv`, `curves.csv`, `rejected.csv`, `ranking.csv`,
 `laws.csv`, and `quality.csv` where generated images were scored.
 """
@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from analysis.compare import plot, wording
 from analysis.compare.arms import Comparison, compare
-from analysis.compare.grid import size_labels
+from analysis.compare.cells import rung_labels
 from analysis.laws import plot_ladder
 from analysis.laws.ladder import COLUMN, Ladder, Variable, ladder_laws
 from analysis.quality import plot as plot_quality
@@ -90,11 +90,12 @@ def write_report(
     folder = Path(folder)
     table = read_sweep(tracking_uri, sweep, trials=trials)
     comparison = compare(table, reference=reference)
-    ladder = ladder_laws(table)
-    quality = assess(table, setting=quality_setting)
-    look = looks([s.formulation for s in comparison.standings], comparison.reference)
+    compared = table.only(comparison.trial_ids)  # with tuned axes, the trials of the values chosen
+    ladder = ladder_laws(compared)
+    quality = assess(compared, setting=quality_setting)
+    look = looks([s.arm for s in comparison.standings], comparison.reference)
     with house_style():
-        figures = [*_figures(table, comparison, ladder, look), *_quality_figures(quality, look)]
+        figures = [*_figures(compared, comparison, ladder, look), *_quality_figures(quality, look)]
         pictures = [Picture(name, caption, _png(draw)) for name, caption, draw in figures]
     command = command or f"rfscale run experiments/{sweep}.yaml"
     page = _page(table, comparison, ladder, quality, pictures, command)
@@ -128,7 +129,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _text(table: SweepTable, comparison: Comparison, ladder: Ladder, quality: Quality | None, path: Path) -> str:
-    parts = [wording.ranking_text(comparison), wording.laws_text(ladder, [s.formulation for s in comparison.standings])]
+    parts = [wording.ranking_text(comparison), wording.laws_text(ladder, [s.arm for s in comparison.standings])]
     if quality is not None:
         parts.append(wording_quality.quality_text(quality))
     if len(table.rejected):
@@ -154,7 +155,9 @@ def _figures(
         if comparison.n_seeds > 1
         else ". One seed, so no error bars: how far another would differ is not known."
     )
-    leaving = " Lines of formulations far behind leave the axis." if len(comparison.standings) > len(PALETTE) else ""
+    leaving = (
+        f" Lines of {comparison.noun}s far behind leave the axis." if len(comparison.standings) > len(PALETTE) else ""
+    )
     yield (
         "loss_against_compute",
         f"Validation loss along every training against its compute ({ladder.description}). Markers: the end of "
@@ -170,14 +173,14 @@ def _figures(
     if several:
         yield (
             "ranking",
-            f"Each formulation's loss relative to {reference}, paired within size and seed. Colour: whether the "
+            f"Each {comparison.noun}'s loss relative to {reference}, paired within size and seed. Colour: whether the "
             f"interval is below, around or above 0. {wording.sentence(comparison.basis)}",
             lambda: plot.plot_ranking(comparison),
         )
         yield (
             "compute_multiplier",
-            f"The factor in training FLOPs at which each formulation reaches the losses of {reference}, averaged in "
-            f"logarithms over the losses of the last fourfold of compute. Sorted by this factor, not by the loss. "
+            f"The factor in training FLOPs at which each {comparison.noun} reaches the losses of {reference}, averaged "
+            f"in logarithms over the losses of the last fourfold of compute. Sorted by this factor, not by the loss. "
             f"Colour: whether the interval is below, around or above 1.",
             lambda: plot.plot_compute_multiplier(comparison),
         )
@@ -203,8 +206,8 @@ def _figures(
         yield (
             "denoising_profile",
             f"Error of the denoised image over log-SNR relative to {reference}, largest size, last step"
-            f"{bands} Every formulation sees the same problem at a given log-SNR. The axis is made for log-SNRs from "
-            f"{-plot.CENTRAL_LOGSNR:g} to {plot.CENTRAL_LOGSNR:g}, on which all of them train; lines may leave it "
+            f"{bands} Every {comparison.noun} sees the same problem at a given log-SNR. The axis is made for log-SNRs "
+            f"from {-plot.CENTRAL_LOGSNR:g} to {plot.CENTRAL_LOGSNR:g}, on which all of them train; lines may leave it "
             f"beyond.{leaving}",
             lambda: plot.plot_denoising_profile(table, reference, look=look),
         )
@@ -219,7 +222,7 @@ def _laws_caption(ladder: Ladder, variable: Variable, look: Mapping[str, Look]) 
     none = "its 95 % band is wider than a factor of 2 and not drawn"
     told = f"Dashed: the law L({variable}) fitted to the ends of training, "
     told += f"and {band}." if any(law.banded for law in drawn) else f"without a band: {none}."
-    bars = plot_ladder.held_out_bars(ladder, [law.formulation for law in drawn])
+    bars = plot_ladder.held_out_bars(ladder, [law.arm for law in drawn])
     if bars:
         told += (
             f" Bars at the right: the largest size as predicted from the smaller ones alone, by "
@@ -255,7 +258,7 @@ def _quality_figures(quality: Quality | None, look: Mapping[str, Look]) -> Itera
 
 def _points(quality: Quality) -> str:
     """What a point and its bar are, with one seed and with several."""
-    if quality.scores.groupby(["formulation", "size"])["seed"].nunique().max() == 1:
+    if quality.scores.groupby(["arm", "size"])["seed"].nunique().max() == 1:
         return "Points: single trials; bars: one standard error over the images. Another seed may differ by more."
     return (
         "Points: means over seeds; bars: one standard error of that mean, or over the images where there is one seed."
@@ -315,7 +318,7 @@ def _page(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    order = [s.formulation for s in comparison.standings]
+    order = [s.arm for s in comparison.standings]
     laws = [ladder.law(name, variable) for name in order for variable in COLUMN]
     surfaces = [ladder.surface(name) for name in order]
     return environment.get_template(TEMPLATE).render(
@@ -338,14 +341,14 @@ def _page(
         trials=_trial_rows(table),
         trial_columns=list(TRIAL_COLUMNS),
         rejected=table.rejected.astype(object).where(table.rejected.notna(), wording.NOT_KNOWN).to_dict("records"),
-        run=_run_facts(table, command),
+        run=_run_facts(table, comparison, command),
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
 
 
 TRIAL_COLUMNS: dict[str, Callable[[pd.Series], str]] = {
     "trial": lambda row: str(row["trial_id"]),
-    "formulation": lambda row: str(row["formulation"]),
+    "arm": lambda row: str(row["arm"]),
     "size": lambda row: str(row["size"]),
     "parameters": lambda row: si(row["parameters"]),
     "training FLOPs": lambda row: f"{row['train_flops']:.3g}",
@@ -358,19 +361,19 @@ TRIAL_COLUMNS: dict[str, Callable[[pd.Series], str]] = {
 
 
 def _trial_rows(table: SweepTable) -> list[list[str]]:
-    rows = table.trials.assign(size=size_labels(table.trials))
+    rows = table.trials.assign(size=rung_labels(table))
     return [[write(row) for write in TRIAL_COLUMNS.values()] for _, row in rows.iterrows()]
 
 
-def _run_facts(table: SweepTable, command: str) -> dict[str, str]:
+def _run_facts(table: SweepTable, comparison: Comparison, command: str) -> dict[str, str]:
     trials = table.trials
     seconds = trials[names.TRAIN_SECONDS].sum()
     facts = {
         "sweep": table.name,
         "command": command,
         "trials": f"{len(trials)} used, {len(table.rejected)} left out",
-        "formulations": str(trials["formulation"].nunique()),
-        "sizes": ", ".join(dict.fromkeys(size_labels(trials))),
+        f"{comparison.noun}s": str(len(comparison.standings)),
+        "sizes": ", ".join(dict.fromkeys(rung_labels(table))),
         "seeds": ", ".join(map(str, sorted(set(trials["seed"])))),
         "data": ", ".join(
             f"{d} at {r} pixels" for d, r in dict.fromkeys(zip(trials["data"], trials["resolution"], strict=True))

@@ -12,14 +12,15 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis.table import scores
+from analysis.table import identity, scores
+from analysis.table.identity import Identity, Roles
 from analysis.table.scores import Scores
 from analysis.table.store import reading
 from rfscale import names
@@ -34,18 +35,13 @@ CURVES = (names.VAL_LOSS, names.VAL_LOSS_SE, names.VAL_LOSS_RAW, names.TRAIN_LOS
 CURVE_COLUMNS = ("trial_id", "step", "samples", "flops", "key", "value")
 QUALITY_COLUMNS = ("trial_id", *scores.COLUMNS)
 CEILING_COLUMNS = ("judge", "metric", "value")
-REJECTED_COLUMNS = ("trial_id", "formulation", "depth", "seed", "status", "reason")
-
-TEXT_PARAMS = frozenset({"formulation", "data", "lr_rule", "precision"})
-COUNT_PARAMS = frozenset({"resolution", "depth", "width", "heads", "patch", "steps", "batch", "samples", "seed"})
-"""Parameters that are whole numbers and stay small; FLOPs and parameter counts are floats, as laws need them."""
-REQUIRED_PARAMS = (
-    "formulation", "data", "resolution", "depth", "width", "parameters", "train_flops_per_step", "train_flops", "steps",
-    "batch", "seed",
-)  # fmt: skip
-"""Without one of these a run cannot be used; another that is missing (an older run lacks newer keys) is NaN."""
+REJECTED_COLUMNS = ("trial_id", "arm", "formulation", "depth", "seed", "status", "reason")
 
 OTHER_TRIAL = "the sweep file has no such trial: it was trained by another version of the file"
+OLD_RECORD = (
+    "its run has only the main parameters on record, while others of the sweep have all; "
+    "`rfscale compare` adds what is missing where the store can be written"
+)
 _PROFILE_PREFIX = names.denoising_level(0.0).removesuffix("0.00")
 
 
@@ -57,17 +53,20 @@ class TableError(names.RfscaleError, ValueError):
 class SweepTable:
     """What one sweep measured.
 
-    `trials`: one row per usable trial: `trial_id`, `status`, the parameters of `names.PARAMS` (typed), and every metric
-    at the last step under its key. `curves`: `trial_id, step, samples, flops, key, value`, by step; FLOPs are
-    step x `train_flops_per_step` as recorded. `profile`: `trial_id, logsnr, value`, MSE of the denoised image at the
-    last step. `rejected`: `trial_id, formulation, depth, seed, status, reason` of every run that is in none of these.
-    `quality`: `trial_id, step, metric, judge, solver_steps, guidance, weights, value, se` of every score of generated
-    images, `step` that of the training; `ceilings`: `judge, metric, value`, what true images score.
+    `trials`: one row per usable trial: `trial_id`, `status`, `arm`, the parameters of `names.PARAMS` (typed), every
+    metric at the last step under its key, and the whole identity as columns `id.<key>` (of type object, None where a
+    trial has no such key). `roles`: which of these keys the sweep compares, and along what. `curves`: `trial_id, step,
+    samples, flops, key, value`, by step; FLOPs are step x `train_flops_per_step` as recorded. `profile`: `trial_id,
+    logsnr, value`, MSE of the denoised image at the last step. `rejected`: `trial_id, arm, formulation, depth, seed,
+    status, reason` of every run that is in none of these, with its identity where the sweep file has it. `quality`:
+    `trial_id, step, metric, judge, solver_steps, guidance, weights, value, se` of every score of generated images,
+    `step` that of the training; `ceilings`: `judge, metric, value`, what true images score.
     """
 
     name: str
     tracking_uri: str
     question: str
+    roles: Roles
     trials: pd.DataFrame
     curves: pd.DataFrame
     profile: pd.DataFrame
@@ -79,9 +78,29 @@ class SweepTable:
     devices: tuple[str, ...]
 
     def curve(self, key: str = names.VAL_LOSS) -> pd.DataFrame:
-        """The points of one metric, with the parameters of their trials beside them."""
-        parameters = self.trials[["trial_id", *(p for p in names.PARAMS if p != "samples")]]
+        """The points of one metric, with the arm and the parameters of their trials beside them."""
+        parameters = self.trials[["trial_id", "arm", *(p for p in names.PARAMS if p != "samples")]]
         return self.curves[self.curves["key"] == key].merge(parameters, on="trial_id", how="left")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the identities, without the prefix `id.`."""
+        found = (name for name in self.trials.columns if name.startswith(names.IDENTITY))
+        return tuple(name.removeprefix(names.IDENTITY) for name in found)
+
+    def only(self, trial_ids: Collection[str]) -> SweepTable:
+        """The same sweep with these trials alone; what was rejected stays."""
+
+        def kept(frame: pd.DataFrame) -> pd.DataFrame:
+            return frame[frame["trial_id"].isin(trial_ids)].reset_index(drop=True)
+
+        return replace(
+            self,
+            trials=kept(self.trials),
+            curves=kept(self.curves),
+            profile=kept(self.profile),
+            quality=kept(self.quality),
+        )
 
 
 def read_sweep(
@@ -95,16 +114,20 @@ def read_sweep(
     with reading(tracking_uri) as client:
         runs = _runs(client, tracking_uri, sweep)
         usable, rejected = _validated(runs, trials)
+        whole = any(identity.whole(run.data.params) for run, _ in usable)
         history = _histories(client, [run for run, _ in usable], curves)
         scored = _scores(client, [run for run, _ in usable])
     rows, points, profile, quality, used = [], [], [], [], []
+    identities: dict[str, Identity] = {}
     for run, row in usable:
         curve = history[run.info.run_id]
         reason = _curve_problem(row, curve[names.VAL_LOSS]) if names.VAL_LOSS in curve else ""
+        reason = reason or (OLD_RECORD if whole and not identity.whole(run.data.params) else "")
         if reason:
             rejected.append(_rejected(run, reason))
             continue
         rows.append({**row, **_final_metrics(run)})
+        identities[row["trial_id"]] = identity.identity_of(run.data.params, whole)
         points += [
             (row["trial_id"], step, step * row["batch"], step * row["train_flops_per_step"], key, value)
             for key, values in curve.items()
@@ -116,24 +139,53 @@ def read_sweep(
             quality += [(row["trial_id"], *score) for score in used[-1].rows]
     if not rows:
         raise TableError(_none_finished(sweep, rejected))
-    order = ["parameters", "formulation", "steps", "seed", "trial_id"]
-    frame = pd.DataFrame(rows).sort_values(order, ignore_index=True)
+    order = ["parameters", "arm", "steps", "seed", "trial_id"]
+    frame = _with_identities(pd.DataFrame(rows).sort_values(order, ignore_index=True), identities)
+    unused = {
+        _trial_id(run): identity.identity_of(run.data.params, whole)
+        for run in runs
+        if whole == identity.whole(run.data.params) and (trials is None or _trial_id(run) in trials)
+    }
     return SweepTable(
         name=sweep,
         tracking_uri=names.mask(tracking_uri),
         question=_tag_values(runs, names.TAG_QUESTION)[0] if _tag_values(runs, names.TAG_QUESTION) else "",
+        roles=_roles(runs, identities),
         trials=frame,
         curves=pd.DataFrame(points, columns=list(CURVE_COLUMNS)),
         profile=pd.DataFrame(profile, columns=["trial_id", "logsnr", "value"]),
-        rejected=pd.DataFrame(rejected, columns=list(REJECTED_COLUMNS))
-        .astype({"depth": "Int64", "seed": "Int64"})
-        .sort_values(["status", "formulation", "depth", "seed"], ignore_index=True),
+        rejected=_with_identities(
+            pd.DataFrame(rejected, columns=list(REJECTED_COLUMNS))
+            .astype({"depth": "Int64", "seed": "Int64"})
+            .sort_values(["status", "arm", "depth", "seed"], ignore_index=True),
+            unused,
+            frame.columns,
+        ),
         quality=pd.DataFrame(quality, columns=list(QUALITY_COLUMNS)),
         ceilings=_ceilings(used),
         commits=_tag_values(runs, names.TAG_COMMIT),
         versions=_versions(runs),
         devices=_tag_values(runs, names.TAG_DEVICE),
     )
+
+
+def _roles(runs: Iterable[Run], identities: Mapping[str, Identity]) -> Roles:
+    keys = {key for found in identities.values() for key in found}
+    rules = {run.data.params.get("lr_rule") for run in runs if _trial_id(run) in identities}
+    return identity.roles_of(_tag_values(runs, names.TAG_ROLES), keys, lr_follows_width=rules != {"constant"})
+
+
+def _with_identities(
+    frame: pd.DataFrame, identities: Mapping[str, Identity], only: Collection[str] | None = None
+) -> pd.DataFrame:
+    """The rows with a column for each key of their identities; with `only`, for those that are in it."""
+    keys = sorted({key for found in identities.values() for key in found})
+    columns = {
+        identity.column(key): pd.Series([identities.get(t, {}).get(key) for t in frame["trial_id"]], dtype=object)
+        for key in keys
+        if only is None or identity.column(key) in only
+    }
+    return pd.concat([frame, pd.DataFrame(columns)], axis=1)
 
 
 # --- MLflow -> runs ---------------------------------------------------------------------------------------------------
@@ -195,17 +247,17 @@ def _row(run: Run) -> tuple[dict[str, Any], str]:
     if status != names.FINISHED:
         said = run.data.tags.get(names.TAG_REASON, "")
         return {}, said or names.STATUSES.get(status, f"its status is {status!r}, not one that rfscale writes")
-    missing = [key for key in REQUIRED_PARAMS if key not in run.data.params]
+    missing = [key for key, known in names.PARAMS.items() if known.needed and key not in run.data.params]
     if missing:
         return {}, f"its run lacks the parameter{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
-    row: dict[str, Any] = {"trial_id": trial_id, "run_id": run.info.run_id, "status": status}
-    for key in names.PARAMS:
+    row: dict[str, Any] = {"trial_id": trial_id, "run_id": run.info.run_id, "status": status, "arm": _arm(run)}
+    for key, known in names.PARAMS.items():
         value = run.data.params.get(key)
         if value is None:
             row[key] = math.nan
             continue
         try:
-            row[key] = value if key in TEXT_PARAMS else _number(key, value)
+            row[key] = value if known.kind == "text" else _number(value, known.kind)
         except ValueError:
             return {}, f"its parameter {key} is {value!r}, not a finite number"
     loss = run.data.metrics.get(names.VAL_LOSS)
@@ -216,11 +268,11 @@ def _row(run: Run) -> tuple[dict[str, Any], str]:
     return row, ""
 
 
-def _number(key: str, value: str) -> int | float:
+def _number(value: str, kind: names.Kind) -> int | float:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(value)
-    if key in COUNT_PARAMS:
+    if kind == "count":
         if number != int(number):
             raise ValueError(value)
         return int(number)
@@ -235,10 +287,16 @@ def _trial_id(run: Run) -> str:
     return str(run.data.tags.get(names.TAG_TRIAL_ID) or run.data.params.get(names.TRIAL_ID, ""))
 
 
+def _arm(run: Run) -> str:
+    """The label of the run's arm; the formulation where a sweep compares nothing else, or has no roles on record."""
+    return str(run.data.tags.get(names.TAG_ARM) or run.data.params.get("formulation", ""))
+
+
 def _rejected(run: Run, reason: str) -> dict[str, Any]:
     params = run.data.params
     return {
         "trial_id": _trial_id(run),
+        "arm": _arm(run),
         "formulation": params.get("formulation", ""),
         "depth": _integer(params.get("depth")),
         "seed": _integer(params.get("seed")),

@@ -116,7 +116,7 @@ def _propose(
     from rfscale.run.propose import Target, propose_sweep
 
     table = read_sweep(uri, sweep.name, trials=ids(sweep))
-    name = canonical(formulation) if formulation is not None else compare(table).best.formulation
+    name = canonical(formulation) if formulation is not None else compare(table).best.arm
     goal = None
     if target is not None:
         point = parse_point(target, "depth=8,steps=2400")

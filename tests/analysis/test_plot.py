@@ -18,7 +18,7 @@ from synthetic_sweep import World, world_trials, write_sweep
 
 from analysis.compare import plot
 from analysis.compare.arms import Comparison, Estimate, compare
-from analysis.compare.grid import size_labels
+from analysis.compare.cells import rung_labels
 from analysis.laws import plot_ladder
 from analysis.laws.ladder import EXPONENT, Ladder, Variable, ladder_laws
 from analysis.laws.surface import HeldOut
@@ -65,7 +65,7 @@ def test_the_ends_of_training_are_where_they_were_measured(results: Results) -> 
     table, _, ladder = results
     ax = plot_ladder.plot_loss_against_compute(table, ladder)
     drawn = {line.get_label(): line for line in ax.get_lines()}
-    rows = table.trials[table.trials["formulation"] == "better"]
+    rows = table.trials[table.trials["arm"] == "better"]
     assert sorted(drawn["better"].get_xdata()) == sorted(rows["train_flops"])
     assert sorted(drawn["better"].get_ydata()) == sorted(rows["val/loss"])
 
@@ -86,7 +86,7 @@ def test_the_law_that_is_drawn_is_the_law_that_the_page_quotes(
         assert any(
             np.allclose(line.get_ydata(), e + a / np.asarray(line.get_xdata(), float) ** exponent)
             for line in _dashed(ax)
-        ), law.formulation
+        ), law.arm
     assert len(_dashed(ax)) == 3
     told = [label for label in ax.get_legend_handles_labels()[1] if label.startswith("fitted law")]
     assert told == [f"fitted law L({variable}),\nand its 95 % band"]
@@ -106,7 +106,7 @@ def test_a_band_is_drawn_whole_or_not_at_all(results: Results, monkeypatch: pyte
     for law in ladder.of("N"):
         assert law.fit is not None
         band = law.fit.predict({"N": np.geomspace(law.x.min() / 1.05, law.x.max() * 1.05, 80)})
-        spans[law.formulation] = band.high / band.low
+        spans[law.arm] = band.high / band.low
     ax = plot_ladder.plot_loss_against_parameters(ladder)
     assert [len(c.get_paths()) for c in ax.collections if isinstance(c, PolyCollection)] == [1, 1, 1]
     monkeypatch.setattr(plot_ladder, "BAND_SPAN", max(map(np.min, spans.values())) * 1.0001)
@@ -153,8 +153,8 @@ def test_the_ranking_figure_shows_the_intervals_of_the_comparison(results: Resul
     ends = [tuple(line.get_xdata()) for line in ax.get_lines() if len(line.get_xdata()) == 2]
     for s in comparison.standings:
         wanted = tuple(100 * (side - 1) for side in s.ratio.interval)
-        assert any(np.allclose(wanted, end) for end in ends), s.formulation
-    assert [t.get_text() for t in ax.get_yticklabels()] == [s.formulation for s in comparison.standings]
+        assert any(np.allclose(wanted, end) for end in ends), s.arm
+    assert [t.get_text() for t in ax.get_yticklabels()] == [s.arm for s in comparison.standings]
 
 
 def test_forests_are_sorted_by_what_they_plot_and_coloured_by_the_side_of_the_interval(results: Results) -> None:
@@ -165,6 +165,7 @@ def test_forests_are_sorted_by_what_they_plot_and_coloured_by_the_side_of_the_in
     made = tuple(
         replace(
             template,
+            arm=name,
             formulation=name,
             ratio=Estimate(v, (low, high), 3),
             compute_multiplier=Estimate(v, (low, high), 3),
@@ -196,7 +197,7 @@ def test_the_levels_are_relative_to_the_reference(results: Results) -> None:
     table = results[0]
     ax = plot.plot_loss_levels(table, "rf")
     drawn = {str(line.get_label()): line for line in ax.get_lines()}
-    largest = table.trials[size_labels(table.trials) == "d = 4"].set_index(["formulation", "seed"])[
+    largest = table.trials[rung_labels(table) == "d = 4"].set_index(["arm", "seed"])[
         "val/velocity_mse/t0.500"
     ]
     ratio = np.exp(np.mean(np.log(largest["worse"] / largest["rf"])))

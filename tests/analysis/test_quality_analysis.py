@@ -262,7 +262,7 @@ def test_along_the_way_every_scored_checkpoint_counts_with_the_loss_of_its_step(
     for step in steps:
         loss, score = _logged(trials, names.VAL_LOSS, step), _logged(trials, "clip_score", step)
         rows = relation.points[relation.points["step"] == step]
-        found = {(r.formulation, int(r.size[-1]), r.seed): r for r in rows.itertuples()}
+        found = {(r.arm, int(r.size[-1]), r.seed): r for r in rows.itertuples()}
         assert {t: r.value for t, r in found.items()} == score
         assert {t: r.loss for t, r in found.items()} == pytest.approx({t: loss[t] for t in score})
     assert relation.along is not None
@@ -342,7 +342,7 @@ def test_with_gaps_the_fronts_are_those_of_the_means_over_the_seeds_there_are(
 def test_a_formulation_without_scores_at_a_size_is_in_no_rank_and_is_named(
     quality: Quality,
 ) -> None:
-    found = ranks(quality.scores.query("not (formulation == 'worse' and depth == 3)"))
+    found = ranks(quality.scores.query("not (arm == 'worse' and depth == 3)"))
     assert found.result.names == ("better", "rf")
     assert "Left out: worse (no CLIP score or FID in 12 of 48 settings" in wording_quality.ranks_note(found)
 
@@ -364,7 +364,7 @@ def test_scores_at_25_steps_are_means_over_seeds_with_the_variance_of_all_formul
         m = row.means[0]
         assert m.n == 2
         assert (m.low, m.value, m.high) == pytest.approx(
-            (mean(seeds[row.formulation]) - half, mean(seeds[row.formulation]), mean(seeds[row.formulation]) + half)
+            (mean(seeds[row.arm]) - half, mean(seeds[row.arm]), mean(seeds[row.arm]) + half)
         )
 
 
@@ -419,9 +419,9 @@ def test_geneval_is_shown_by_task_and_size_beside_its_ceiling(quality: Quality, 
         values = [v for (_, d, _), v in counting.items() if d == depth]
         assert found.rows[f"d = {depth}"][place].value == pytest.approx(mean(values))
     assert found.largest == "d = 4"
-    values = [m[0].value for m in found.by_formulation.values()]
+    values = [m[0].value for m in found.by_arm.values()]
     assert values == sorted(values, reverse=True)
-    assert found.by_formulation["rf"][place].value == pytest.approx(mean(counting["rf", 4, s] for s in (0, 1)))
+    assert found.by_arm["rf"][place].value == pytest.approx(mean(counting["rf", 4, s] for s in (0, 1)))
 
 
 def _spelling(trial: FakeTrial) -> FakeTrial:
@@ -435,7 +435,7 @@ def _spelling(trial: FakeTrial) -> FakeTrial:
 
 def test_trials_that_agree_by_chance_are_not_certain() -> None:
     """A task that fails on all 40 images of three trials: the trials say nothing of the error, their own errors do."""
-    rows = pd.DataFrame({"formulation": ["rf"] * 3, "value": [0.0] * 3, "se": [0.03, 0.04, 0.05]})
+    rows = pd.DataFrame({"arm": ["rf"] * 3, "value": [0.0] * 3, "se": [0.03, 0.04, 0.05]})
     half = 1.959964 * (0.03**2 + 0.04**2 + 0.05**2) ** 0.5 / 3
     for found in (mean_over(rows["value"], rows["se"]), pooled_means(rows)["rf"]):
         assert (found.value, found.low, found.high) == (0.0, pytest.approx(-half), pytest.approx(half))
@@ -481,7 +481,7 @@ def test_errors_that_no_share_has_and_unknown_ones() -> None:
 
 @pytest.mark.parametrize("metric", ["geneval", "geneval_position", "spelling"])
 def test_no_mean_of_shares_has_an_interval_beyond_0_and_1_nor_inside_that_of_its_images(metric: str) -> None:
-    rows = pd.DataFrame({"formulation": list("aabb"), "value": [0.0, 0.3, 1.0, 0.9], "se": [_adjusted(0, 40)[1]] * 4})
+    rows = pd.DataFrame({"arm": list("aabb"), "value": [0.0, 0.3, 1.0, 0.9], "se": [_adjusted(0, 40)[1]] * 4})
     for found in (mean_over(rows["value"], rows["se"], metric), *pooled_means(rows, metric).values()):
         assert 0 <= found.low <= found.value <= found.high <= 1
     for value in (0.0, 0.4, 1.0):
@@ -547,8 +547,8 @@ def _no_correlation(*_: object, **__: object) -> None:
     ("keep", "name", "words"),
     [
         ("metric != 'fid'", "ranks", "No judge of this sweep gave fid."),
-        ("formulation == 'rf'", "ranks", "1 formulation is scored after its last step; ranking needs two."),
-        ("not last", "ranks", "0 formulations are scored after its last step; ranking needs two."),
+        ("arm == 'rf'", "ranks", "1 arm is scored after its last step; ranking needs two."),
+        ("not last", "ranks", "0 arms are scored after its last step; ranking needs two."),
         ("metric == 'geneval'", "at_steps", "No judge of this sweep gave clip_score or fid."),
         ("not last", "at_steps", "No score of the end of training is there yet."),
         ("solver_steps == 50", "few_steps", "not known at two numbers of steps with the same guidance"),
@@ -667,11 +667,11 @@ def test_captions_say_what_points_and_bars_are(
 
 
 def test_few_models_and_constant_metrics_give_a_reason_and_no_correlation(table: SweepTable, quality: Quality) -> None:
-    one = assess(replace(table, quality=quality.scores.query("formulation == 'rf'")[table.quality.columns]))
+    one = assess(replace(table, quality=quality.scores.query("arm == 'rf'")[table.quality.columns]))
     assert one is not None
     assert _relation(one, "fid").ends is None
     assert _relation(one, "fid").ends_reason == (
-        "4 models (formulation and size) are scored, and a correlation needs 5 or more"
+        "4 models (arm and size) are scored, and a correlation needs 5 or more"
     )
     assert "no correlation with val/loss: 4 models" in wording_quality.quality_text(one)
     same = assess(replace(table, quality=table.quality.assign(value=0.5)))
@@ -726,7 +726,7 @@ def test_the_report_has_its_section_figures_and_table(tmp_path: Path, monkeypatc
         assert (folder / f"{name}.png").exists()
     scores = pd.read_csv(folder / "quality.csv")
     assert len(scores) == len(report.table.quality)
-    assert {"trial_id", "formulation", "metric", "judge", "solver_steps", "value", "se", "ceiling"} <= set(scores)
+    assert {"trial_id", "arm", "formulation", "metric", "judge", "solver_steps", "value", "se", "ceiling"} <= set(scores)
     assert not [c for c in pd.read_csv(folder / "trials.csv") if "quality" in c]
     assert report.quality is not None
     found = _relation(report.quality, "clip_score").ends

@@ -122,7 +122,7 @@ def test_table_1_prints_subsets_and_the_best_two_of_a_family() -> None:
     result = rank(names, clip, -clip, settings=["5", "50"])
     text = table_1(result, {"5 steps": ["5"], "50 steps": ["50"]}, families=families)
     lines = text.splitlines()
-    assert lines[0].split("|")[1:-1] == [" formulation     ", "   all ", " 5 steps ", " 50 steps "]
+    assert lines[0].split("|")[1:-1] == [" arm             ", "   all ", " 5 steps ", " 50 steps "]
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["rf/lognorm(0,1)", "rf/lognorm(1,1)", "edm(0,1)"]
     assert lines[2].split("|")[2:5] == ["  2.00 ", "    1.00 ", "     3.00 "]
     with pytest.raises(FitError, match="no settings 7"):

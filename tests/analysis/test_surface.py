@@ -108,7 +108,7 @@ def test_the_table_of_laws_has_the_surface_with_all_that_its_prediction_needs(tm
         law = ladder.surface(name)
         assert law.fit is not None
         assert law.held_out is not None
-        row = rows[(rows["formulation"] == name) & (rows["variable"] == "N, D")].iloc[0]
+        row = rows[(rows["arm"] == name) & (rows["variable"] == "N, D")].iloc[0]
         for key in ("E", "A", "alpha", "B", "beta"):
             assert (row[key], row[f"{key}_low"], row[f"{key}_high"]) == (law.fit.estimate[key], *law.fit.interval[key])
         by_hand = row["E"] + row["A"] / 1e6 ** row["alpha"] + row["B"] / 1e5 ** row["beta"]
@@ -116,7 +116,7 @@ def test_the_table_of_laws_has_the_surface_with_all_that_its_prediction_needs(tm
         held = law.held_out
         assert (row["predicted"], row["predicted_low"], row["predicted_high"]) == (held.predicted, *held.interval)
         assert row["measured"] == held.measured
-        over_c = rows[(rows["formulation"] == name) & (rows["variable"] == "C")].iloc[0]
+        over_c = rows[(rows["arm"] == name) & (rows["variable"] == "C")].iloc[0]
         assert over_c["gamma"] == ladder.law(name, "C").exponent[0]
         assert np.isnan(over_c["alpha"])
 

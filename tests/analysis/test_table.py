@@ -55,7 +55,7 @@ def test_curves_hold_every_point_with_recorded_flops(store: tuple[str, list[Fake
     assert dict(zip(points["step"], points["value"], strict=True)) == logged
     assert (points["flops"] == points["step"] * trial.params["train_flops_per_step"]).all()
     assert (points["samples"] == points["step"] * trial.params["batch"]).all()
-    assert table.curve(names.VAL_LOSS)["formulation"].notna().all()
+    assert table.curve(names.VAL_LOSS)["arm"].notna().all()
 
 
 def test_the_wide_profile_is_read_by_log_snr(store: tuple[str, list[FakeTrial]]) -> None:
@@ -94,7 +94,7 @@ def test_each_unusable_run_is_listed_with_its_reason_and_used_nowhere(tmp_path: 
         3: (_tagged(trials[3], status="wonderful"), "its status is 'wonderful'"),
         4: (_without(trials[4], names.VAL_LOSS), "no val/loss"),
         5: (_loss_at(trials[5], 600, math.nan), "its val/loss is nan"),
-        6: (replace(trials[6], params=lacking), "lacks the parameters depth, steps"),
+        6: (replace(trials[6], params=lacking), "lacks the parameter steps"),
         7: (replace(trials[7], params={**trials[7].params, "width": "wide"}), "its parameter width is 'wide'"),
         8: (replace(trials[8], metrics=[m for m in trials[8].metrics if m[1] < 600]), "ends at step 360 of 600"),
         9: (_loss_at(trials[9], 360, math.inf), "is inf at step 360"),
