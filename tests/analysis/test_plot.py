@@ -197,9 +197,7 @@ def test_the_levels_are_relative_to_the_reference(results: Results) -> None:
     table = results[0]
     ax = plot.plot_loss_levels(table, "rf")
     drawn = {str(line.get_label()): line for line in ax.get_lines()}
-    largest = table.trials[rung_labels(table) == "d = 4"].set_index(["arm", "seed"])[
-        "val/velocity_mse/t0.500"
-    ]
+    largest = table.trials[rung_labels(table) == "d = 4"].set_index(["arm", "seed"])["val/velocity_mse/t0.500"]
     ratio = np.exp(np.mean(np.log(largest["worse"] / largest["rf"])))
     assert drawn["worse"].get_ydata()[3] == pytest.approx(100 * (ratio - 1))
 

@@ -726,7 +726,9 @@ def test_the_report_has_its_section_figures_and_table(tmp_path: Path, monkeypatc
         assert (folder / f"{name}.png").exists()
     scores = pd.read_csv(folder / "quality.csv")
     assert len(scores) == len(report.table.quality)
-    assert {"trial_id", "arm", "formulation", "metric", "judge", "solver_steps", "value", "se", "ceiling"} <= set(scores)
+    assert {"trial_id", "arm", "formulation", "metric", "judge", "solver_steps", "value", "se", "ceiling"} <= set(
+        scores
+    )
     assert not [c for c in pd.read_csv(folder / "trials.csv") if "quality" in c]
     assert report.quality is not None
     found = _relation(report.quality, "clip_score").ends
