@@ -57,7 +57,7 @@ def typed(text: str) -> Value:
     return text
 
 
-BEFORE_ROLES = ("depth", "width", "heads", "steps", "warmup_steps", "ema_every")
+BEFORE_ROLES = ("depth", "width", "heads", "steps", "samples", "warmup_steps", "ema_every")
 """What the rungs of a sweep moved when runs had no roles on record: model size and length of training."""
 
 
