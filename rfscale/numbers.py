@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, GetCoreSchemaHandler
+from pydantic import BaseModel, BeforeValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 REFUSED = "number_refused"
@@ -37,10 +37,13 @@ class Whole:
         kind = "a whole number" if self.step == 1 else f"a multiple of {self.step}"
         return f"{kind} from {self.low:,} to {self.high:,}"
 
-    def check(self, value: Any) -> int:
+    def allows(self, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _refused(self.allowed)
-        if not self.low <= value <= self.high or value != int(value) or int(value) % self.step:
+            return False
+        return self.low <= value <= self.high and value == int(value) and int(value) % self.step == 0
+
+    def check(self, value: Any) -> int:
+        if not self.allows(value):
             raise _refused(self.allowed)
         return int(value)
 
@@ -66,11 +69,14 @@ class Real:
         first = f"{'above' if self.low_open else 'of at least'} {low}"
         return f"a number {first} and {'below' if self.high_open else 'at most'} {high}"
 
-    def check(self, value: Any) -> float:
+    def allows(self, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _refused(self.allowed)
+            return False
         inside = self.low <= value <= self.high  # false for NaN, and exact for an integer that no float can hold
-        if not inside or (self.low_open and value == self.low) or (self.high_open and value == self.high):
+        return inside and not (self.low_open and value == self.low) and not (self.high_open and value == self.high)
+
+    def check(self, value: Any) -> float:
+        if not self.allows(value):
             raise _refused(self.allowed)
         return float(value)
 
@@ -84,6 +90,11 @@ def _refused(allowed: str) -> PydanticCustomError:
 
 def _plain(bound: float) -> str:
     return f"{bound:,.0f}" if bound == math.floor(bound) and abs(bound) < 1e15 else f"{bound:g}"
+
+
+def bounds_of(spec: type[BaseModel], field: str) -> Whole | Real:
+    """The bounds of a number field, such as those of an option that stands for it."""
+    return next(bounds for bounds in spec.model_fields[field].metadata if isinstance(bounds, Whole | Real))
 
 
 def listed(value: Any) -> Any:

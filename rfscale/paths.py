@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
 from rfscale.names import RfscaleError
 from rfscale.quoting import cut, quoted
+
+_BREAKING = ("Cc", "Zl", "Zp")  # categories of Unicode: control characters, line and paragraph separators
 
 
 class PathError(RfscaleError, ValueError):
@@ -17,15 +20,15 @@ def expanded(given: str | Path, what: str) -> Path:
     """`given` with `~` expanded. Nothing need be there, but something could be; `what` names it in a message.
 
     Raises PathError for an unknown user after `~`, a null character, bytes that are no UTF-8 (they cannot be printed or
-    written to a record), a name longer than the file system takes, and a folder on the way that cannot be entered.
+    written to a record), line breaks and control characters, a name longer than the file system takes, and a folder on the way that cannot be entered.
     """
     text = str(given)
     if "\0" in text:
         raise PathError(f"{what} {quoted(text)} holds a null character, which no path can; remove it")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise PathError(f"{what} {quoted(text)} is not UTF-8; rename the file or folder") from None
+    if any(unicodedata.category(character) == "Cs" for character in text):  # how Python keeps bytes that are no UTF-8
+        raise PathError(f"{what} {quoted(text)} is not UTF-8; rename the file or folder")
+    if any(unicodedata.category(character) in _BREAKING for character in text):
+        raise PathError(f"{what} {quoted(text)} holds a line break or control character; rename the file or folder")
     try:
         path = Path(text).expanduser()
     except RuntimeError:  # pathlib's own word for a user without a home

@@ -114,6 +114,8 @@ def test_a_path_is_expanded_and_need_not_exist(monkeypatch: pytest.MonkeyPatch, 
     [
         ("a\0b", "the place 'a\\x00b' holds a null character, which no path can; remove it"),
         ("~nosuchuser/images", "the place '~nosuchuser/images': there is no user 'nosuchuser' here; write the whole"),
+        ("a\nb", "the place 'a\\nb' holds a line break or control character; rename"),
+        ("a\u2028b", "holds a line break or control character"),
         ("a" * 5000, "cannot be used (File name too long); give another path"),
         ("b/" * 5000, "cannot be used (File name too long); give another path"),
         ("caf\udce9", "the place 'caf\\udce9' is not UTF-8; rename the file or folder"),

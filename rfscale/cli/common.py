@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +14,9 @@ import typer
 
 from rfscale import __version__
 from rfscale.names import RfscaleError
+from rfscale.numbers import Real, Whole, bounds_of
+from rfscale.paths import expanded
+from rfscale.quoting import quoted
 from rfscale.spec.sweep import Resources, Sweep, SweepError
 from rfscale.spec.trial import Trial
 from rfscale.store import Store, StoreError, default_store
@@ -54,20 +56,25 @@ class FileError(RfscaleError, RuntimeError):
 
 
 R = TypeVar("R")
+_ARGUMENTS = ("sweep", "table")  # paths that stand without an option's name
 
 
 def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
     """Bad input is one clear sentence on standard error and exit code 2; all else is a bug and keeps its traceback.
 
-    Bad input is what our own packages raise a named error for.
+    Bad input is what our own packages raise a named error for. Every path that the command is given is checked to be
+    one, and expanded, here.
     """
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
+            for name, value in kwargs.items():
+                if isinstance(value, Path):
+                    kwargs[name] = expanded(value, name.upper() if name in _ARGUMENTS else f"--{name}")
             return command(*args, **kwargs)
         except RfscaleError as error:
-            typer.echo(f"rfscale: {error}", err=True)
+            typer.echo(f"rfscale: {' '.join(str(error).split())}", err=True)  # one line, whatever was quoted
             raise typer.Exit(2) from error
 
     return wrapped
@@ -93,7 +100,7 @@ def main(
 
 def open_store(given: Path | None) -> Store:
     """The store, which need not exist yet. Raises StoreError for a file."""
-    store = Store(given if given is not None else default_store())
+    store = Store(given if given is not None else expanded(default_store(), "$RFSCALE_STORE"))
     if store.root.exists() and not store.root.is_dir():
         raise StoreError(f"the store {store.root} is a file; give a folder with --store")
     return store
@@ -122,11 +129,16 @@ def with_resources(sweep: Sweep, cpus: float | None, gpus: float | None) -> Swee
     changes = {key: value for key, value in (("cpus", cpus), ("gpus", gpus)) if value is not None}
     if not changes:
         return sweep
-    if cpus is not None and not 0 < cpus < math.inf:
-        raise SweepError(f"--cpus {cpus:g} is not possible; give a positive number")
-    if gpus is not None and not 0 <= gpus < math.inf:
-        raise SweepError(f"--gpus {gpus:g} is not possible; give 0 or a positive number")
+    for key, value in changes.items():
+        check_option(f"--{key}", value, bounds_of(Resources, key))
     return sweep.model_copy(update={"resources": Resources.model_validate({**sweep.resources.model_dump(), **changes})})
+
+
+def check_option(option: str, value: float, bounds: Whole | Real) -> None:
+    """An option has the bounds of the field that it stands for. Raises SweepError."""
+    if not bounds.allows(value):
+        given = f"{value:g}" if isinstance(value, float) else quoted(value)
+        raise SweepError(f"{option} {given} is not possible; give {bounds.allowed}")
 
 
 def trial_row(trial: Trial) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from rfscale.cli.common import (
     StoreFolder,
     SweepFile,
     app,
+    check_option,
     check_png,
     console,
     one_sentence,
@@ -23,8 +23,9 @@ from rfscale.cli.common import (
     print_json,
 )
 from rfscale.flow.formulations import canonical
+from rfscale.numbers import Whole, bounds_of
 from rfscale.rating.votes import RatingError, Votes, questions_of
-from rfscale.spec.sweep import Sweep
+from rfscale.spec.sweep import Setting, Sweep
 from rfscale.spec.sweep_file import load_sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import Store
@@ -44,12 +45,10 @@ def rate(
     formulations: Annotated[
         list[str] | None, typer.Option("--formulations", help="only this formulation; may be repeated")
     ] = None,
-    prompts: Annotated[int, typer.Option("--prompts", min=1, help="held-out captions to draw")] = 20,
-    pairs: Annotated[int, typer.Option("--pairs", min=1, help="pairs of images that one person compares")] = 30,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="steps of the ODE solver")] = 50,
-    guidance: Annotated[
-        float, typer.Option("--guidance", min=0, help="classifier-free guidance scale; 1 is none")
-    ] = 2.5,
+    prompts: Annotated[int, typer.Option("--prompts", help="held-out captions to draw")] = 20,
+    pairs: Annotated[int, typer.Option("--pairs", help="pairs of images that one person compares")] = 30,
+    steps: Annotated[int, typer.Option("--steps", help="steps of the ODE solver")] = 50,
+    guidance: Annotated[float, typer.Option("--guidance", help="classifier-free guidance scale; 1 is none")] = 2.5,
     results: Annotated[
         bool, typer.Option("--results", help="say what the votes so far mean, and serve nothing")
     ] = False,
@@ -61,8 +60,13 @@ def rate(
     A page on this machine alone. The images are drawn by the finished trials from the same prompts and noise. --results
     gives Elo with intervals.
     """
-    if not math.isfinite(guidance):
-        raise RatingError(f"--guidance {guidance} is not possible; give a finite number that is not negative")
+    for option, value, bounds in (
+        ("--prompts", prompts, Whole(1, 10_000)),
+        ("--pairs", pairs, Whole(1, 1_000_000)),
+        ("--steps", steps, bounds_of(Setting, "steps")),
+        ("--guidance", guidance, bounds_of(Setting, "guidance")),
+    ):
+        check_option(option, value, bounds)
     definition, place = load_sweep(sweep), open_store(store)
     trials = _selected(definition, depth or [], formulations or [])
     folder = place.root / "ratings" / definition.name

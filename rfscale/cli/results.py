@@ -15,6 +15,7 @@ from rfscale.cli.common import (
     StoreFolder,
     SweepFile,
     app,
+    check_option,
     check_png,
     ids,
     mlflow_uri,
@@ -24,6 +25,8 @@ from rfscale.cli.common import (
     write_report,
 )
 from rfscale.flow.formulations import canonical
+from rfscale.numbers import Whole, bounds_of
+from rfscale.spec.sweep import Setting
 from rfscale.spec.sweep_file import load_sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import Store, StoreError, TrialFolder, read_json
@@ -89,16 +92,21 @@ def sample(
     prompt: Annotated[list[str], typer.Option("--prompt", help="what the images should show; may be repeated")],
     store: StoreFolder = None,
     out: Annotated[Path, typer.Option("--out", help="PNG file to write")] = Path("sample.png"),
-    count: Annotated[int, typer.Option("--count", min=1, help="images of each prompt")] = 4,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="steps of the ODE solver")] = 50,
-    guidance: Annotated[
-        float, typer.Option("--guidance", min=0, help="classifier-free guidance scale; 1 is none")
-    ] = 2.5,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the noise")] = 0,
+    count: Annotated[int, typer.Option("--count", help="images of each prompt")] = 4,
+    steps: Annotated[int, typer.Option("--steps", help="steps of the ODE solver")] = 50,
+    guidance: Annotated[float, typer.Option("--guidance", help="classifier-free guidance scale; 1 is none")] = 2.5,
+    seed: Annotated[int, typer.Option("--seed", help="seed of the noise")] = 0,
     raw: Annotated[bool, typer.Option("--raw", help="weights as trained instead of their EMA")] = False,
 ) -> None:
     """Make a PNG grid of images from a trained trial."""
     check_png(out, "--out")
+    for option, value, bounds in (
+        ("--count", count, Whole(1, 10_000)),
+        ("--steps", steps, bounds_of(Setting, "steps")),
+        ("--guidance", guidance, bounds_of(Setting, "guidance")),
+        ("--seed", seed, Whole(0, 2**63 - 1)),
+    ):
+        check_option(option, value, bounds)
     folder = find_trial(open_store(store), trial_id)
     trial = Trial.model_validate((read_json(folder.record) or {})["trial"])
     from rfscale.data.batch import encode

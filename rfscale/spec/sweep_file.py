@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from rfscale.data.base import DataError
-from rfscale.numbers import listed
 from rfscale.paths import PathError, expanded
 from rfscale.quoting import cut, quoted
 from rfscale.spec.sentences import sentence, unknown_key
@@ -193,7 +192,7 @@ def _located_judges(raw: dict[str, Any], folder: Path | None, source: str) -> di
         )
         return _beside(folder, value, f"{source}: quality.judges: {key}") if is_path else value
 
-    judges = listed(quality["judges"])
+    judges = quality["judges"] if isinstance(quality["judges"], list | tuple) else [quality["judges"]]
     there = [{k: located(k, v) for k, v in j.items()} if isinstance(j, Mapping) else j for j in judges]
     return {**raw, "quality": {**quality, "judges": there}}
 

@@ -327,8 +327,16 @@ BAD: dict[str, tuple[Mapping | str, str]] = {
     "edm(0,-1)": ({"formulations": ["edm(0,-1)"]}, "edm: P_s = -1 is outside (0, 100]"),
     "heads that do not divide": ({"model": {"heads": 3}}, "width 16 is not divisible by 3 heads; take width 15 or 18"),
     "a missing data folder": ({"data": {"name": "folder", "path": "nowhere"}}, "/nowhere does not exist: give `path`"),
-    "a negative batch": ({"training": {"batch": -64}}, "training.batch = -64: it should be greater than 0"),
-    "a list": ("- rf\n- eps/linear\n", "holds a list, not a mapping"),
+    "a negative batch": ({"training": {"batch": -64}}, "training.batch = -64: it should be a whole number from 1"),
+    "a path of an unknown user": (
+        {"data": {"name": "folder", "path": "~nosuchuser/images"}},
+        "data.path '~nosuchuser/images': there is no user 'nosuchuser' here; write the whole path",
+    ),
+    "a path with a null character": (
+        {"data": {"name": "folder", "path": "a\0b"}},
+        "data.path 'a\\x00b' holds a null character",
+    ),
+    "a list": ("- rf\n- eps/linear\n", "holds ['rf', 'eps/linear'], not a mapping"),
     "a Python tag": (
         "name: !!python/object/apply:os.mkdir ['made']\n",
         "the tag '!!python/object/apply:os.mkdir' is not",
@@ -404,20 +412,56 @@ def test_options_and_ids_that_cannot_be(
 ) -> None:
     path = write_sweep(tiny)
     before = files_in(tmp_path)
-    assert_refused(rfscale("run", path, "--cpus", "-1"), "--cpus -1 is not possible; give a positive number")
+    assert_refused(
+        rfscale("run", path, "--cpus", "-1"), "--cpus -1 is not possible; give a number above 0 and at most 100,000"
+    )
     assert_refused(
         rfscale("train", path, "zzz"), "no trial of sweep tiny has the id 'zzz'; `rfscale plan` lists the ids"
     )
-    for options in (["--cpus", "0"], ["--cpus", "nan"], ["--cpus", "inf"], ["--gpus", "-1"], ["--gpus", "nan"]):
+    for options in (["--cpus", "0"], ["--cpus", "nan"], ["--cpus", "inf"], ["--gpus", "-1"], ["--gpus", "200000"]):
         done = invoke("run", path, *options)
         assert done.exit_code == 2
         assert f"rfscale: {options[0]} {options[1]} is not possible" in done.stderr
+    for wrong in ("--seed=-1", f"--seed={2**63}", f"--count={10**9}", "--guidance=nan", "--steps=0"):
+        done = invoke("sample", "0", "--prompt", "a cat", wrong)
+        assert done.exit_code == 2
+        assert f"rfscale: {wrong.split('=')[0]} " in done.stderr
     assert invoke("plan", tmp_path / "none.yaml").exit_code == 2
     (tmp_path / "a-file").touch()
     done = invoke("run", path, "--store", tmp_path / "a-file")
     assert done.exit_code == 2
     assert f"the store {tmp_path / 'a-file'} is a file; give a folder with --store" in done.stderr
     assert files_in(tmp_path) - before == {"a-file"}
+
+
+@pytest.mark.parametrize("wrong", ["~nosuchuser/x", "x" * 5000, "caf\udce9"])
+def test_paths_of_the_command_line_that_cannot_be(
+    wrong: str, tiny: Mapping, write_sweep: WriteSweep, rfscale: Rfscale, tmp_path: Path
+) -> None:
+    path = write_sweep(tiny)
+    before = files_in(tmp_path)
+    calls: list[tuple[str | Path, ...]] = [
+        ("plan", wrong),
+        ("plan", path, f"--store={wrong}"),
+        ("sample", "0", "--prompt", "a cat", f"--out={wrong}.png"),
+        ("plan", path, "--budget", "1e15", f"--out={wrong}"),
+        ("fit", wrong),
+    ]
+    for call in calls:
+        done = invoke(*call)
+        assert done.exit_code == 2, done.output
+        assert len(done.stderr.splitlines()) == 1
+        assert len(done.stderr) < 600
+    assert_refused(rfscale("run", path, "--store", wrong), "--store '")
+    assert_refused(rfscale("plan", path, RFSCALE_STORE=wrong), "$RFSCALE_STORE '")
+    assert files_in(tmp_path) == before
+
+
+def test_a_tilde_behind_an_equals_sign_is_the_home(
+    tiny: Mapping, write_sweep: WriteSweep, rfscale: Rfscale, tmp_path: Path
+) -> None:
+    done = rfscale("plan", write_sweep(tiny), "--store=~/results")
+    assert f"store: {tmp_path / 'results'}" in done.stdout
 
 
 def test_commands_on_a_sweep_that_was_never_run_say_so(

@@ -674,7 +674,7 @@ def test_a_sweep_that_cannot_be_rated_is_refused(trained: tuple[Path, Sweep], tm
     )
     assert "nothing" in refused(invoke("rate", path, "--store", store, "--formulations", "nothing"))
     assert refused(invoke("rate", path, "--store", store, "--guidance", "inf")) == (
-        "--guidance inf is not possible; give a finite number that is not negative"
+        "--guidance inf is not possible; give a number from 0 to 1,000"
     )
     no_votes = refused(invoke("rate", path, "--store", tmp_path, "--results"))
     assert no_votes.startswith("there are no votes yet (")
