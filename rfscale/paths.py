@@ -20,7 +20,8 @@ def expanded(given: str | Path, what: str) -> Path:
     """`given` with `~` expanded. Nothing need be there, but something could be; `what` names it in a message.
 
     Raises PathError for an unknown user after `~`, a null character, bytes that are no UTF-8 (they cannot be printed or
-    written to a record), line breaks and control characters, a name longer than the file system takes, and a folder on the way that cannot be entered.
+    written to a record), line breaks and control characters, a name longer than the file system takes, and a folder on
+    the way that cannot be entered.
     """
     text = str(given)
     if "\0" in text:
