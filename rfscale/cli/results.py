@@ -111,7 +111,7 @@ def sample(
     trial = Trial.model_validate((read_json(folder.record) or {})["trial"])
     from rfscale.data.batch import encode
     from rfscale.data.text import load_text_encoder
-    from rfscale.train.checkpoint import load_model
+    from rfscale.train.weights import load_model
     from rfscale.validation.samples import generate_images, save_grid
 
     model = load_model(trial, folder, ema=not raw)

@@ -28,7 +28,7 @@ from rfscale.judges.units import Unit, units
 from rfscale.spec.sweep import Quality, Resources, Setting
 from rfscale.spec.trial import Trial
 from rfscale.store import Store, StoreError, TrialFolder, read_json, write_json
-from rfscale.train.checkpoint import load_model
+from rfscale.train.weights import load_model
 from rfscale.validation.samples import COLUMNS, generate_images, save_grid
 
 GRID_IMAGES = 4 * COLUMNS

@@ -23,7 +23,7 @@ from rfscale.rating.votes import RatingError
 from rfscale.spec.trial import Trial
 from rfscale.store import Store
 from rfscale.store.files import replacing
-from rfscale.train.checkpoint import load_model
+from rfscale.train.weights import load_model
 from rfscale.validation.samples import generate_images
 
 CHUNK = 16  # images drawn at once; what a kill can lose

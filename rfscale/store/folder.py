@@ -78,6 +78,10 @@ class TrialFolder:
         """The final weights."""
         return self.path / ("ema.safetensors" if ema else "model.safetensors")
 
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the resumable state after that many steps."""
+        return self.path / f"checkpoint-{step:09d}"
+
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, newest first. A temporary folder of a killed process is not one."""
         return sorted(self.path.glob("checkpoint-*[0-9]"), reverse=True)

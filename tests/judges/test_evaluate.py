@@ -27,8 +27,8 @@ from rfscale.spec.sweep import PAPER_SETTINGS, Quality, Setting, Sweep
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import ClaimedError, Store, StoreError, TrialFolder, read_json, write_json
-from rfscale.train.checkpoint import load_model
 from rfscale.train.loop import train
+from rfscale.train.weights import load_model
 
 Mapping = dict[str, Any]
 Command = Callable[..., subprocess.CompletedProcess[str]]

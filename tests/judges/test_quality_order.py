@@ -14,8 +14,8 @@ from rfscale.judges.evaluate import Drawer
 from rfscale.spec.sweep import Setting
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.store import Store
-from rfscale.train.checkpoint import load_model
 from rfscale.train.loop import train
+from rfscale.train.weights import load_model
 
 SWEEP = {
     "name": "order",

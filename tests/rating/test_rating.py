@@ -41,8 +41,8 @@ from rfscale.rating.votes import QUESTIONS, RatingError, Showing, Vote, Votes, q
 from rfscale.spec.sweep import Samples, Sweep
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.store import Store
-from rfscale.train.checkpoint import load_model
 from rfscale.train.loop import train
+from rfscale.train.weights import load_model
 from rfscale.validation.samples import generate_images
 
 TRIALS = ("aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc")

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rfscale import names
-from rfscale.data.batch import Condition
+from rfscale.data.batch import Batch, Condition
 from rfscale.flow.formulations import Formulation, formulation
 from rfscale.flow.noise import stratified
 from rfscale.run.launch import to_train
@@ -31,10 +31,14 @@ from rfscale.spec.sweep import Resources, Samples
 from rfscale.spec.sweep_file import load_sweep, parse_sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import Store, TrialFolder, read_json
-from rfscale.train import checkpoint
-from rfscale.train import loop as train_module
-from rfscale.train.checkpoint import load_model
-from rfscale.train.loop import _Training, train
+from rfscale.train import loop as loop_module
+from rfscale.train import step as step_module
+from rfscale.train.batches import Batches
+from rfscale.train.loop import Training, train
+from rfscale.train.placement import PlacementError, one_device
+from rfscale.train.state import TrainState
+from rfscale.train.step import take_step
+from rfscale.train.weights import load_model
 from rfscale.validation.profile import evaluate
 
 Mapping = dict[str, Any]
@@ -62,14 +66,18 @@ def trained(trial: Trial, path: Path, resources: Resources = Resources()) -> Tri
 
 
 @contextmanager
-def training(trial: Trial, path: Path, resources: Resources = Resources()) -> Iterator[_Training]:
+def training(trial: Trial, path: Path, resources: Resources = Resources()) -> Iterator[Training]:
     """The inside of a training, to be stepped by hand."""
     path.mkdir(parents=True, exist_ok=True)
-    run = _Training(trial, TrialFolder(path), resources, CPU)
+    run = Training(trial, TrialFolder(path), one_device(resources))
     try:
         yield run
     finally:
         run.close()
+
+
+def move(run: Training, batch: Batch) -> None:
+    take_step(run.state, batch, run.recipe, run.sums)
 
 
 def history(folder: TrialFolder) -> History:
@@ -191,7 +199,7 @@ def test_formulations_of_one_seed_see_the_same_data_noise_and_u(
         drawn.append(stratified(*args))
         return drawn[-1]
 
-    monkeypatch.setattr(train_module, "stratified", spy)
+    monkeypatch.setattr(step_module, "stratified", spy)
     seen = []
     for name in ("rf", "edm(-1.20,1.20)", "eps/linear"):
         drawn.clear()
@@ -233,14 +241,14 @@ def test_a_slow_loader_that_works_out_of_order_changes_nothing(
     tiny: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = trained(trial_of(tiny), tmp_path / "a")
-    batch_of, chance = _Training._batch, random.Random(0)
+    batch_of, chance = Batches.of, random.Random(0)
 
-    def disturbed(self: _Training, step: int) -> Any:
+    def disturbed(self: Batches, step: int) -> Any:
         batch_of(self, chance.randrange(100))
         time.sleep(chance.random() * 0.003)
         return batch_of(self, step)
 
-    monkeypatch.setattr(_Training, "_batch", disturbed)
+    monkeypatch.setattr(Batches, "of", disturbed)
     assert weights(trained(trial_of(tiny), tmp_path / "b")) == weights(expected)
 
 
@@ -251,7 +259,7 @@ def test_text_dropout_replaces_the_whole_text_by_zeros_as_often_as_asked(
     for probability in (0.0, 0.3, 1.0):
         trial = trial_of(tiny, steps=20, batch=64, text_dropout=probability)
         with training(trial, tmp_path / str(probability)) as run:
-            batches = [run._batch(step) for step in range(20)]
+            batches = [run.batches.of(step) for step in range(20)]
             run.to_the_end(lambda step, loss: None)
         given = capture.take()
         dropped = (given["context"] == 0).flatten(1).all(1)
@@ -272,10 +280,9 @@ def test_text_dropout_replaces_the_whole_text_by_zeros_as_often_as_asked(
 def test_learning_rate_warms_up_linearly_and_stays(tiny: Mapping, tmp_path: Path) -> None:
     used = []
     with training(trial_of(tiny, steps=12, warmup_steps=5, learning_rate=1e-2), tmp_path) as run:
-        for batch in run._batches():
-            run._step(batch)
-            used.append(run.optimizer.param_groups[0]["lr"])
-            run.at.step += 1
+        for batch in run.batches.between(0, run.trial.training.steps):
+            move(run, batch)
+            used.append(run.state.optimizer.param_groups[0]["lr"])
     assert used == pytest.approx([2e-3, 4e-3, 6e-3, 8e-3, *[1e-2] * 8])
     assert (
         losses(trained(trial_of(tiny, steps=3, warmup_steps=0), tmp_path / "b"), names.LEARNING_RATE_NOW) == [2e-3] * 3
@@ -288,21 +295,20 @@ def test_one_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss(
     capture = Capture(monkeypatch)
     trial = trial_of(tiny, steps=2, warmup_steps=0, grad_clip=1e-3, weight_decay=0.1)
     with training(trial, tmp_path, Resources(microbatch=4)) as run:
-        batches = run._batches()
-        run._step(next(batches))
-        run.at.step += 1
-        before = [p.detach().clone() for p in run.model.parameters()]
-        moments = [dict(run.optimizer.state[p]) for p in run.model.parameters()]
+        batches = run.batches.between(0, run.trial.training.steps)
+        move(run, next(batches))
+        before = [p.detach().clone() for p in run.state.model.parameters()]
+        moments = [dict(run.state.optimizer.state[p]) for p in run.state.model.parameters()]
         moments = [{k: v.clone() for k, v in state.items()} for state in moments]
         capture.take()
-        run._step(next(batches))
-        after = [p.detach().clone() for p in run.model.parameters()]
+        move(run, next(batches))
+        after = [p.detach().clone() for p in run.state.model.parameters()]
         given = capture.take()
-        for parameter, value in zip(run.model.parameters(), before, strict=True):
+        for parameter, value in zip(run.state.model.parameters(), before, strict=True):
             parameter.data.copy_(value)
         condition = Condition(given.pop("context"), given.pop("pooled"))
-        loss = run.formulation.loss(run.model, **given, condition=condition).mean()
-        gradients = torch.autograd.grad(loss, list(run.model.parameters()))
+        loss = run.recipe.formulation.loss(run.state.model, **given, condition=condition).mean()
+        gradients = torch.autograd.grad(loss, list(run.state.model.parameters()))
     norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
     assert norm > 1e-3, "the clipping is not tested"
     for p, gradient, state, found in zip(before, gradients, moments, after, strict=True):
@@ -316,33 +322,35 @@ def test_one_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss(
 
 def test_ema_follows_its_formula(tiny: Mapping, tmp_path: Path) -> None:
     with training(trial_of(tiny, steps=20, ema_every=3, ema_decay=0.3), tmp_path) as run:
-        expected = [p.double().clone() for p in run.model.parameters()]
+        expected = [p.double().clone() for p in run.state.model.parameters()]
         updates = 0
-        for batch in run._batches():
-            run._step(batch)
-            run.at.step += 1
-            if run.at.step % 3 == 0:
+        for batch in run.batches.between(0, run.trial.training.steps):
+            move(run, batch)
+            if run.state.at.step % 3 == 0:
                 decay = min(0.3, (1 + updates) / (10 + updates))
                 expected = [
-                    decay * e + (1 - decay) * p.double() for e, p in zip(expected, run.model.parameters(), strict=True)
+                    decay * e + (1 - decay) * p.double()
+                    for e, p in zip(expected, run.state.model.parameters(), strict=True)
                 ]
                 updates += 1
-        assert updates == run.at.ema_updates == 6
-        for e, p in zip(expected, run.ema.parameters(), strict=True):
+        assert updates == run.state.at.ema_updates == 6
+        for e, p in zip(expected, run.state.ema.parameters(), strict=True):
             torch.testing.assert_close(p.double(), e, rtol=1e-5, atol=1e-7)
-        assert any(not torch.equal(a, b) for a, b in zip(run.ema.parameters(), run.model.parameters(), strict=True))
+        assert any(
+            not torch.equal(a, b) for a, b in zip(run.state.ema.parameters(), run.state.model.parameters(), strict=True)
+        )
 
 
 def test_bf16_is_for_the_matrix_products_of_training_only(tiny: Mapping, tmp_path: Path) -> None:
     seen: Counter[tuple[bool, torch.dtype]] = Counter()
     trial = trial_of(tiny, steps=4, precision="bf16")
     with training(trial, tmp_path / "a") as run:
-        for network in (run.model, run.ema):
+        for network in (run.state.model, run.state.ema):
             network.blocks[0].image.mlp_in.register_forward_hook(  # type: ignore[union-attr]
                 lambda module, given, output: seen.update([(torch.is_grad_enabled(), output.dtype)])
             )
         run.to_the_end(lambda step, loss: None)
-        assert {p.dtype for p in [*run.model.parameters(), *run.ema.parameters()]} == {torch.float32}
+        assert {p.dtype for p in [*run.state.model.parameters(), *run.state.ema.parameters()]} == {torch.float32}
         data = run.validation
     assert set(seen) == {(True, torch.bfloat16), (False, torch.float32)}
     folder = trained(trial, tmp_path / "b")
@@ -383,14 +391,13 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_a_step_never_waits_for_the_device(tiny: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, name in enumerate(("rf/mode(1.29)", "eps/linear", "edm(-1.20,1.20)")):
         with training(trial_of(tiny, formulation=name, ema_every=2, steps=6), tmp_path / str(number)) as run:
-            batches = run._batches()
-            run._step(next(batches))
+            batches = run.batches.between(0, run.trial.training.steps)
+            move(run, next(batches))
             with monkeypatch.context() as patch:
                 waits = Waits(patch)
                 for batch in batches:
                     with waits:
-                        run._step(batch)
-                    run.at.step += 1
+                        move(run, batch)
         assert not waits.count, name
     with monkeypatch.context() as patch, Waits(patch) as waits:
         float(torch.ones(1))
@@ -400,7 +407,7 @@ def test_a_step_never_waits_for_the_device(tiny: Mapping, tmp_path: Path, monkey
 
 def test_a_training_waits_once_per_logged_point(tiny: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with training(trial_of(tiny, steps=205), tmp_path) as run:
-        monkeypatch.setattr(_Training, "_validate", lambda self, wide: {names.VAL_LOSS: 1.0})
+        monkeypatch.setattr(Training, "_validate", lambda self, wide: {names.VAL_LOSS: 1.0})
         waits = Waits(monkeypatch)
         run.to_the_end(lambda step, loss: None)
         logged = len({step for step, _ in history(run.folder)})
@@ -412,21 +419,20 @@ def test_the_next_batch_is_asked_for_before_the_step(
     tiny: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    step_of = _Training._step
     with training(trial_of(tiny, steps=8), tmp_path) as run:
-        submit = run.loader.submit
+        submit = run.batches.thread.submit
 
         def asking(function: Any, step: int) -> Any:
             asked.append(step)
             return submit(function, step)
 
-        monkeypatch.setattr(run.loader, "submit", asking)
+        monkeypatch.setattr(run.batches.thread, "submit", asking)
 
-        def step(self: _Training, batch: Any) -> None:
-            assert asked == list(range(min(self.at.step + 2, 8)))
-            step_of(self, batch)
+        def step(state: TrainState, *rest: Any) -> None:
+            assert asked == list(range(min(state.at.step + 2, 8)))
+            take_step(state, *rest)
 
-        monkeypatch.setattr(_Training, "_step", step)
+        monkeypatch.setattr(loop_module, "take_step", step)
         run.to_the_end(lambda step, loss: None)
     assert asked == list(range(8))
 
@@ -484,7 +490,7 @@ def test_a_kill_at_the_worst_moment_loses_and_repeats_nothing(
     trial, often = trial_of(tiny), Resources(checkpoint_seconds=1e-9)
     alone = trained(trial, tmp_path / "alone")
     folder = TrialFolder(tmp_path / "killed")
-    owner: Any = _Training if place == "_validate" else checkpoint
+    owner: Any = {"_validate": Training, "save": TrainState, "save_weights": loop_module}[place]
     original, calls = getattr(owner, place), iter(range(100))
     last = {"_validate": 1, "save": 5, "save_weights": 0}[place]
 
@@ -592,6 +598,18 @@ def test_a_loss_far_above_that_of_the_untrained_network_is_divergence(
         assert "by step 6, over 10 times its first value" in folder.state().reason
 
 
+def test_a_training_in_two_segments_is_the_training_in_one(tiny: Mapping, tmp_path: Path) -> None:
+    whole = trained(trial_of(tiny), tmp_path / "whole")
+    with training(trial_of(tiny), tmp_path / "parts") as run:
+        run.advance(13, lambda step, loss: None)
+        assert run.state.at.step == 13
+        run.to_the_end(lambda step, loss: None)
+        found = run.state.ema.state_dict()
+    assert history(TrialFolder(tmp_path / "parts")) == history(whole)
+    for name, value in load_model(trial_of(tiny), whole).state_dict().items():
+        assert torch.equal(value, found[name])
+
+
 # --- what it needs and what it leaves ---------------------------------------------------------------------------------
 
 ONLY_TORCH = """
@@ -637,6 +655,13 @@ def test_rfscale_train_needs_only_torch(tiny: Mapping, tmp_path: Path, write_swe
     state = Store(tmp_path / "runs").trial(trial.trial_id).state()
     assert state.status == names.FINISHED
     assert f"trial {trial.trial_id} finished: val/loss {state.loss:.4f}" in done.stdout
+
+
+def test_more_than_one_gpu_is_refused_and_nothing_is_written(tiny: Mapping, tmp_path: Path) -> None:
+    with pytest.raises(PlacementError, match=r"resources\.gpus = 2: a trial trains on one device; ask for 1, or"):
+        train(trial_of(tiny), TrialFolder(tmp_path / "t"), Resources(gpus=2), NO_IMAGES)
+    assert not (tmp_path / "t").exists()
+    assert one_device(Resources(gpus=0.5, microbatch=3)).microbatch == 3
 
 
 def test_the_record_says_what_was_asked_and_with_what(tiny: Mapping, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,15 @@ from rfscale.backbones.mmdit.network import MMDiT
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import StoreError, TrialFolder
-from rfscale.train.checkpoint import Progress, load_model, restore, save, save_weights
-from rfscale.train.loop import _optimizer
-
-CPU = torch.device("cpu")
+from rfscale.train.state import Position, TrainState
+from rfscale.train.weights import load_model, save_weights
 
 
-class State:
-    """A model, its EMA and its optimiser."""
+class State(TrainState):
+    """With gradients of its own, and everything in it by name."""
 
     def __init__(self, trial: Trial, seed: int) -> None:
-        self.model = MMDiT(trial.shape, torch.Generator().manual_seed(seed))
-        self.ema = copy.deepcopy(self.model)
-        self.optimizer = _optimizer(self.model, trial.training)
+        super().__init__(MMDiT(trial.shape, torch.Generator().manual_seed(seed)), trial.training)
 
     def train(self, steps: int) -> None:
         """Any gradients will do, as long as they are the same each time."""
@@ -68,9 +63,10 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 def test_everything_comes_back_to_the_bit(trial: Trial, folder: TrialFolder) -> None:
     before, after = State(trial, 0), State(trial, 1)
     before.train(3)
-    progress = Progress(step=3, ema_updates=2, seconds=0.1 + 0.2, first_loss=1 / 3)
-    save(folder, before.model, before.ema, before.optimizer, progress)
-    assert restore(folder, after.model, after.ema, after.optimizer, CPU) == progress
+    before.at = Position(step=3, ema_updates=2, seconds=0.1 + 0.2, first_loss=1 / 3)
+    before.save(folder)
+    after.restore(folder)
+    assert after.at == before.at
     assert_same(before.everything(), after.everything())
     moments = {key.rpartition(".")[2] for key in before.everything() if key.startswith("optimizer")}
     assert moments == {"step", "exp_avg", "exp_avg_sq"}
@@ -82,7 +78,8 @@ def test_everything_comes_back_to_the_bit(trial: Trial, folder: TrialFolder) -> 
 
 def test_without_a_checkpoint_nothing_changes(trial: Trial, folder: TrialFolder) -> None:
     state, same = State(trial, 0), State(trial, 0)
-    assert restore(folder, state.model, state.ema, state.optimizer, CPU) == Progress()
+    state.restore(folder)
+    assert state.at == Position()
     assert_same(state.everything(), same.everything())
 
 
@@ -90,23 +87,28 @@ def test_the_newest_is_kept_and_the_older_are_dropped(trial: Trial, folder: Tria
     state = State(trial, 0)
     for step in (9, 10, 100):
         state.train(1)
-        save(folder, state.model, state.ema, state.optimizer, Progress(step=step))
+        state.at = Position(step=step)
+        state.save(folder)
     assert [path.name for path in folder.path.iterdir()] == ["checkpoint-000000100"]
-    assert restore(folder, state.model, state.ema, state.optimizer, CPU).step == 100
+    state.restore(folder)
+    assert state.at.step == 100
 
 
 def test_saving_the_same_step_again_keeps_it(trial: Trial, folder: TrialFolder) -> None:
     state = State(trial, 0)
     for seconds in (1.0, 2.0):
-        save(folder, state.model, state.ema, state.optimizer, Progress(step=5, seconds=seconds))
-    assert restore(folder, state.model, state.ema, state.optimizer, CPU).seconds == 2.0
+        state.at = Position(step=5, seconds=seconds)
+        state.save(folder)
+    state.restore(folder)
+    assert state.at.seconds == 2.0
 
 
 def test_a_save_that_fails_leaves_the_older_checkpoint(
     trial: Trial, folder: TrialFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = State(trial, 0)
-    save(folder, state.model, state.ema, state.optimizer, Progress(step=1))
+    state.at = Position(step=1)
+    state.save(folder)
     kept = {key: value.clone() for key, value in state.everything().items() if not key.startswith("optimizer")}
     state.train(1)
 
@@ -115,10 +117,12 @@ def test_a_save_that_fails_leaves_the_older_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(json, "dumps", full)
+        state.at = Position(step=2)
         with pytest.raises(OSError, match="No space left"):
-            save(folder, state.model, state.ema, state.optimizer, Progress(step=2))
+            state.save(folder)
     other = State(trial, 1)
-    assert restore(folder, other.model, other.ema, other.optimizer, CPU).step == 1
+    other.restore(folder)
+    assert other.at.step == 1
     assert_same({k: v for k, v in other.everything().items() if not k.startswith("optimizer")}, kept)
 
 

@@ -1,0 +1,50 @@
+"""The batches of a training, each made while the step before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from rfscale.data import Captioned, Dataset, load, load_text_encoder
+from rfscale.data.batch import Batch, encode
+from rfscale.spec.trial import Trial
+from rfscale.validation.profile import ValidationSet
+
+
+class Batches:
+    """The data of a trial as tensors: a function of (seed, step) for training, fixed for validation."""
+
+    def __init__(self, trial: Trial, device: torch.device) -> None:
+        self.seed, self.size, self.device = trial.seed, trial.training.batch, device
+        self.dataset: Dataset = load(trial.data)
+        self.encoder = load_text_encoder(trial.text)
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+
+    def validation(self, images: int) -> ValidationSet:
+        """The held-out samples, on the device, with their captions."""
+        held_out = self.dataset.validation(images)
+        return ValidationSet(self._tensors(held_out).to(self.device), held_out.captions)
+
+    def of(self, step: int) -> Batch:
+        """The batch of a step on the host, pinned where the device is another."""
+        batch = self._tensors(self.dataset.train(self.seed, step * self.size, self.size))
+        return batch.pin_memory() if self.device.type == "cuda" else batch
+
+    def between(self, first: int, last: int) -> Iterator[Batch]:
+        """The batches of the steps first .. last - 1."""
+        if first >= last:
+            return
+        ready: Future[Batch] = self.thread.submit(self.of, first)
+        for step in range(first, last):
+            batch = ready.result()
+            if step + 1 < last:
+                ready = self.thread.submit(self.of, step + 1)
+            yield batch
+
+    def close(self) -> None:
+        self.thread.shutdown(wait=True, cancel_futures=True)
+
+    def _tensors(self, captioned: Captioned) -> Batch:
+        return Batch(torch.as_tensor(captioned.images), encode(self.encoder, captioned.captions))

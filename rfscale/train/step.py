@@ -1,0 +1,102 @@
+"""One optimiser step: a function of the state, the batch and the recipe, and of nothing else.
+
+Every random number of it is a function of (seed, step, sample), and every sum has a fixed order.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from rfscale import names
+from rfscale.data.batch import Batch
+from rfscale.flow.formulations import Formulation, formulation
+from rfscale.flow.noise import Stream, normal, stratified, uniform
+from rfscale.spec.trial import ResolvedTraining, Trial
+from rfscale.train.placement import Placement
+from rfscale.train.schedule import Schedule, constant
+from rfscale.train.state import TrainState
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a trial is trained: all that a step needs to know beside the state and the batch."""
+
+    seed: int
+    formulation: Formulation
+    training: ResolvedTraining
+    schedule: Schedule
+    placement: Placement
+
+    @classmethod
+    def of(cls, trial: Trial, placement: Placement) -> Recipe:
+        training = trial.training
+        schedule = constant(training.learning_rate, training.warmup_steps)
+        return cls(trial.seed, formulation(trial.formulation), training, schedule, placement)
+
+
+class Sums:
+    """Sums over the steps since the last logged point, kept on the device so that a step never waits for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss, self.norm = torch.zeros((), device=device), torch.zeros((), device=device)
+        self.steps = 0
+
+    def take(self) -> tuple[int, dict[str, float]]:
+        """The number of steps and their means; starts again."""
+        steps, (loss, norm) = self.steps, torch.stack((self.loss, self.norm)).tolist()
+        self.loss.zero_()
+        self.norm.zero_()
+        self.steps = 0
+        return steps, {names.TRAIN_LOSS: loss / steps, names.GRAD_NORM: norm / steps}
+
+
+def take_step(state: TrainState, batch: Batch, recipe: Recipe, sums: Sums) -> None:
+    """One step of the global batch, in microbatches: the state moves on by one, and `sums` gets its loss and norm.
+
+    Enqueues work and never waits for the device.
+    """
+    training, step, device = recipe.training, state.at.step, recipe.placement.device
+    size = recipe.placement.microbatch or training.batch
+    for first in range(0, training.batch, size):
+        part = batch[first : first + size].to(device, non_blocking=True)
+        x0, count = part.x0, len(part)
+        eps = normal(recipe.seed, Stream.NOISE, step, first, count, tuple(x0.shape[1:]), device)
+        u = stratified(recipe.seed, step, training.batch, first, count, device)
+        logsnr = recipe.formulation.draw(u, training.timestep_shift)
+        kept = uniform(recipe.seed, Stream.TEXT_DROPOUT, step, first, count, device) >= training.text_dropout
+        told = part.condition.where(kept)
+        with _precision(recipe):
+            loss = recipe.formulation.loss(state.model, x0, eps, logsnr, told).sum() / training.batch
+        loss.backward()  # type: ignore[no-untyped-call]
+        sums.loss += loss.detach()
+    sums.norm += nn.utils.clip_grad_norm_(state.parameters, training.grad_clip)
+    sums.steps += 1
+    for group in state.optimizer.param_groups:
+        group["lr"] = recipe.schedule.rate(step)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    if (step + 1) % training.ema_every == 0:
+        _update_ema(state, training.ema_decay)
+    state.at.step += 1
+
+
+def _precision(recipe: Recipe) -> AbstractContextManager[object]:
+    low = recipe.training.precision == "bf16"
+    return torch.autocast(recipe.placement.device.type, torch.bfloat16) if low else nullcontext()
+
+
+def _update_ema(state: TrainState, ema_decay: float) -> None:
+    """EMA of the weights every k steps (paper, appendix B.3), with the usual warm-up min(decay, (1 + n) / (10 + n)) so
+    that a short training does not average its initial weights.
+
+    One fused call: `swa_utils.AveragedModel` copies its counter to the device, and so waits for it, every time.
+    """
+    n = state.at.ema_updates
+    decay = min(ema_decay, (1 + n) / (10 + n))
+    with torch.no_grad():
+        torch._foreach_lerp_(state.ema_parameters, state.parameters, 1.0 - decay)
+    state.at.ema_updates += 1

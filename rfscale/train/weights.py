@@ -1,0 +1,54 @@
+"""The weights of a training, at its end and along the way, as safetensors: written whole, read back into a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rfscale.backbones.mmdit.network import MMDiT
+from rfscale.spec.trial import Trial
+from rfscale.store import StoreError, TrialFolder
+from rfscale.store.files import replacing
+
+
+def save_weights(folder: TrialFolder, model: nn.Module, ema: nn.Module, trial_id: str) -> dict[str, int]:
+    """Write the final weights; returns the size in bytes of each file."""
+    sizes = {}
+    for target, network in ((folder.weights(ema=False), model), (folder.weights(ema=True), ema)):
+        with replacing(target) as temporary:
+            save_file(tensors(network), temporary, metadata={"trial_id": trial_id})
+            load_file(temporary)  # unreadable weights must not become a finished trial
+        sizes[target.name] = target.stat().st_size
+    return sizes
+
+
+def save_weights_of(step: int, folder: TrialFolder, ema: nn.Module) -> None:
+    """Write the EMA weights of a step along the way, for judges."""
+    with replacing(folder.kept_weights(step)) as temporary:
+        save_file(tensors(ema), temporary)
+
+
+def load_model(
+    trial: Trial, folder: TrialFolder, ema: bool = True, device: str = "cpu", path: Path | None = None
+) -> MMDiT:
+    """The trained network of a finished trial; `path`: that of another step (`TrialFolder.kept_weights`).
+
+    Raises StoreError where its weights are missing or do not fit.
+    """
+    path = path or folder.weights(ema)
+    model = MMDiT(trial.shape)
+    try:
+        model.load_state_dict(load_file(path, device=device))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise StoreError(
+            f"cannot load the weights {path} of trial {trial.trial_id} ({' '.join(str(error).split())}); train it first"
+        ) from error
+    return model.to(device).eval()
+
+
+def tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Its parameters, as safetensors takes them."""
+    return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
