@@ -5,8 +5,9 @@ Each run remembers, in a tag written after the points, how many bytes of the jou
 which it was measured, so sending it twice changes nothing. A server that is down for ten minutes, or a killed launcher,
 loses nothing and duplicates nothing: the next sync goes on where the run says it stands.
 
-A run mirrors one training, known by the moment at which it began. Where a trial was trained anew, in a store that had
-been cleared, the run of the earlier training is deleted (as MLflow deletes: it can be restored) and a new one begins.
+A run mirrors one training in one store, known by the store's id and the moment at which it began. Where a trial was
+trained anew, in a store that had been cleared, the run of the earlier training is deleted (as MLflow deletes: it can be
+restored) and a new one begins. Several stores may share a server: none touches what another wrote.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class _Copy:
 
     run_id: str
     started: int  # when the training that it mirrors began, in milliseconds since 1970
+    store: str  # the id of the store that wrote it, "" where an older version did
     cursor: int = 0
     status: str = ""
     described: bool = False  # its parameters are there, the identity among them
@@ -86,6 +88,9 @@ class Mirror:
         self.trouble = ""  # why the last attempt failed, empty when it did not; any thread may read it
         self._refused = False  # whether MLflow said no, so that asking again is of no use
         self._copies: dict[str, _Copy] = {}
+        self._id = store.identity()
+        private = database_path(self.uri) == store.root.resolve() / "mlflow.db"
+        self._own = {self._id, ""} if private else {self._id}  # in a store's own database no other store writes
         try:
             self._client = _client(self.uri)
             self._experiment = self._get_experiment()
@@ -208,21 +213,29 @@ class Mirror:
                 return found
 
     def _adopt(self, trial: Trial, record: dict[str, Any]) -> _Copy:
-        """The run that mirrors this training, found or created. No other run of the trial remains."""
+        """The run that mirrors this training, found or created. No other run that this store wrote for it remains.
+
+        A server may hold runs of the same trial that other stores wrote: they are left alone.
+        """
         # Asked again before one is created: the answer to an earlier creation may have been lost on its way.
         runs = self._found.pop(trial.trial_id, None) or self._runs(
             f"tags.`{names.TAG_TRIAL_ID}` = '{trial.trial_id}'"
         ).get(trial.trial_id, [])
-        same = [run for run in runs if run.started == _started(record)]
-        copy = max(same, key=lambda run: (run.cursor, run.run_id)) if same else self._create(trial, record)
+        # Runs of older versions name no store: one that began at the same moment mirrors this training.
+        same = [run for run in runs if run.started == _started(record) and run.store in (self._id, "")]
+        copy = max(same, key=lambda run: (run.store, run.cursor, run.run_id)) if same else self._create(trial, record)
+        if not copy.store:
+            self._client.set_tag(copy.run_id, names.TAG_STORE, self._id)
+            copy.store = self._id
         for run in runs:
-            if run.run_id != copy.run_id:
+            if run.run_id != copy.run_id and run.store in self._own:
                 self._client.delete_run(run.run_id)
         return copy
 
     def _create(self, trial: Trial, record: dict[str, Any]) -> _Copy:
         tags = {
             names.TAG_TRIAL_ID: trial.trial_id,
+            names.TAG_STORE: self._id,
             names.TAG_SWEEP: self.sweep.name,
             names.TAG_QUESTION: self.sweep.question,
             names.TAG_STATUS: names.RUNNING,
@@ -231,7 +244,7 @@ class Mirror:
         name = f"{trial.formulation} d{trial.model.depth} s{trial.seed}"
         started = _started(record)
         run = self._client.create_run(self._experiment, started, tags, run_name=name)
-        return _Copy(run.info.run_id, started)
+        return _Copy(run.info.run_id, started, self._id)
 
     def _send_parameters(self, copy: _Copy, trial: Trial, record: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -285,7 +298,7 @@ def _copy(run: Run) -> _Copy:
     status = tags.get(names.TAG_STATUS, "")
     cursor = int(tags.get(names.TAG_CURSOR, 0))
     described = f"{names.IDENTITY}seed" in run.data.params  # the last parameter that is sent
-    return _Copy(run.info.run_id, run.info.start_time, cursor, status, described)
+    return _Copy(run.info.run_id, run.info.start_time, tags.get(names.TAG_STORE, ""), cursor, status, described)
 
 
 def _started(record: dict[str, Any]) -> int:

@@ -11,6 +11,7 @@
                              and forgotten.json, from where in the journal their scores count
         result.json          how it ended: finished, diverged or failed, with the reason
         lock                 held while a process trains it
+    <store>/store.json                       the id of the store, by which it knows its own runs in MLflow
     <store>/judges/                          what a judge trains or computes once
     <store>/mlflow.db, <store>/artifacts/    MLflow, unless MLFLOW_TRACKING_URI points elsewhere
     <store>/reports/<sweep>/                 report.html, figures, tables

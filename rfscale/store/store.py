@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from rfscale.store.files import StoreError
+from rfscale.names import one_line
+from rfscale.store.files import StoreError, creating
 from rfscale.store.folder import TrialFolder
 
 
@@ -27,6 +30,23 @@ class Store:
 
     def report(self, sweep: str) -> Path:
         return self.root / "reports" / sweep
+
+    def identity(self) -> str:
+        """The random id of this store, made once: by it the store knows its own runs on a server that holds others.
+
+        A copy of a store has the id of its original. Raises StoreError for a damaged file.
+        """
+        path = self.root / "store.json"
+        try:
+            if not path.exists():
+                with creating(path) as whole:
+                    whole.write_text(json.dumps({"id": uuid.uuid4().hex}), encoding="utf-8")
+            return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror}; correct its permissions") from error
+        except (ValueError, KeyError, TypeError) as error:
+            hint = "restore it, or remove it: the store then writes new runs to MLflow"
+            raise StoreError(f"{path} is damaged ({one_line(error)}); {hint}") from error
 
     @property
     def judges(self) -> Path:

@@ -30,7 +30,7 @@ from rfscale.run.mirror import Mirror, check_reachable, tracking_uri
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.spec.trial import Trial
-from rfscale.store import Store, TrialFolder, write_json
+from rfscale.store import Store, StoreError, TrialFolder, write_json
 
 STARTED = "2026-01-02T03:04:05Z"
 STARTED_MS = 1767323045000
@@ -198,6 +198,7 @@ def test_a_finished_trial_is_there_with_its_points_parameters_tags_and_files(sto
     del tags[names.TAG_CURSOR]
     assert tags == {
         names.TAG_TRIAL_ID: trial.trial_id,
+        names.TAG_STORE: store.identity(),
         names.TAG_SWEEP: sweep.name,
         names.TAG_QUESTION: sweep.question,
         names.TAG_STATUS: names.FINISHED,
@@ -402,6 +403,57 @@ def test_a_trial_trained_anew_in_a_cleared_store_gets_a_new_run(store: Store, sw
     assert client(store).get_run(first.info.run_id).info.lifecycle_stage == "deleted"
 
 
+def test_two_stores_on_one_server_leave_each_others_runs_alone(
+    running_server: Server, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sweep, trained in two stores: each run stays, also when one store is cleared and trains anew."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", running_server.uri)
+    mine, theirs = Store(tmp_path / "mine"), Store(tmp_path / "theirs")
+    folders = [begin(mine, sweep.trials[0]), begin(theirs, sweep.trials[0], started="2026-01-03T00:00:00Z")]
+    for place, folder in zip((mine, theirs), folders, strict=True):
+        measure(folder, range(1, 30))
+        end(folder)
+        Mirror(sweep, place).finish()
+    Mirror(sweep, mine).finish()
+    both = {run.data.tags[names.TAG_STORE]: run for run in runs(mine, sweep)}
+    assert both.keys() == {mine.identity(), theirs.identity()}
+    for place, folder in zip((mine, theirs), folders, strict=True):
+        assert_mirrored(place, both[place.identity()], folder)
+    folders[0].path.rename(tmp_path / "cleared")
+    anew = begin(mine, sweep.trials[0], started="2026-01-04T00:00:00Z")
+    measure(anew, range(1, 10))
+    Mirror(sweep, mine).finish()
+    left = {run.data.tags[names.TAG_STORE]: run.info.run_id for run in runs(mine, sweep)}
+    assert left.keys() == both.keys()
+    assert left[theirs.identity()] == both[theirs.identity()].info.run_id
+    assert left[mine.identity()] != both[mine.identity()].info.run_id
+
+
+def test_a_run_of_an_older_version_is_adopted_by_the_store_that_trained_it_alone(
+    running_server: Server, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run without the id of a store belongs to the training that began when it did."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", running_server.uri)
+    mine, other = Store(tmp_path / "mine"), Store(tmp_path / "other")
+    folder = begin(mine, sweep.trials[0])
+    measure(folder, range(1, 30))
+    Mirror(sweep, mine).finish()
+    old = only_run(mine, sweep).info.run_id
+    client(mine).delete_tag(old, names.TAG_STORE)
+    measure(begin(other, sweep.trials[0], started="2026-01-03T00:00:00Z"), range(1, 5))
+    Mirror(sweep, other).finish()
+    assert len(runs(mine, sweep)) == 2
+    Mirror(sweep, mine).finish()
+    assert {run.info.run_id for run in runs(mine, sweep) if run.data.tags[names.TAG_STORE] == mine.identity()} == {old}
+
+
+def test_the_id_of_a_store_is_made_once_and_a_damaged_one_is_said(local: Store) -> None:
+    assert local.identity() == local.identity()
+    (local.root / "store.json").write_text("[]")
+    with pytest.raises(StoreError, match=r"store.json is damaged .*remove it: the store then writes new runs"):
+        local.identity()
+
+
 def test_runs_of_others_in_an_experiment_of_the_same_name_are_left_alone(
     store: Store, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -566,7 +618,7 @@ class _NoCalls:
 
 def test_the_database_appears_whole_and_leaves_nothing_beside_it(local: Store, sweep: Sweep) -> None:
     Mirror(sweep, local)
-    assert sorted(p.name for p in local.root.iterdir()) == ["mlflow.db", "trials"]
+    assert sorted(p.name for p in local.root.iterdir()) == ["mlflow.db", "store.json", "trials"]
 
 
 def test_two_launches_that_create_the_database_at_once_both_work(local: Store, sweep: Sweep) -> None:
