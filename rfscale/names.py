@@ -268,6 +268,7 @@ TAG_VERSIONS = "rfscale.versions"  # JSON: package -> version
 TAG_DEVICE = "rfscale.device"
 TAG_ARM = "rfscale.arm"  # the label of the arm that the trial belongs to, such as `rf, shift 3`
 TAG_ROLES = "rfscale.roles"  # JSON: role (arm, rung, tuned, seed) -> keys of the identity, the same on a sweep's runs
+TAG_PLACES = "rfscale.places"  # of an experiment: hash of the arms and roles that its runs carry
 TAG_CURSOR = "rfscale.journal_bytes"  # how much of the trial's journal this run already holds
 
 FINISHED, RUNNING, PARTIAL, DIVERGED, FAILED, NEW, DROPPED = (

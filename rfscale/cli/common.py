@@ -147,7 +147,7 @@ def trial_row(trial: Trial) -> dict[str, Any]:
 
 def write_report(sweep: Sweep, store: Store, setting: str | None = None) -> None:
     """Raises FileError where the folder of the report cannot be written."""
-    uri = mlflow_uri(store)
+    uri = labelled_uri(sweep, store)
     from analysis.report.page import write_report
 
     folder = store.report(sweep.name)
@@ -168,6 +168,15 @@ def mlflow_uri(store: Store) -> str:
     from rfscale.run.mirror import tracking_uri
 
     return tracking_uri(store)
+
+
+def labelled_uri(sweep: Sweep, store: Store) -> str:
+    """`mlflow_uri`, where the runs of the sweep carry the arms and roles of its file as it is now."""
+    from rfscale.run.mirror import relabel
+
+    uri = mlflow_uri(store)
+    relabel(sweep, uri)
+    return uri
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from rfscale.cli.common import (
     SweepFile,
     app,
     ids,
-    mlflow_uri,
+    labelled_uri,
     one_sentence,
     open_store,
     print_json,
@@ -25,15 +25,18 @@ from rfscale.cli.common import (
 from rfscale.cli.judging import check_judges
 from rfscale.flow.formulations import FAMILIES, canonical, signature
 from rfscale.judges.units import units
+from rfscale.spec.axes import Axis
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.sweep_file import load_sweep, read_mapping
 from rfscale.spec.trial import Trial
 from rfscale.store import Store
 
 _PLAN_COLUMNS = (
-    *("trial_id", "formulation", "depth", "width", "heads", "parameters", "train_flops"),
+    *("trial_id", "arm", "depth", "width", "heads", "parameters", "train_flops"),
     *("steps", "batch", "seed", "status", "reason"),
 )
+_AXIS_COLUMNS = ("axis", "role", "size", "values")
+_LONGEST_VALUES = 100  # characters: what is longer is shown by its ends
 _PLAN_STATUSES = (names.NEW, names.PARTIAL, names.FINISHED, names.DROPPED)
 
 
@@ -74,7 +77,7 @@ def plan(
             raise SweepError(f"{option} says nothing without --budget; add --budget FLOPS, or remove it")
     if definition.quality is not None:
         check_judges(definition, definition.quality)
-    rows = [_planned(trial, place) for trial in definition.trials]
+    rows = [_planned(definition, trial, place) for trial in definition.trials]
     totals = {
         "trials": len(rows),
         "duplicates_merged": definition.duplicates,
@@ -86,9 +89,25 @@ def plan(
         **{status: sum(row["status"] == status for row in rows) for status in _PLAN_STATUSES},
     }
     if as_json:
-        print_json({"sweep": definition.name, "question": definition.question, "trials": rows, "totals": totals})
+        axes = [{"field": axis.field, "role": axis.role, "values": axis.values} for axis in definition.layout.axes]
+        print_json(
+            {
+                "sweep": definition.name,
+                "question": definition.question,
+                "axes": axes,
+                "arms": definition.arms,
+                "roles": definition.roles,
+                "compared": definition.layout.sentence(),
+                "trials": rows,
+                "totals": totals,
+            }
+        )
         return
-    print_table(f"{definition.name}: {definition.question}", _PLAN_COLUMNS, rows)
+    title = f"{definition.name}: {definition.question}"
+    if definition.layout.axes:
+        print_table(title, _AXIS_COLUMNS, [_axis_row(axis) for axis in definition.layout.axes])
+        title = definition.layout.sentence()
+    print_table(title, _PLAN_COLUMNS, rows)
     parts = [f"{totals['trials']} trials", f"{totals['train_flops']:.3g} FLOPs of training"]
     parts += [f"{totals[status]} {status}" for status in _PLAN_STATUSES if totals[status]]
     if definition.duplicates:
@@ -109,7 +128,7 @@ def _propose(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    uri = mlflow_uri(store)
+    uri = labelled_uri(sweep, store)
     from analysis.compare.arms import compare
     from analysis.laws.command import parse_point
     from analysis.table.read import read_sweep
@@ -138,7 +157,17 @@ def _propose(
     typer.echo(f"Sweep: {out}  (rfscale run {out})")
 
 
-def _planned(trial: Trial, store: Store) -> dict[str, Any]:
+def _axis_row(axis: Axis) -> dict[str, Any]:
+    several = ("; " if any("," in value for value in axis.values) else ", ").join(axis.values)
+    return {
+        "axis": axis.field,
+        "role": axis.role,
+        "size": len(axis.values),
+        "values": several if len(several) <= _LONGEST_VALUES else f"{axis.values[0]}, ..., {axis.values[-1]}",
+    }
+
+
+def _planned(sweep: Sweep, trial: Trial, store: Store) -> dict[str, Any]:
     """A trial's row in `plan`, with one of four statuses: what will the next `run` do with it?"""
     state = store.trial(trial.trial_id).state()
     status, reason = _PLANNED.get(state.status, state.status), state.reason
@@ -146,7 +175,7 @@ def _planned(trial: Trial, store: Store) -> dict[str, Any]:
         reason = "a process is training it now"
     elif state.status in (names.DIVERGED, names.FAILED):
         reason = f"{state.status}: {state.reason}"
-    return {**trial_row(trial), "status": status, "reason": reason}
+    return {**trial_row(trial), "arm": sweep.placing(trial).arm, "status": status, "reason": reason}
 
 
 _PLANNED = {names.RUNNING: names.PARTIAL, names.FAILED: names.PARTIAL, names.DIVERGED: names.DROPPED}

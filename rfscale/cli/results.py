@@ -18,7 +18,7 @@ from rfscale.cli.common import (
     check_option,
     check_png,
     ids,
-    mlflow_uri,
+    labelled_uri,
     one_sentence,
     open_store,
     print_json,
@@ -68,7 +68,7 @@ def compare(
     Says also what each costs in FLOPs at equal loss.
     """
     definition = load_sweep(sweep)
-    uri = mlflow_uri(open_store(store))
+    uri = labelled_uri(definition, open_store(store))
     from analysis.compare.arms import compare as compare_table
     from analysis.compare.wording import ranking_text
     from analysis.table.read import read_sweep

@@ -12,6 +12,7 @@ restored) and a new one begins. Several stores may share a server: none touches 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -94,6 +95,7 @@ class Mirror:
         try:
             self._client = _client(self.uri)
             self._experiment = self._get_experiment()
+            _relabel(self._client, self._experiment, sweep)
             self._found = self._runs()  # runs that no trial has been matched with yet
         except TrackingError:
             raise
@@ -200,17 +202,12 @@ class Mirror:
         return str(found.experiment_id)
 
     def _runs(self, filter_string: str = "") -> dict[str, list[_Copy]]:
-        """The runs of the experiment that carry a trial id, by trial id. Other runs are none of ours."""
+        """The runs of the experiment that carry a trial id, by trial id. Other runs are not read."""
         found: dict[str, list[_Copy]] = {}
-        token = None
-        while True:
-            page = self._client.search_runs([self._experiment], filter_string, max_results=1000, page_token=token)
-            for run in page:
-                if names.TAG_TRIAL_ID in run.data.tags:
-                    found.setdefault(run.data.tags[names.TAG_TRIAL_ID], []).append(_copy(run))
-            token = page.token
-            if not token:
-                return found
+        for run in _search(self._client, self._experiment, filter_string):
+            if names.TAG_TRIAL_ID in run.data.tags:
+                found.setdefault(run.data.tags[names.TAG_TRIAL_ID], []).append(_copy(run))
+        return found
 
     def _adopt(self, trial: Trial, record: dict[str, Any]) -> _Copy:
         """The run that mirrors this training, found or created. No other run that this store wrote for it remains.
@@ -240,6 +237,7 @@ class Mirror:
             names.TAG_QUESTION: self.sweep.question,
             names.TAG_STATUS: names.RUNNING,
             names.TAG_CURSOR: "0",
+            **_place(self.sweep, trial),
         }
         name = f"{trial.formulation} d{trial.model.depth} s{trial.seed}"
         started = _started(record)
@@ -249,12 +247,10 @@ class Mirror:
     def _send_parameters(self, copy: _Copy, trial: Trial, record: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        # The identity last: a run that has it has everything. A record of an older store does not hold it.
-        identity = {names.IDENTITY + key: value for key, value in trial.identity_record().items()}
-        given = {names.TRIAL_ID: trial.trial_id, **record["parameters"], **identity}
-        params = [Param(key, value if isinstance(value, str) else json.dumps(value)) for key, value in given.items()]
-        for first in range(0, len(params), PARAMS_PER_CALL):
-            self._client.log_batch(copy.run_id, params=params[first : first + PARAMS_PER_CALL])
+        # The identity last: a run that has it has everything.
+        given = {names.TRIAL_ID: trial.trial_id, **record["parameters"]}
+        self._client.log_batch(copy.run_id, params=[Param(key, _text(value)) for key, value in given.items()])
+        _send_identity(self._client, copy.run_id, trial)
         copy.described = True
 
     def _send_points(self, copy: _Copy, folder: TrialFolder) -> None:
@@ -293,12 +289,85 @@ class Mirror:
         copy.status = state.status
 
 
+# --- what follows the sweep file --------------------------------------------------------------------------------------
+
+
+def relabel(sweep: Sweep, uri: str) -> None:
+    """Bring the tags of the sweep's runs (arm, roles) to what its file says now, and add an identity that is missing.
+
+    Where nothing has changed since, that is one look at the experiment; where there is none, nothing is created.
+    Raises TrackingError.
+    """
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return
+    try:
+        client = _client(uri)
+        experiment = client.get_experiment_by_name(sweep.name)
+        if experiment is not None and experiment.lifecycle_stage == "active":
+            _relabel(client, str(experiment.experiment_id), sweep)
+    except Exception as error:
+        raise TrackingError(f"MLflow at {uri} cannot be used: {names.one_line(error, 300)}") from error
+
+
+def _relabel(client: MlflowClient, experiment: str, sweep: Sweep) -> None:
+    from mlflow.entities import RunTag
+
+    trials = {trial.trial_id: trial for trial in sweep.trials}
+    places = {trial_id: sweep.layout.placings[trial_id].arm for trial_id in trials}
+    digest = hashlib.sha256(json.dumps([places, sweep.roles], sort_keys=True).encode()).hexdigest()
+    if client.get_experiment(experiment).tags.get(names.TAG_PLACES) == digest:
+        return
+    for run in _search(client, experiment):
+        trial = trials.get(run.data.tags.get(names.TAG_TRIAL_ID, ""))
+        if trial is None:
+            continue
+        place = _place(sweep, trial)
+        if any(run.data.tags.get(key) != value for key, value in place.items()):
+            client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in place.items()])
+        if run.data.params and not _has_identity(run):  # without any, `sync` has still to send them all
+            _send_identity(client, run.info.run_id, trial)
+    client.set_experiment_tag(experiment, names.TAG_PLACES, digest)
+
+
+def _place(sweep: Sweep, trial: Trial) -> dict[str, str]:
+    """The tags that follow the sweep file."""
+    return {names.TAG_ARM: sweep.placing(trial).arm, names.TAG_ROLES: json.dumps(sweep.roles)}
+
+
+def _send_identity(client: MlflowClient, run_id: str, trial: Trial) -> None:
+    from mlflow.entities import Param
+
+    identity = trial.identity_record().items()
+    params = [Param(names.IDENTITY + key, _text(value)) for key, value in identity]
+    for first in range(0, len(params), PARAMS_PER_CALL):
+        client.log_batch(run_id, params=params[first : first + PARAMS_PER_CALL])
+
+
+def _has_identity(run: Run) -> bool:
+    return f"{names.IDENTITY}seed" in run.data.params  # the last that is sent
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _search(client: MlflowClient, experiment: str, filter_string: str = "") -> Iterator[Run]:
+    """The runs of an experiment, page by page."""
+    token = None
+    while True:
+        page = client.search_runs([experiment], filter_string, max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
 def _copy(run: Run) -> _Copy:
     tags = run.data.tags
     status = tags.get(names.TAG_STATUS, "")
     cursor = int(tags.get(names.TAG_CURSOR, 0))
-    described = f"{names.IDENTITY}seed" in run.data.params  # the last parameter that is sent
-    return _Copy(run.info.run_id, run.info.start_time, tags.get(names.TAG_STORE, ""), cursor, status, described)
+    store = tags.get(names.TAG_STORE, "")
+    return _Copy(run.info.run_id, run.info.start_time, store, cursor, status, described=_has_identity(run))
 
 
 def _started(record: dict[str, Any]) -> int:

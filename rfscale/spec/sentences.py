@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -37,6 +37,11 @@ _JUDGES: dict[str, type[BaseModel]] = {
     judge.model_fields["name"].default: judge
     for judge in (ShapesJudge, GlyphsJudge, ClipJudge, InceptionJudge, GenEvalJudge)
 }
+
+
+def section_of(name: str, given: Mapping[str, Any]) -> type[BaseModel] | None:
+    """What a section of a grid, such as `training`, is read as; None where it does not say what it is."""
+    return _DATA.get(str(given.get("name"))) if name == "data" else _SECTIONS.get(name)
 
 
 def sentence(error: ValidationError) -> str:
@@ -98,8 +103,12 @@ def _told(
 
 def unknown_key(key: str, section: str, allowed: Iterable[str]) -> str:
     """That a key is not known, with the one that was meant."""
-    allowed = list(allowed)
-    near = difflib.get_close_matches(key[:100], allowed, n=1, cutoff=0.5)
     where = f" in {cut(section)}" if section else ""
-    meant = f"did you mean {near[0]!r}? Allowed" if near else "allowed"
-    return f"unknown key {quoted(key)}{where}; {meant} are {', '.join(allowed)}"
+    return f"unknown key {quoted(key)}{where}; {nearest(key, allowed)}"
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """The allowed name that was meant, if one is near, and all of them."""
+    allowed = list(allowed)
+    near = difflib.get_close_matches(given[:100], allowed, n=1, cutoff=0.5)
+    return f"{f'did you mean {near[0]!r}? Allowed' if near else 'allowed'} are {', '.join(allowed)}"

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SkipValidation, field_validator, model_validator
 
 from rfscale.backbones.mmdit.spec import MMDiTSpec
 from rfscale.data.spec import DataSpec, ShapesData
@@ -43,6 +43,7 @@ from rfscale.numbers import (
     Width,
     listed,
 )
+from rfscale.spec.axes import DEPTHS, FORMULATIONS, SAMPLES, SEEDS, STEPS, Layout, Placing, Role
 from rfscale.spec.trial import Evaluation, ResolvedTraining, Strict, Trial
 
 
@@ -210,14 +211,15 @@ class Grid(Strict):
         """Trials of the product, without building one."""
         return len(self.model.depths) * len(self.formulations) * len(self.training.budgets) * len(self.seeds)
 
-    def trials(self) -> Iterator[Trial]:
-        """Every trial of the product, in reading order."""
+    def trials(self) -> Iterator[tuple[Trial, dict[str, Any]]]:
+        """Every trial of the product, in reading order, with its value of each axis."""
         model, training = self.model, self.training
-        for depth, name, steps, seed in itertools.product(
-            model.depths, self.formulations, training.budgets, self.seeds
+        lengths, written = (STEPS, training.steps) if training.steps else (SAMPLES, training.samples)
+        for depth, name, (steps, length), seed in itertools.product(
+            model.depths, self.formulations, zip(training.budgets, written or (), strict=True), self.seeds
         ):
             width = model.width_per_depth * depth
-            yield Trial(
+            trial = Trial(
                 data=self.data,
                 text=self.text,
                 model=MMDiTSpec(
@@ -233,6 +235,7 @@ class Grid(Strict):
                 evaluation=self.evaluation,
                 seed=seed,
             )
+            yield trial, {DEPTHS: depth, FORMULATIONS: name, lengths: length, SEEDS: seed}
 
 
 class Sweep(Strict):
@@ -244,8 +247,23 @@ class Sweep(Strict):
     samples: Samples
     quality: Quality | None = None  # None: the sweep asks for no judge
     trials: tuple[Trial, ...]
+    layout: SkipValidation[Layout]
     duplicates: int  # trials that stood in the grids more than once and were merged
     notes: tuple[str, ...] = ()  # what may not be meant as it is written, a sentence each
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The labels of the arms, in the order of the file."""
+        return self.layout.arms
+
+    @property
+    def roles(self) -> dict[Role, list[str]]:
+        """Role -> keys of `Trial.identity_record`."""
+        return self.layout.roles
+
+    def placing(self, trial: Trial) -> Placing:
+        """The arm, the rung, the tuned values and the seed of a trial of this sweep."""
+        return self.layout.placings[trial.trial_id]
 
     def trial(self, trial_id: str) -> Trial:
         """The trial of that id, or of a prefix that only one trial has. Raises SweepError."""

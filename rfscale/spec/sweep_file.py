@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -9,9 +10,13 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from rfscale.data.base import DataError
+from rfscale.data.spec import DataSpec
+from rfscale.numbers import Listed, listed
 from rfscale.paths import PathError, expanded
 from rfscale.quoting import cut, quoted
-from rfscale.spec.sentences import sentence, unknown_key
+from rfscale.spec.axes import AxisError, Point, UnknownFieldError, layout
+from rfscale.spec.listed import listable, listed_fields, one_by_one
+from rfscale.spec.sentences import nearest, sentence, unknown_key
 from rfscale.spec.sweep import Grid, Quality, Resources, Samples, Sweep, SweepError
 from rfscale.spec.trial import Strict, Trial, data_identity
 from rfscale.spec.yaml import YamlError, parse, read_text
@@ -26,6 +31,12 @@ class _Header(Strict):
     resources: Resources = Resources()
     samples: Samples = Samples()
     quality: Quality = Quality()
+    arms: dict[str, dict[str, Any]] = Field(default={}, description="label -> what it sets")
+    tune: Annotated[tuple[str, ...], Listed] = ()
+
+
+_WHOLE = (*_Header.model_fields, "grids")
+"""Keys that a sweep has once."""
 
 
 def load_sweep(path: str | Path) -> Sweep:
@@ -58,25 +69,28 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
     Raises SweepError.
     """
     _check_nothing_is_empty(raw, source)
-    body = {k: v for k, v in raw.items() if k not in _Header.model_fields and k != "grids"}
+    body = {k: v for k, v in raw.items() if k not in _WHOLE}
     grids = raw.get("grids", [{}])
-    _check_keys(body, Grid, source, extra=(*_Header.model_fields, "grids"))
+    _check_keys(body, Grid, source, extra=_WHOLE)
     if not isinstance(grids, list) or not grids or not all(isinstance(g, Mapping) for g in grids):
         raise SweepError(f"{source}: grids must be a non-empty list of mappings, each overriding keys of the sweep")
     for i, grid in enumerate(grids):
-        _check_grid(grid, f"{source}: grids[{i}]")
+        _check_part(grid, f"{source}: grids[{i}]")
     header = _validated(_Header, _located_judges(_stated(raw), folder, source), source)
+    for name, arm in header.arms.items():
+        _check_part(arm, f"{source}: arms.{name}")
     data_identity.cache_clear()  # an image folder may have changed since the last sweep of this process
-    trials: dict[str, Trial] = {}
-    seen = 0
+    points: list[Point] = []
     for i, grid in enumerate(grids):
         where = source if len(grids) == 1 else f"{source}: grids[{i}]"
-        checked = _validated(Grid, _located(_merged(body, grid), folder, where), where)
-        seen += checked.count
-        if seen > MAX_TRIALS:
-            raise SweepError(f"{where}: {_too_many(checked, seen)}")
-        for trial in _grid_trials(checked, where):
-            trials.setdefault(trial.trial_id, trial)
+        points += _points(_merged(body, grid), header.arms, i, len(points), where, folder)
+    trials = {point.trial.trial_id: point.trial for point in points}
+    try:
+        placed = layout(points, header.tune, lambda grid: listable(grid.model_dump()))
+    except UnknownFieldError as error:
+        raise SweepError(f"{source}: {error}; {nearest(error.name, error.known)}") from error
+    except AxisError as error:
+        raise SweepError(f"{source}: {error}") from error
     return Sweep(
         name=header.name,
         question=header.question,
@@ -84,9 +98,36 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
         samples=header.samples,
         quality=header.quality if "quality" in raw else None,
         trials=tuple(trials.values()),
-        duplicates=seen - len(trials),
+        layout=placed,
+        duplicates=len(points) - len(trials),
         notes=tuple(_notes(raw, grids)),
     )
+
+
+def _points(
+    body: Mapping[str, Any],
+    arms: Mapping[str, Mapping[str, Any]],
+    grid: int,
+    before: int,
+    source: str,
+    folder: Path | None,
+) -> list[Point]:
+    """The trials of one entry of `grids:`, arm by arm, each with its place on the axes."""
+    points: list[Point] = []
+    checked: set[DataSpec] = set()
+    for arm, overrides in (arms or {"": {}}).items():
+        where = f"{source}: arms.{arm}" if arm else source
+        whole = _merged(body, overrides)
+        for one, fields in one_by_one(whole):
+            written = _validated(Grid, _located(one, folder, where), where)
+            count = before + len(points) + written.count
+            if count > MAX_TRIALS:
+                raise SweepError(f"{where}: {_too_many(written, whole, count)}")
+            points += [
+                Point(trial, grid, arm, written, values, frozenset(fields))
+                for trial, values in _grid_trials(written, checked, where)
+            ]
+    return points
 
 
 def _stated(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,15 +148,17 @@ def _check_nothing_is_empty(value: Any, source: str, place: str = "") -> None:
             _check_nothing_is_empty(inner, source, f"{place}[{i}]")
 
 
-def _too_many(grid: Grid, seen: int) -> str:
-    axes = (
+def _too_many(grid: Grid, whole: Mapping[str, Any], seen: int) -> str:
+    axes = [
+        *((len(values), field) for field, values in listed_fields(whole)),
         (len(grid.model.depths), "depths"),
         (len(grid.formulations), "formulations"),
         (len(grid.training.budgets), "budgets"),
         (len(grid.seeds), "seeds"),
-    )
+    ]
     product = " x ".join(f"{n:,} {name}" for n, name in axes if n > 1)
-    so_far = f" make {grid.count:,} trials" + (f", {seen:,} with the grids before it" if seen > grid.count else "")
+    count = math.prod(n for n, _ in axes)
+    so_far = f" make {count:,} trials" + (f", {seen:,} with the grids before it" if seen > count else "")
     return (
         f"{product or 'its axes'}{so_far}; a sweep has at most {MAX_TRIALS:,}, so shorten an axis, or write several "
         "sweep files: a trial that stands in two of them is trained once"
@@ -131,21 +174,25 @@ def _notes(raw: Mapping[str, Any], grids: Iterable[Mapping[str, Any]]) -> Iterat
             yield f"seeds: {seed} is one seed, whose number is {seed}; for {seed} seeds write seeds: [{several}]"
 
 
-def _check_grid(grid: Mapping[str, Any], source: str) -> None:
-    """The keys of one entry of `grids:`: those of a grid, since a sweep has one name, one question and so on."""
-    whole = [key for key in grid if key in (*_Header.model_fields, "grids")]
+def _check_part(part: Mapping[str, Any], source: str) -> None:
+    """The keys of one entry of `grids:` or `arms:`: those of a grid, since a sweep has one name, one question and so
+    on."""
+    whole = [key for key in part if key in _WHOLE]
     if whole:
-        raise SweepError(f"{source}: {whole[0]!r} is one for the whole sweep; move it out of grids")
-    _check_keys(grid, Grid, source)
+        raise SweepError(f"{source}: {whole[0]!r} is one for the whole sweep; write it at the top of the file")
+    _check_keys(part, Grid, source)
 
 
-def _grid_trials(grid: Grid, source: str) -> list[Trial]:
+def _grid_trials(grid: Grid, checked: set[DataSpec], source: str) -> list[tuple[Trial, dict[str, Any]]]:
+    """The trials and where they stand on the axes; `checked`: the data that needs no second look."""
     try:
-        grid.data.check()
+        if grid.data not in checked:
+            grid.data.check()
+            checked.add(grid.data)
         grid.data.check_stream(max(grid.seeds), max(grid.training.budgets) * grid.training.batch)
         trials = list(grid.trials())
-        for trial in trials:
-            _ = trial.trial_id
+        for trial, _ in trials:
+            data_identity(trial.data)
     except ValidationError as error:
         raise SweepError(f"{source}: {sentence(error)}") from error
     except (DataError, PathError) as error:

@@ -504,7 +504,7 @@ BAD_VALUES: dict[str, tuple[Mapping, str]] = {
     ),
     "a key of the whole sweep in a grid": (
         {"grids": [{}, {"quality": {}}]},
-        "grids[1]: 'quality' is one for the whole sweep; move it out of grids",
+        "grids[1]: 'quality' is one for the whole sweep; write it at the top of the file",
     ),
     "a misspelt key in a grid": ({"grids": [{"sead": [0]}]}, "grids[0]: unknown key 'sead'; did you mean 'seeds'? "),
     "a key that is like none": ({"foobarbaz": 1}, "unknown key 'foobarbaz'; allowed are data, text, model, "),

@@ -1,0 +1,57 @@
+"""Which fields of a grid are listed, and the product of their values as grids with one value each.
+
+Depths, formulations, lengths of training and seeds are lists in a `Grid` already; here is every other field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args, get_origin
+
+from rfscale.spec.sentences import section_of
+
+_SECTIONS = ("data", "text", "model", "training", "evaluation")
+_CHOICES = ("data", "text")
+"""Sections of which whole ones may be listed: a list of data sets."""
+
+
+def listed_fields(grid: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    """(field, values) of every field of which several values are listed, such as `training.weight_decay`."""
+    for section in _SECTIONS:
+        given = grid.get(section)
+        if isinstance(given, list) and section in _CHOICES:
+            yield section, given
+        elif isinstance(given, Mapping):
+            fields = set(listable({section: given}))
+            for key, value in given.items():
+                if isinstance(value, list) and f"{section}.{key}" in fields:
+                    yield f"{section}.{key}", value
+
+
+def one_by_one(grid: Mapping[str, Any], seen: tuple[str, ...] = ()) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+    """Every combination of one value per listed field, in reading order, with the names of those fields."""
+    first = next(listed_fields(grid), None)
+    if first is None:
+        yield dict(grid), seen
+        return
+    field, values = first
+    section, _, key = field.partition(".")
+    for value in values:
+        one = {**grid[section], key: value} if key else value
+        yield from one_by_one({**grid, section: one}, (*seen, field))
+
+
+def listable(grid: Mapping[str, Any]) -> Iterator[str]:
+    """The fields that are one value by nature, so that a list of them is an axis."""
+    for section in _SECTIONS:
+        given = grid.get(section)
+        if isinstance(given, Mapping) and (model := section_of(section, given)) is not None:
+            for key, field in model.model_fields.items():
+                if key not in ("name", "encoder") and not _holds_a_list(field.annotation):
+                    yield f"{section}.{key}"
+
+
+def _holds_a_list(annotation: Any) -> bool:
+    if get_origin(annotation) in (list, tuple, set, frozenset, dict):
+        return True
+    return any(_holds_a_list(inner) for inner in get_args(annotation))
