@@ -19,6 +19,7 @@ from rfscale.cli.common import (
     check_png,
     ids,
     labelled_uri,
+    mlflow_uri,
     one_sentence,
     open_store,
     print_json,

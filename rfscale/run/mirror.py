@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.table.store import (
+    reading,
     SETTINGS,
     TrackingError,
     connect,
@@ -298,15 +299,13 @@ def relabel(sweep: Sweep, uri: str) -> None:
     Where nothing has changed since, that is one look at the experiment; where there is none, nothing is created.
     Raises TrackingError.
     """
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    path = database_path(uri)
+    if path is not None and not path.exists():
         return
-    try:
-        client = _client(uri)
+    with reading(uri) as client:
         experiment = client.get_experiment_by_name(sweep.name)
         if experiment is not None and experiment.lifecycle_stage == "active":
             _relabel(client, str(experiment.experiment_id), sweep)
-    except Exception as error:
-        raise TrackingError(f"MLflow at {uri} cannot be used: {names.one_line(error, 300)}") from error
 
 
 def _relabel(client: MlflowClient, experiment: str, sweep: Sweep) -> None:
