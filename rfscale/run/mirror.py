@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.table.store import (
-    reading,
     SETTINGS,
     TrackingError,
     connect,
@@ -35,6 +34,7 @@ from analysis.table.store import (
     database_path,
     keeps_files_itself,
     quiet,
+    reading,
 )
 from rfscale import names
 from rfscale.spec.sweep import Sweep

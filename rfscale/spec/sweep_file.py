@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from rfscale.data.base import DataError
 from rfscale.data.spec import DataSpec
-from rfscale.numbers import Listed, listed
+from rfscale.numbers import Listed
 from rfscale.paths import PathError, expanded
 from rfscale.quoting import cut, quoted
 from rfscale.spec.axes import AxisError, Point, UnknownFieldError, layout
