@@ -231,6 +231,7 @@ def _equal_flops(grid: Cells) -> str:
         f"; the {grid.noun}s differ in cost per step, so they are compared at equal training FLOPs: at each rung those "
         f"of the one that ends with the least, the losses of the others read off their curves, straight in log-log "
         f"between measured points"
+        + (f"; left out, as its curves begin beyond these: {'; '.join(grid.unreached)}" if grid.unreached else "")
     )
 
 

@@ -53,11 +53,13 @@ class Cells:
     `noun`: what an arm is, such as 'formulation'. `formulations`: of each arm, empty where it has several. `trial_ids`
     by (arm, rung, seed): with tuned axes those of the values chosen, which `choices` names. `equal_flops`: the arms
     differ in cost, so that losses are taken along the curves at the FLOPs of the rung, not at the end of training.
-    `legend`: what the letters in labels stand for.
+    `unreached`: arms left out since the curves of all their trials begin beyond these FLOPs. `legend`: what the letters
+    in labels stand for.
     """
 
     noun: str
     arms: tuple[str, ...]
+    unreached: tuple[str, ...]
     formulations: tuple[str, ...]
     rungs: tuple[Rung, ...]
     seeds: tuple[Value, ...]
@@ -281,10 +283,12 @@ def _fill(table: SweepTable, known: _SortedOut) -> Cells:
     chosen, choices = _choose(known, losses, told)
     used = [trial for trial in known.trials if chosen[trial.arm, trial.rung] == trial.tuned]
     seeds = tuple(v for v in labels.ordered([trial.seed for trial in used]) if v is not None)
-    log_loss = np.full((len(known.arms), len(known.rungs), len(seeds)), np.nan)
+    reached = {trial.arm for trial in used if math.isfinite(losses[trial.trial_id])}
+    arms = tuple(arm for arm in known.arms if arm in reached)
+    log_loss = np.full((len(arms), len(known.rungs), len(seeds)), np.nan)
     trial_ids = {}
-    for trial in used:
-        at = known.arms.index(trial.arm), known.rungs.index(trial.rung), seeds.index(trial.seed)
+    for trial in (t for t in used if t.arm in reached):
+        at = arms.index(trial.arm), known.rungs.index(trial.rung), seeds.index(trial.seed)
         log_loss[at] = losses[trial.trial_id]
         trial_ids[at] = trial.trial_id
     formulations: dict[str, set[str]] = defaultdict(set)
@@ -292,8 +296,9 @@ def _fill(table: SweepTable, known: _SortedOut) -> Cells:
         formulations[trial.arm].add(trial.formulation)
     return Cells(
         noun=known.noun,
-        arms=tuple(known.arms),
-        formulations=tuple(next(iter(f)) if len(f := formulations[arm]) == 1 else "" for arm in known.arms),
+        arms=arms,
+        unreached=tuple(arm for arm in known.arms if arm not in reached),
+        formulations=tuple(next(iter(f)) if len(f := formulations[arm]) == 1 else "" for arm in arms),
         rungs=tuple(_rung(known, used, r, label, budgets[r]) for r, label in zip(known.rungs, told, strict=True)),
         seeds=seeds,
         log_loss=log_loss,

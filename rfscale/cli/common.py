@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from rfscale import __version__
+from rfscale.flow.formulations import FormulationError, canonical
 from rfscale.names import RfscaleError
 from rfscale.numbers import Real, Whole, bounds_of
 from rfscale.paths import expanded
@@ -44,6 +45,7 @@ Address = Annotated[
         help="join this Ray cluster instead of starting one here; 'auto' is the cluster this machine is part of",
     ),
 ]
+Reference = Annotated[str | None, typer.Option("--reference", help="arm that the others are compared with")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 Cpus = Annotated[float | None, typer.Option("--cpus", help="CPUs per trial, instead of the sweep's resources")]
 Gpus = Annotated[float | None, typer.Option("--gpus", help="GPUs per trial, instead of the sweep's resources")]
@@ -145,14 +147,26 @@ def trial_row(trial: Trial) -> dict[str, Any]:
     return {"trial_id": trial.trial_id, **trial.parameters()}
 
 
-def write_report(sweep: Sweep, store: Store, setting: str | None = None) -> None:
+def arm_named(given: str | None) -> str | None:
+    """An arm as a user names it: a formulation in any spelling, or a label of the sweep file as it stands."""
+    if given is None:
+        return None
+    try:
+        return canonical(given)
+    except FormulationError:
+        return given
+
+
+def write_report(sweep: Sweep, store: Store, setting: str | None = None, reference: str | None = None) -> None:
     """Raises FileError where the folder of the report cannot be written."""
     uri = labelled_uri(sweep, store)
     from analysis.report.page import write_report
 
     folder = store.report(sweep.name)
     try:
-        report = write_report(uri, sweep.name, folder, quality_setting=setting, trials=ids(sweep))
+        report = write_report(
+            uri, sweep.name, folder, reference=arm_named(reference), quality_setting=setting, trials=ids(sweep)
+        )
     except OSError as error:
         raise FileError(f"cannot write the report to {folder} ({error.strerror}); correct its permissions") from error
     typer.echo(report.text)

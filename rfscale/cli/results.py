@@ -12,9 +12,11 @@ import typer
 from rfscale import names
 from rfscale.cli.common import (
     Json,
+    Reference,
     StoreFolder,
     SweepFile,
     app,
+    arm_named,
     check_option,
     check_png,
     ids,
@@ -25,7 +27,6 @@ from rfscale.cli.common import (
     print_json,
     write_report,
 )
-from rfscale.flow.formulations import canonical
 from rfscale.numbers import Whole, bounds_of
 from rfscale.spec.sweep import Setting
 from rfscale.spec.sweep_file import load_sweep
@@ -46,12 +47,13 @@ def report(
             "guidance with the best mean]",
         ),
     ] = None,
+    reference: Reference = None,
 ) -> None:
     """Write the report: figures, tables and one HTML page.
 
     It goes to <store>/reports/<name of the sweep>/report.html.
     """
-    write_report(load_sweep(sweep), open_store(store), setting)
+    write_report(load_sweep(sweep), open_store(store), setting, reference)
 
 
 @app.command()
@@ -59,14 +61,20 @@ def report(
 def compare(
     sweep: SweepFile,
     store: StoreFolder = None,
-    reference: Annotated[
-        str | None, typer.Option("--reference", help="formulation that the others are compared with")
+    reference: Reference = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by",
+            help="compare the values of this field of what was trained, such as training.learning_rate, instead of the "
+            "sweep's arms; may be repeated for fields that move together",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Rank the formulations by val/loss, with intervals.
+    """Rank the arms by val/loss, with intervals.
 
-    Says also what each costs in FLOPs at equal loss.
+    The arms are the formulations, unless the sweep says otherwise. Says also what each costs in FLOPs at equal loss.
     """
     definition = load_sweep(sweep)
     uri = labelled_uri(definition, open_store(store))
@@ -75,7 +83,7 @@ def compare(
     from analysis.table.read import read_sweep
 
     table = read_sweep(uri, definition.name, trials=ids(definition))
-    comparison = compare_table(table, reference=None if reference is None else canonical(reference))
+    comparison = compare_table(table, reference=arm_named(reference), by=by or ())
     if as_json:
         print_json(comparison.to_dict())
     else:

@@ -287,8 +287,11 @@ def test_a_curve_that_begins_beyond_the_budget_has_no_loss_there() -> None:
     identities = grid(**TWO_BY_TWO)
     costly = {i: 30.0 for i, identity in enumerate(identities) if identity["formulation"] == "edm"}
     cells = Cells.of(table_of(identities, cost=costly))
-    assert np.isnan(cells.log_loss[cells.arms.index("edm")]).all()
-    assert np.isfinite(cells.log_loss[cells.arms.index("rf")]).all()
+    assert (cells.arms, cells.unreached) == (("rf",), ("edm",))
+    assert np.isfinite(cells.log_loss).all()
+    c = compare(table_of(identities, cost=costly))
+    assert [s.arm for s in c.standings] == ["rf"]
+    assert "left out, as its curves begin beyond these: edm" in c.basis
 
 
 # --- tuned axes -------------------------------------------------------------------------------------------------------
