@@ -18,10 +18,14 @@ import pandas as pd
 
 from analysis.compare import paired
 from analysis.compare.cells import Cells, CompareError
+from analysis.compare.components import Array, lines
+from analysis.compare.estimate import UNKNOWN, Estimate, ratio
 from analysis.compare.multiplier import Crossing, crossing
-from analysis.compare.order import SizeRanking, kendall, order_sentence, rank_sizes
 from analysis.compare.paired import Differences, Spread
+from analysis.compare.seen import Seen, seen
+from analysis.compare.trend import SizeRanking, Trend, axis, kendall, rank_sizes, trends
 from analysis.compare.tuned import Choice
+from analysis.compare.yardstick import OtherOrder, beyond_doubt, other_order
 from analysis.table.read import SweepTable
 from rfscale import names
 
@@ -29,16 +33,6 @@ BASELINE = "rf"
 """The reference where none is given and the sweep has it: uniform t, the plain rectified flow."""
 
 SIGNIFICANCE = 1 - paired.LEVEL
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A ratio with its 95 % interval. What is not known is NaN, with the `reason`."""
-
-    estimate: float
-    interval: tuple[float, float]
-    n: int
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,8 +49,8 @@ class Standing:
 
     `mean`: geometric mean of `val/loss` over rungs and seeds; `interval`: its 95 % interval when what all arms share in
     each rung and seed is taken out. `ratio`: its loss over the reference's, paired. `p`: of that ratio being 1,
-    Holm-corrected over the arms. `tied_with`: the arms whose difference from it is not significant at 5 % after Holm's
-    correction over all pairs. `n`: trials.
+    Holm-corrected over the arms. `tied_with`: the arms whose difference from it was tested and is not significant at
+    5 % after Holm's correction over all pairs. `seen`: the differences from the reference, size by size. `n`: trials.
     """
 
     arm: str
@@ -68,6 +62,7 @@ class Standing:
     p: float
     p_best: float
     tied_with: tuple[str, ...]
+    seen: Seen
     compute_multiplier: Multiplier
     n: int
     status: str
@@ -85,9 +80,11 @@ class Pairing:
 class Comparison:
     """The answer to "which arm?". `noun`: what an arm is here, such as 'formulation'.
 
-    `spread`: what the intervals are over; `basis` says it in a sentence. `choices`: the tuned value of each arm and
-    rung. `left_out`: rungs that only one arm has, which are in no difference. `trial_ids`: the trials compared, with
-    tuned axes those of the values chosen.
+    `spread`: what the intervals are over; `basis` says it in a sentence. `trends`: of every arm against the reference,
+    empty with one size. `next_seen`: the best arm against the second, size by size. `sizes` and `tau`: the order at
+    each size, and Kendall's tau between two. `other`: the order by `val/bits_per_dim`, where it is known. `choices`:
+    the tuned value of each arm and rung. `left_out`: rungs that only one arm has, which are in no difference.
+    `trial_ids`: the trials compared, with tuned axes those of the values chosen.
     """
 
     sweep: str
@@ -98,7 +95,9 @@ class Comparison:
     basis: str
     sizes: tuple[SizeRanking, ...]
     tau: dict[str, float]
-    order: str
+    trends: tuple[Trend, ...]
+    next_seen: Seen
+    other: OtherOrder | None
     pairing: Pairing | None
     n_trials: int
     n_seeds: int
@@ -115,8 +114,15 @@ class Comparison:
         return next(s for s in self.standings if s.arm == arm)
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-ready; what is not known is None."""
-        return {k: _plain(v) for k, v in asdict(self).items() if k != "trial_ids"}
+        """JSON-ready, without the points that the figures draw; what is not known is None."""
+        out = {k: _plain(v) for k, v in asdict(self).items() if k != "trial_ids"}
+        for trend in out["trends"]:  # type: ignore[attr-defined]
+            del trend["curve"]
+        return out
+
+    def trend(self, arm: str) -> Trend | None:
+        """Of one arm, None for the reference and where there is none."""
+        return next((t for t in self.trends if t.arm == arm), None)
 
     def frame(self) -> pd.DataFrame:
         """One row per arm."""
@@ -155,19 +161,63 @@ def compare(
     (see `Cells.of`).
     """
     grid = Cells.of(table, by)
-    effect, level = paired.effects(grid.log_loss)
+    variable, at = axis(grid.parameters, grid.flops)
+    x = np.log(at)
+    effect, level = paired.effects(grid.log_loss, x)
     order = np.argsort(effect, kind="stable")
     ref = _reference(grid, reference, int(order[0]))
-    spread = paired.spread_over(len(grid.labels), len(grid.seeds))
-    d = paired.differences(grid.log_loss, spread)
-    if not np.isfinite(d.se).any():
-        spread = "none"
-    basis = _basis(spread, len(grid.labels), len(grid.seeds)) + _equal_flops(grid)
+    d = paired.differences(grid.log_loss, x)
+    spread: Spread = "seeds" if np.isfinite(d.se).any() else "none"
+    log_factor, crossings = _factors(table, grid, ref)
+    sizes = rank_sizes(grid.arms, grid.labels, grid.parameters, grid.log_loss)
+    doubtless = beyond_doubt(grid.log_loss, x)
+    return Comparison(
+        sweep=table.name,
+        noun=grid.noun,
+        reference=grid.arms[ref],
+        standings=_standings(
+            grid, d, effect, level, ref, _multipliers(grid, log_factor, crossings, ref, x),
+            paired.probability_best(effect, d, resamples, seed),
+        ),
+        spread=spread,
+        basis=_basis(spread, len(grid.labels), len(grid.seeds)) + _equal_flops(grid),
+        sizes=sizes,
+        tau=kendall(sizes),
+        trends=trends(grid.arms, grid.labels, variable, at, grid.log_loss, log_factor, ref),
+        next_seen=seen(grid.log_loss[order[0]] - grid.log_loss[order[min(1, len(order) - 1)]], x),
+        other=other_order(names.VAL_BOUND, grid.arms, _bounds(table, grid), x, effect, doubtless),
+        pairing=_pairing(grid),
+        n_trials=int(np.isfinite(grid.log_loss).sum()),
+        n_seeds=len(grid.seeds),
+        legend=grid.legend,
+        choices=grid.choices,
+        left_out=tuple(f"{rung.label} ({rung.alone} alone)" for rung in grid.rungs if rung.alone),
+        trial_ids=frozenset(grid.trial_ids.values()),
+    )  # fmt: skip
+
+
+# --- parts of the answer ----------------------------------------------------------------------------------------------
+
+
+def _reference(grid: Cells, asked: str | None, best: int) -> int:
+    if asked is None:
+        return grid.arms.index(BASELINE) if BASELINE in grid.arms else best
+    if asked not in grid.arms:
+        raise CompareError(
+            f"the reference {asked!r} has no finished trial in this sweep; choose one of {'; '.join(grid.arms)}"
+        )
+    return grid.arms.index(asked)
+
+
+def _standings(
+    grid: Cells, d: Differences, effect: Array, level: float, ref: int, multipliers: Sequence[Multiplier], p_best: Array
+) -> tuple[Standing, ...]:
+    """Every arm, lowest loss first."""
+    order = np.argsort(effect, kind="stable")
     p_holm = paired.holm(np.where(np.arange(len(effect)) == ref, np.nan, d.p[:, ref]))
-    separated = _separated(d)
-    p_best = paired.probability_best(effect, d, resamples, seed)
-    multipliers = _multipliers(table, grid, ref, spread)
+    tied = np.isfinite(d.p) & ~_separated(d)
     spread_of_mean = np.sqrt(np.maximum(np.diag(paired.covariance(d)), 0.0))
+    x = np.log(axis(grid.parameters, grid.flops)[1])
     standings = []
     for rank, i in enumerate(order, 1):
         mean = math.exp(level + effect[i])
@@ -182,45 +232,24 @@ def compare(
                 ratio=_ratio(d, int(i), ref),
                 p=float(p_holm[i]),
                 p_best=float(p_best[i]),
-                tied_with=tuple(grid.arms[j] for j in order if j != i and not separated[i, j]),
+                tied_with=tuple(grid.arms[j] for j in order if j != i and tied[i, j]),
+                seen=seen(grid.log_loss[i] - grid.log_loss[ref], x),
                 compute_multiplier=multipliers[i],
                 n=int(np.isfinite(grid.log_loss[i]).sum()),
                 status=_status(grid, int(i), ref, d),
             )
         )
-    sizes = rank_sizes(grid)
-    tau = kendall(sizes)
-    return Comparison(
-        sweep=table.name,
-        noun=grid.noun,
-        reference=grid.arms[ref],
-        standings=tuple(standings),
-        spread=spread,
-        basis=basis,
-        sizes=sizes,
-        tau=tau,
-        order=order_sentence(sizes, tau, grid, separated, effect),
-        pairing=_pairing(grid),
-        n_trials=int(np.isfinite(grid.log_loss).sum()),
-        n_seeds=len(grid.seeds),
-        legend=grid.legend,
-        choices=grid.choices,
-        left_out=tuple(f"{rung.label} ({rung.alone} alone)" for rung in grid.rungs if rung.alone),
-        trial_ids=frozenset(grid.trial_ids.values()),
-    )
+    return tuple(standings)
 
 
-# --- parts of the answer ----------------------------------------------------------------------------------------------
-
-
-def _reference(grid: Cells, asked: str | None, best: int) -> int:
-    if asked is None:
-        return grid.arms.index(BASELINE) if BASELINE in grid.arms else best
-    if asked not in grid.arms:
-        raise CompareError(
-            f"the reference {asked!r} has no finished trial in this sweep; choose one of {'; '.join(grid.arms)}"
-        )
-    return grid.arms.index(asked)
+def _bounds(table: SweepTable, grid: Cells) -> Array:
+    """`val/bits_per_dim` (arm, rung, seed) at the end of training; NaN where it was not measured."""
+    out = np.full(grid.log_loss.shape, np.nan)
+    if names.VAL_BOUND in table.trials:
+        bound = dict(zip(table.trials["trial_id"], table.trials[names.VAL_BOUND].to_numpy(float), strict=True))
+        for at, trial in grid.trial_ids.items():
+            out[at] = bound[trial]
+    return out
 
 
 def _equal_flops(grid: Cells) -> str:
@@ -238,12 +267,11 @@ def _equal_flops(grid: Cells) -> str:
 def _basis(spread: Spread, n_sizes: int, n_seeds: int) -> str:
     sizes, seeds = _count(n_sizes, "size"), _count(n_seeds, "seed")
     if spread == "seeds":
-        return f"{sizes}, {seeds}: the intervals are over seeds, each difference averaged over sizes first"
-    if spread == "sizes":
-        return (
-            f"{seeds}: the interval is over sizes only ({n_sizes} of them), so it says how far the difference varies "
-            f"from size to size, and chance between seeds only as far as it shows there"
-        )
+        beside = ", each difference averaged over sizes first" if n_sizes > 1 else ""
+        return f"{sizes}, {seeds}: the intervals are over seeds{beside}"
+    if n_seeds == 1:
+        told = f"{sizes}, {seeds}: no interval of a difference, since what a seed does may be the same at every size"
+        return told + ("; its change with size is tested" if n_sizes > 2 else "")
     return f"{sizes}, {seeds}: no interval, because the trials that are shared are too few to know chance"
 
 
@@ -271,11 +299,11 @@ def _ratio(d: Differences, i: int, ref: int) -> Estimate:
         return Estimate(1.0, (1.0, 1.0), int(d.n.max(initial=0)), "it is the reference")
     n = int(d.n[i, ref])
     if not n:
-        return Estimate(math.nan, (math.nan, math.nan), 0, "no trial shares size, settings and seed with the reference")
-    half = d.half_width(i, ref)
-    ratio = float(d.estimate[i, ref])
-    reason = "" if math.isfinite(half) else "no interval: too few trials shared with the reference"
-    return Estimate(math.exp(ratio), (math.exp(ratio - half), math.exp(ratio + half)), n, reason)
+        return Estimate(math.nan, UNKNOWN, 0, "no trial shares size, settings and seed with the reference")
+    return ratio(
+        float(d.estimate[i, ref]), float(d.se[i, ref]), float(d.dof[i, ref]), n,
+        "no interval: too few trials shared with the reference",
+    )  # fmt: skip
 
 
 def _status(grid: Cells, i: int, ref: int, d: Differences) -> str:
@@ -284,52 +312,59 @@ def _status(grid: Cells, i: int, ref: int, d: Differences) -> str:
     if missing:
         parts.append(f"{_count(missing, 'trial')} missing that others have")
     if i != ref and not np.isfinite(d.se[i, ref]):
-        parts.append("no interval")
+        parts.append("one seed cannot give an interval" if len(grid.seeds) == 1 else "no interval")
     return "; ".join(parts) or "complete"
 
 
-def _multipliers(table: SweepTable, grid: Cells, ref: int, spread: Spread) -> list[Multiplier]:
-    """The compute multiplier of every arm, pooled over sizes and seeds like the losses."""
+Crossings = list[dict[tuple[int, int], Crossing]]
+"""Of each arm: (rung, seed) -> how its curve crosses that of the reference."""
+
+
+def _factors(table: SweepTable, grid: Cells, ref: int) -> tuple[Array, Crossings]:
+    """Log factors in compute to the losses of the reference (arm, rung, seed), and where they are from."""
     points = table.curves[table.curves["key"] == names.VAL_LOSS]
     curves = {
         trial: (rows["flops"].to_numpy(float), rows["value"].to_numpy(float))
         for trial, rows in points.groupby("trial_id")
     }
-    found: list[dict[tuple[int, int], Crossing]] = []
-    values = []
+    log_factor = np.full(grid.log_loss.shape, np.nan)
+    found: Crossings = []
     for i in range(len(grid.arms)):
-        log_factor = np.full(grid.log_loss.shape[1:], np.nan)
-        crossings = {}
-        for at in zip(*np.nonzero(np.isfinite(grid.log_loss[i]) & np.isfinite(grid.log_loss[ref])), strict=True):
-            crossings[at] = crossing(curves[grid.trial_ids[i, *at]], curves[grid.trial_ids[ref, *at]])
-            log_factor[at] = crossings[at].log_factor
-        found.append(crossings)
-        values.append(paired.units(log_factor, spread))
-    others = [i for i in range(len(values)) if i != ref]
-    means, errors, dofs = paired.summarise([values[i] for i in others], len(values), spread)
-    out = {ref: Multiplier(1.0, (1.0, 1.0), len(found[ref]), "it is the reference")}
-    for i, mean, se, dof in zip(others, means, errors, dofs, strict=True):
-        out[i] = _multiplier(found[i], float(mean), paired.half_width(float(se), float(dof)))
-    return [out[i] for i in range(len(values))]
+        at_both = np.isfinite(grid.log_loss[i]) & np.isfinite(grid.log_loss[ref])
+        found.append({})
+        for k, s in zip(*np.nonzero(at_both), strict=True):
+            here = crossing(curves[grid.trial_ids[i, k, s]], curves[grid.trial_ids[ref, k, s]])
+            found[i][k, s], log_factor[i, k, s] = here, here.log_factor
+    return log_factor, found
 
 
-def _multiplier(crossings: dict[tuple[int, int], Crossing], mean: float, half: float) -> Multiplier:
+def _multipliers(grid: Cells, log_factor: Array, found: Crossings, ref: int, x: Array) -> list[Multiplier]:
+    """The compute multiplier of every arm at the mean log size, with the chance of seeds as for the losses."""
+    others = [i for i in range(len(grid.arms)) if i != ref]
+    out = [Multiplier(1.0, (1.0, 1.0), len(found[ref]), "it is the reference")] * len(grid.arms)
+    if others:
+        level, se, dof = lines(log_factor[others], x - paired.centre(grid.log_loss, x), len(grid.arms)).at(0.0)
+        for row, i in enumerate(others):
+            out[i] = _multiplier(found[i], float(level[row]), float(se[row]), float(dof[row]))
+    return out
+
+
+def _multiplier(crossings: dict[tuple[int, int], Crossing], level: float, se: float, dof: float) -> Multiplier:
     good = [c for c in crossings.values() if not c.reason]
-    nan = (math.nan, math.nan)
     if not crossings:
-        return Multiplier(math.nan, nan, 0, "no trial shares size, settings and seed with the reference")
-    if not good or not math.isfinite(mean):
-        return Multiplier(
-            math.nan, nan, len(good), next((c.reason for c in crossings.values() if c.reason), "no full size")
-        )
-    reason = "" if math.isfinite(half) else "no interval: too few trials shared with the reference"
+        return Multiplier(math.nan, UNKNOWN, 0, "no trial shares size, settings and seed with the reference")
+    if not good or not math.isfinite(level):
+        why = next((c.reason for c in crossings.values() if c.reason), "too few pairs of curves")
+        return Multiplier(math.nan, UNKNOWN, len(good), why)
+    found = ratio(level, se, dof, len(good), "no interval: too few trials shared with the reference")
+    reason = found.reason
     if len(good) < len(crossings):
         failed = len(crossings) - len(good)
         reason = f"{failed} of {len(crossings)} pairs of curves are left out: they have no loss in common"
     loss, flops = np.array([c.loss for c in good]), np.array([c.flops for c in good])
     return Multiplier(
-        math.exp(mean),
-        (math.exp(mean - half), math.exp(mean + half)),
+        found.estimate,
+        found.interval,
         len(good),
         reason,
         (float(loss.min()), float(loss.max())),

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.compare.arms import Comparison, Estimate
+from analysis.compare.arms import Comparison
 from analysis.compare.cells import rung_labels
+from analysis.compare.estimate import Estimate
 from analysis.laws.plot_ladder import LAWS_UP_TO, LOSS_LABEL, geometric_mean
 from analysis.style import (
-    GREY,
     INK,
     OTHERS,
     REFERENCE,
@@ -247,27 +247,47 @@ def _multiplier_text(m: Estimate) -> str:
     return f"{m.estimate:.2f} [{m.interval[0]:.2f}, {m.interval[1]:.2f}]"
 
 
-def plot_rank_by_size(
-    comparison: Comparison, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
-) -> Axes:
-    """The rank of every arm at each size; lines that cross are orders that do not hold."""
-    arms = [s.arm for s in comparison.standings]
-    ax = ax or new_axes(2.6 + 1.1 * len(comparison.sizes), 1.1 + 0.3 * len(arms))
-    look = look or looks(arms)
-    for name in arms:
-        ranks = [s.ranking.index(name) + 1 if name in s.loss else math.nan for s in comparison.sizes]
-        style = look[name]
-        colour = style.colour if style.shown else GREY
-        ax.plot(range(len(ranks)), ranks, marker="o", ms=6, lw=1.8, color=colour, zorder=style.zorder)
-        if math.isfinite(ranks[-1]):
-            ax.annotate(
-                name, (len(ranks) - 1, ranks[-1]), xytext=(8, 0), textcoords="offset points", va="center", fontsize=8,
-                color=colour if style.shown else "#555555", annotation_clip=False,
-            )  # fmt: skip
-    ax.set_xticks(range(len(comparison.sizes)), [f"{s.label}\n{si(s.parameters)}" for s in comparison.sizes])
-    ax.set_yticks(range(1, len(arms) + 1))
-    ax.set_ylim(len(arms) + 0.5, 0.5)
-    ax.set_xlim(-0.25, len(comparison.sizes) - 0.75)
-    ax.set(xlabel="model size (parameters)", ylabel="rank (1 is best)")
-    ax.grid(False)
+def plot_trend(comparison: Comparison, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None) -> Axes:
+    """Loss in multiples of the reference's against size: points with intervals, the trend with its band.
+
+    Dotted beyond the largest size, up to the furthest extrapolation. With many arms, intervals of the named ones alone.
+    """
+    ax = ax or new_axes(6.6, 3.9)
+    look = look or looks([s.arm for s in comparison.standings], comparison.reference)
+    ax.axhline(1.0, color=look[comparison.reference].colour, lw=1.4, label=comparison.reference + REFERENCE)
+    shown = [trend for trend in comparison.trends if trend.arm in look]
+    banded = [t.arm for t in shown if look[t.arm].shown][: LAWS_UP_TO - 1]
+    sides, last = [1.0], 0.0
+    for i, trend in enumerate(shown):
+        style, named = look[trend.arm], look[trend.arm].shown
+        at = np.array([point.at for point in trend.points])
+        ratio = np.array([point.ratio.estimate for point in trend.points])
+        if not len(at):
+            continue
+        nudged = at * 1.012 ** (i - len(shown) / 2 if named else 0)
+        interval = np.array([point.ratio.interval for point in trend.points])
+        if named and np.isfinite(interval).all():
+            ax.vlines(nudged, *interval.T, color=style.colour, lw=1.1, alpha=0.75, zorder=style.zorder)
+        ax.plot(
+            nudged, ratio, style.marker, color=style.colour, ms=5 if named else 3, mec="white", mew=0.4, ls="",
+            zorder=style.zorder, label=legend_name(trend.arm, style),
+        )  # fmt: skip
+        x, y, low, high = map(np.asarray, (trend.curve.at, trend.curve.ratio, trend.curve.low, trend.curve.high))
+        last = max(last, float(at.max()))
+        inside = x <= at.max() * (1 + 1e-9)
+        for part, line in ((inside, "-"), (np.append(~inside[1:], True), ":")):
+            ax.plot(x[part], y[part], line, color=style.colour, lw=1.4 if named else 0.8, zorder=style.zorder - 0.3)
+        if trend.arm in banded and np.isfinite(low).any():
+            ax.fill_between(x, low, high, color=style.colour, alpha=0.12, lw=0, zorder=1)
+        sides += [*ratio, *(y[np.isfinite(y)] if named else ())]
+    if last:
+        ax.axvline(last, color="#BBBBBB", lw=0.8, zorder=0.5)
+    ax.set_ylim(*pad(sides, 0.15))
+    ax.set(
+        xlabel="model size (parameters)" if shown[0].variable == "N" else "training compute (FLOPs)",
+        ylabel=f"validation loss, times {comparison.reference}'s",
+    )
+    log_axis(ax, "x", "count" if shown[0].variable == "N" else "power", most=6)
+    log_axis(ax, "y")
+    legend_beside(ax, look)
     return ax

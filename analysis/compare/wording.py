@@ -5,58 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from analysis.compare import labels
-from analysis.compare.arms import Comparison, Estimate, Standing
+from analysis.compare import labels, wording_trend
+from analysis.compare.arms import Comparison, Standing
+from analysis.compare.numbers import NOT_KNOWN as NOT_KNOWN
+from analysis.compare.numbers import fixed as fixed
+from analysis.compare.numbers import interval as interval
+from analysis.compare.numbers import listed, percent
+from analysis.compare.numbers import number as number
+from analysis.compare.numbers import probability as probability
+from analysis.compare.numbers import sentence as sentence
+from analysis.compare.numbers import with_interval as with_interval
 from analysis.compare.tuned import Choice
 from analysis.laws import Code
 from analysis.laws.ladder import EXPONENT, Ladder, LadderLaw
 from analysis.laws.misfit import Miss
 from analysis.laws.surface import FORM, SurfaceLaw
-from analysis.style import decimal
 
-NOT_KNOWN = "–"
 LAWS_SHOWN = 8  # lines of laws in the terminal; the report has all of them
 
 
-def number(value: float, digits: int = 4) -> str:
-    """Four significant digits with their trailing zeros; a dash for what is not known."""
-    if not math.isfinite(value):
-        return NOT_KNOWN
-    if value and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.{digits - 1}e}"
-    return f"{abs(value) if value == 0 else value:#.{digits}g}".rstrip(".")
-
-
-def interval(sides: tuple[float, float], digits: int = 4) -> str:
-    """[low, high], or nothing where there is no interval."""
-    return f"[{number(sides[0], digits)}, {number(sides[1], digits)}]" if all(map(math.isfinite, sides)) else ""
-
-
-def with_interval(value: float, sides: tuple[float, float], digits: int = 4) -> str:
-    """estimate [low, high]"""
-    return f"{number(value, digits)} {interval(sides, digits)}".strip()
-
-
-def fixed(value: float, sides: tuple[float, float], decimals: int) -> str:
-    """estimate [low, high] with the same number of decimals: ratios and factors near 1."""
-    if not math.isfinite(value):
-        return NOT_KNOWN
-    known = all(map(math.isfinite, sides))
-    told = decimal(value, decimals)
-    return f"{told} [{decimal(sides[0], decimals)}, {decimal(sides[1], decimals)}]" if known else told
-
-
-def probability(p: float) -> str:
-    """A p value; below 0.001 the digits mean nothing."""
-    if not math.isfinite(p):
-        return NOT_KNOWN
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
-
-
 def tie_words(comparison: Comparison, standing: Standing) -> str:
-    """'tied with a, b': the arms that the data do not tell apart from this one."""
+    """'tied with a, b': the arms that the data do not tell apart from this one; untested, what was seen of it."""
     if comparison.spread == "none":
-        return "no interval: may be tied with any" if len(comparison.standings) > 1 else ""
+        return "" if standing.arm == comparison.reference else wording_trend.seen_words(standing.seen)
     return f"tied with {', '.join(standing.tied_with)}" if standing.tied_with else ""
 
 
@@ -68,8 +39,8 @@ def ranking_text(comparison: Comparison) -> str:
     notes = [sentence(comparison.basis)]
     if len(comparison.standings) > 1:
         notes[0] += " p is Holm-corrected; compute is the factor in FLOPs to equal loss."
-    notes.append(f"{comparison.order} {comparison.legend if len(comparison.sizes) > 1 else ''}".rstrip())
-    notes += filter(None, (pairing_sentence(comparison), left_out_sentence(comparison)))
+    notes += filter(None, (pairing_sentence(comparison), wording_trend.yardstick_sentence(comparison)))
+    notes += filter(None, (left_out_sentence(comparison), *wording_trend.trend_text(comparison)))
     if comparison.choices:
         notes += ["", *_columns(tuned_rows(comparison)), *tuned_sentences(comparison)]
     return "\n".join([f"Ranking of {comparison.sweep} by val/loss, {comparison.n_trials} trials", *lines, *notes])
@@ -171,31 +142,36 @@ def tuned_sentences(comparison: Comparison) -> list[str]:
 EDGES_SHOWN = 6
 
 
-def sentence(text: str) -> str:
-    """As a sentence: a capital and a full stop."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-
-
 def answer(comparison: Comparison, ladder: Ladder) -> str:
     """The question answered in a few sentences, from the numbers alone."""
     best = comparison.best
     if len(comparison.standings) == 1:
         first = f"{best.arm} is the only {comparison.noun}: its mean validation loss is {number(best.mean)}."
     elif comparison.spread == "none":
-        first = (
-            f"{best.arm} has the lowest validation loss, {number(best.mean)}, but the trials are too few to "
-            f"tell a difference from chance."
-        )
+        first = f"{best.arm} has the lowest validation loss, {number(best.mean)}{_as_seen(comparison)}."
     elif best.tied_with:
         first = (
             f"{best.arm} has the lowest mean validation loss, {number(best.mean)}, but is tied with "
-            f"{_listed(best.tied_with)}{_by_how_much(comparison)}."
+            f"{listed(best.tied_with)}{_by_how_much(comparison)}."
         )
     else:
         first = f"{best.arm} reaches the lowest validation loss, {number(best.mean)}{_by_how_much(comparison)}."
-    order = comparison.order if len(comparison.standings) > 1 else ""
     law = ladder.law(best.arm, "N")
-    return " ".join(filter(None, (first, order, law_sentence(law), held_out_sentence(ladder, best.arm))))
+    beside = (wording_trend.headline(comparison), wording_trend.yardstick_sentence(comparison))
+    return " ".join(filter(None, (first, *beside, law_sentence(law), held_out_sentence(ladder, best.arm))))
+
+
+def _as_seen(comparison: Comparison) -> str:
+    """What one seed shows of the best arm, against the reference, or against the second where it is the reference."""
+    best, second = comparison.best, comparison.standings[1]
+    if best.arm == comparison.reference:
+        against, shown = second.arm, comparison.next_seen
+    else:
+        against, shown = comparison.reference, best.seen
+    if not shown.n:
+        return f", but shares no trial with {against}"
+    seeds = "one seed" if comparison.n_seeds == 1 else "the trials that are shared"
+    return f": {wording_trend.seen_words(shown)} than {against}; {seeds} cannot give an interval"
 
 
 def _by_how_much(comparison: Comparison) -> str:
@@ -207,25 +183,6 @@ def _by_how_much(comparison: Comparison) -> str:
     if math.isfinite(m.estimate):
         change += f", whose loss it reaches with {fixed(m.estimate, m.interval, 2)} times the compute"
     return change
-
-
-def percent(ratio: Estimate) -> str:
-    """'2.9 % [1.6, 4.1] lower'; the interval of a lower loss is printed as the reduction."""
-    if not math.isfinite(ratio.estimate):
-        return "not comparable"
-    sign = -1 if ratio.estimate < 1 else 1
-    sides = sorted(100 * sign * (side - 1) for side in ratio.interval)
-    text = f"{decimal(100 * sign * (ratio.estimate - 1), 1)} %"
-    if all(map(math.isfinite, sides)):
-        text += f" [{decimal(sides[0], 1)}, {decimal(sides[1], 1)}]"
-    return f"{text} {'lower' if sign < 0 else 'higher'}"
-
-
-def _listed(items: Sequence[str], most: int = 4) -> str:
-    shown = list(items[:most])
-    if len(items) > most:
-        shown.append(f"{len(items) - most} more")
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 WORDS = {"N": "parameters", "C": "training FLOPs"}
@@ -261,7 +218,7 @@ def misses_sentence(laws: Sequence[LadderLaw] | Sequence[SurfaceLaw], law: str) 
     noise = [100 * m.noise for m in missed.values()]
     about = f"{min(noise):.1f}" + (f" to {max(noise):.1f}" if f"{min(noise):.1f}" != f"{max(noise):.1f}" else "")
     return (
-        f"{law} misses losses that it was fitted to by much more than their noise: {_listed([*told, *worst[3:]], 3)} "
+        f"{law} misses losses that it was fitted to by much more than their noise: {listed([*told, *worst[3:]], 3)} "
         f"(noise {about} %, {NOISE_WORDS[missed[worst[0]].over]}). The losses do not have the shape of this law, so "
         f"its parameters and its predictions mean less than their intervals say."
     )

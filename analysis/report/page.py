@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.compare import plot, wording
+from analysis.compare import plot, wording, wording_trend
 from analysis.compare.arms import Comparison, compare
 from analysis.compare.cells import rung_labels
 from analysis.laws import plot_ladder
@@ -184,11 +184,14 @@ def _figures(
             f"Colour: whether the interval is below, around or above 1.",
             lambda: plot.plot_compute_multiplier(comparison),
         )
-    if several and len(comparison.sizes) > 1:
+    if comparison.trends:
         yield (
-            "rank_by_size",
-            "Rank by mean validation loss at each size. Lines that cross are orders that do not hold.",
-            lambda: plot.plot_rank_by_size(comparison, look=look),
+            "trend",
+            f"Each {comparison.noun}'s loss in multiples of {reference}'s against size. Markers: means over seeds"
+            f"{' with 95 % intervals' if comparison.spread == 'seeds' else ', without intervals'}; lines: the trend "
+            f"in the logarithm of the size, dotted up to 10 times the largest; bands: its 95 % interval"
+            f"{'' if comparison.spread == 'seeds' else ', which a single seed cannot give'}.",
+            lambda: plot.plot_trend(comparison, look=look),
         )
     yield (
         "learning_curves",
@@ -336,6 +339,7 @@ def _page(
         pictures={picture.name: picture for picture in pictures},
         answer=wording.answer(comparison, ladder),
         words=wording,
+        holds=wording_trend,
         quality=quality,
         told=wording_quality,
         trials=_trial_rows(table),

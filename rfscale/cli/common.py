@@ -147,10 +147,10 @@ def trial_row(trial: Trial) -> dict[str, Any]:
     return {"trial_id": trial.trial_id, **trial.parameters()}
 
 
-def arm_named(given: str | None, sweep: Sweep) -> str | None:
-    """An arm as a user names it: a label of the sweep file as it stands, or a formulation in any spelling."""
-    if given is None or given in sweep.arms:
-        return given
+def arm_named(given: str | None) -> str | None:
+    """An arm as a user names it: a formulation in any spelling, or a label of the sweep file as it stands."""
+    if given is None:
+        return None
     try:
         return canonical(given)
     except FormulationError:
@@ -165,7 +165,7 @@ def write_report(sweep: Sweep, store: Store, setting: str | None = None, referen
     folder = store.report(sweep.name)
     try:
         report = write_report(
-            uri, sweep.name, folder, reference=arm_named(reference, sweep), quality_setting=setting, trials=ids(sweep)
+            uri, sweep.name, folder, reference=arm_named(reference), quality_setting=setting, trials=ids(sweep)
         )
     except OSError as error:
         raise FileError(f"cannot write the report to {folder} ({error.strerror}); correct its permissions") from error

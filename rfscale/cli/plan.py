@@ -13,7 +13,6 @@ from rfscale.cli.common import (
     StoreFolder,
     SweepFile,
     app,
-    arm_named,
     ids,
     labelled_uri,
     one_sentence,
@@ -24,7 +23,7 @@ from rfscale.cli.common import (
     trial_row,
 )
 from rfscale.cli.judging import check_judges
-from rfscale.flow.formulations import FAMILIES, signature
+from rfscale.flow.formulations import FAMILIES, canonical, signature
 from rfscale.judges.units import units
 from rfscale.spec.axes import Axis
 from rfscale.spec.sweep import Sweep, SweepError
@@ -50,9 +49,8 @@ def plan(
         float | None,
         typer.Option("--budget", help="training FLOPs to spend next: proposes a sweep, with this one as the pilot"),
     ] = None,
-    arm: Annotated[
-        str | None,
-        typer.Option("--arm", "--formulation", help="with --budget: whose loss to predict [default: the best arm]"),
+    formulation: Annotated[
+        str | None, typer.Option("--formulation", help="with --budget: whose loss to predict [default: the best]")
     ] = None,
     target: Annotated[
         str | None,
@@ -72,9 +70,9 @@ def plan(
     """
     definition, place = load_sweep(sweep), open_store(store)
     if budget is not None:
-        _propose(sweep, definition, place, budget, arm, target, out, as_json)
+        _propose(sweep, definition, place, budget, formulation, target, out, as_json)
         return
-    for option, value in (("--target", target), ("--out", out), ("--arm", arm)):
+    for option, value in (("--target", target), ("--out", out), ("--formulation", formulation)):
         if value is not None:
             raise SweepError(f"{option} says nothing without --budget; add --budget FLOPS, or remove it")
     if definition.quality is not None:
@@ -125,7 +123,7 @@ def _propose(
     sweep: Sweep,
     store: Store,
     budget: float,
-    arm: str | None,
+    formulation: str | None,
     target: str | None,
     out: Path | None,
     as_json: bool,
@@ -137,15 +135,14 @@ def _propose(
     from rfscale.run.propose import Target, propose_sweep
 
     table = read_sweep(uri, sweep.name, trials=ids(sweep))
-    comparison = compare(table)
-    name = arm_named(arm, sweep) or comparison.best.arm
+    name = canonical(formulation) if formulation is not None else compare(table).best.arm
     goal = None
     if target is not None:
         point = parse_point(target, "depth=8,steps=2400")
         if set(point) != {"depth", "steps"} or not all(v >= 1 and v == int(v) for v in point.values()):
             raise SweepError(f"--target {target!r} is not a training; write it as depth=8,steps=2400")
         goal = Target(int(point["depth"]), int(point["steps"]))
-    proposal = propose_sweep(sweep, read_mapping(path), table.only(comparison.trial_ids), budget, name, goal)
+    proposal = propose_sweep(sweep, read_mapping(path), table, budget, name, goal)
     out = out if out is not None else path.with_name(f"{path.stem}-next.yaml")
     if out.exists():
         raise SweepError(f"{out} exists already; move it, or name another file with --out")

@@ -83,7 +83,7 @@ def compare(
     from analysis.table.read import read_sweep
 
     table = read_sweep(uri, definition.name, trials=ids(definition))
-    comparison = compare_table(table, reference=arm_named(reference, definition), by=by or ())
+    comparison = compare_table(table, reference=arm_named(reference), by=by or ())
     if as_json:
         print_json(comparison.to_dict())
     else:

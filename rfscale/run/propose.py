@@ -56,7 +56,7 @@ class Proposal:
     """What to train next and why. `sweep` is the definition, ready to be written. `optimum`: where one run of the whole
     budget would be spent best. `unspent`: why a part of the budget is left, empty where none is."""
 
-    arm: str
+    formulation: str
     target: Target
     design: Design
     runs: tuple[ProposedRun, ...]
@@ -79,13 +79,13 @@ class Proposal:
         target = {**self.design.target, **vars(self.target)}
         words = {"unspent": self.unspent, "optimum": self.optimum}
         design = {**self.design.to_dict(), "target": target, "runs": runs}
-        return {"arm": self.arm, **design, **words, "sweep": self.sweep}
+        return {"formulation": self.formulation, **design, **words, "sweep": self.sweep}
 
     def text(self) -> str:
         """For a terminal."""
         design, p = self.design, self.design.prediction
         lines = [
-            f"Next for {self.arm}: runs for {design.flops:.3g} of {design.budget:.3g} training FLOPs",
+            f"Next for {self.formulation}: runs for {design.flops:.3g} of {design.budget:.3g} training FLOPs",
             *([self.unspent] if self.unspent else []),
             "",
             f"  target: depth {self.target.depth}, {self.target.steps} steps; predicted loss {p.value[0]:.5g}, 95 % "
@@ -108,19 +108,19 @@ def propose_sweep(
     raw: Mapping[str, Any],
     table: SweepTable,
     budget: float,
-    arm: str,
+    formulation: str,
     target: Target | None = None,
 ) -> Proposal:
-    """Runs for `budget` training FLOPs that sharpen the prediction of `arm` at the target.
+    """Runs for `budget` training FLOPs that sharpen the prediction of `formulation` at the target.
 
     `raw` is the pilot's sweep file as read. The default target is twice the depth and four times the steps of the
-    pilot's largest trial. Raises SweepError where the pilot does not train the arm, FitError where its curves
+    pilot's largest trial. Raises SweepError where the pilot does not train the formulation, FitError where its curves
     hold no law or the budget buys nothing.
     """
-    template = _template(sweep, table, arm)
+    template = _template(sweep, formulation)
     deepest, longest = max(t.model.depth for t in sweep.trials), max(t.training.steps for t in sweep.trials)
     target = target or Target(2 * deepest, 4 * longest)
-    law = fit_surface(curve_points(table, arm))
+    law = fit_surface(curve_points(table, formulation))
     ladder = [trial for depth in range(1, LARGER * deepest + 1) if (trial := _at_depth(template, depth)) is not None]
     by_size = {trial.shape.parameter_count(): trial for trial in ladder}
     goal = _at_depth(template, target.depth)
@@ -146,7 +146,9 @@ def propose_sweep(
         f"longest): a larger budget needs a larger pilot."
     )
     optimum = _optimum(law, ladder, sweep, budget, [run.depth for run in runs])
-    return Proposal(arm, target, design, runs, optimum, unspent, _definition(raw, sweep, arm, template, target, runs))
+    return Proposal(
+        formulation, target, design, runs, optimum, unspent, _definition(raw, sweep, formulation, target, runs)
+    )
 
 
 def _at_depth(trial: Trial, depth: int) -> Trial | None:
@@ -154,42 +156,15 @@ def _at_depth(trial: Trial, depth: int) -> Trial | None:
     heads = depth if trial.model.heads == trial.model.depth else trial.model.heads
     width = trial.model.width // trial.model.depth * depth
     model = trial.model.model_copy(update={"depth": depth, "width": width, "heads": heads})
-    fields = {name: getattr(trial, name) for name in Trial.model_fields}
-    return None if width % heads else Trial(**{**fields, "model": model})
+    return None if width % heads else Trial(**{**dict(trial), "model": model})
 
 
-def _template(sweep: Sweep, table: SweepTable, arm: str) -> Trial:
-    """The trial of the arm to make others like: the largest that the pilot's law is fitted to."""
-    mine = [trial for trial in sweep.trials if sweep.placing(trial).arm == arm]
-    if not mine:
-        raise SweepError(f"sweep {sweep.name} does not train {arm!r}; choose one of {'; '.join(sweep.arms)}")
-    used = set(table.trials["trial_id"])
-    return max(mine, key=lambda trial: (trial.trial_id in used, trial.shape.parameter_count()))
-
-
-def _one_arm(body: Mapping[str, Any], sweep: Sweep, arm: str, template: Trial) -> dict[str, Any]:
-    """The fields of a sweep file with one arm left of several, and its tuned fields at the template's values.
-
-    Raises SweepError where a field has no single value in the file that the template has.
-    """
-    out = {key: value for key, value in body.items() if key not in ("arms", "tune")}
-    if arm in body.get("arms", {}):
-        out["arms"] = {arm: body["arms"][arm]}
-    else:
-        out["formulations"] = [template.formulation]
-    for axis in sweep.layout.axes:
-        if axis.role not in ("arm", "tuned") or axis.field in ("formulations", "arms"):
-            continue
-        section, _, name = axis.field.partition(".")
-        value = getattr(getattr(template, section), name, None)
-        listed = body.get(section, {}).get(name, []) if name else []
-        if not isinstance(listed, list) or not any(v == value for v in listed):
-            raise SweepError(
-                f"the next sweep cannot be written, as {axis.field} has several values that a single arm does not "
-                f"settle; make a pilot with one value of it"
-            )
-        out[section] = {**out[section], name: next(v for v in listed if v == value)}
-    return out
+def _template(sweep: Sweep, formulation: str) -> Trial:
+    for trial in sweep.trials:
+        if trial.formulation == formulation:
+            return trial
+    known = ", ".join(dict.fromkeys(t.formulation for t in sweep.trials))
+    raise SweepError(f"sweep {sweep.name} does not train {formulation!r}; choose one of {known}")
 
 
 def _optimum(law: FitResult, ladder: list[Trial], sweep: Sweep, budget: float, proposed: Collection[int]) -> str:
@@ -224,21 +199,20 @@ def _optimum(law: FitResult, ladder: list[Trial], sweep: Sweep, budget: float, p
 
 
 def _definition(
-    raw: Mapping[str, Any], sweep: Sweep, arm: str, template: Trial, target: Target, runs: tuple[ProposedRun, ...]
+    raw: Mapping[str, Any], sweep: Sweep, formulation: str, target: Target, runs: tuple[ProposedRun, ...]
 ) -> dict[str, Any]:
     """The pilot's file with the proposed runs in place of its grids. A list of grids has its first one as the base."""
     grids = [run.to_grid() for run in runs]
     first = (raw.get("grids") or [{}])[0]
-    sections = {key: {**raw.get(key, {}), **first.get(key, {})} for key in ("training", "model")}
-    body = {key: value for key, value in {**raw, **first, **sections}.items() if key not in ("grids", "seeds")}
-    body = _one_arm(body, sweep, arm, template)
-    training = {key: value for key, value in body["training"].items() if key != "samples"}
+    body = {key: value for key, value in {**raw, **first}.items() if key not in ("grids", "seeds")}
+    training = {k: v for k, v in {**raw.get("training", {}), **first.get("training", {})}.items() if k != "samples"}
     return {
         **body,
         "name": f"{sweep.name}-next",
-        "question": f"What loss does {arm} reach at depth {target.depth} after {target.steps} steps, as "
+        "question": f"What loss does {formulation} reach at depth {target.depth} after {target.steps} steps, as "
         f"predicted from {sweep.name} and these runs?",
+        "formulations": [formulation],
         "training": {**training, "steps": grids[0]["training"]["steps"]},
-        "model": {**body["model"], "depths": grids[0]["model"]["depths"]},
+        "model": {**raw.get("model", {}), **first.get("model", {}), "depths": grids[0]["model"]["depths"]},
         "grids": grids,
     }

@@ -54,7 +54,7 @@ def test_order_ties_and_multiplier_of_a_known_world(tmp_path: Path) -> None:
     assert c.pairing is not None
     assert c.pairing.variance_ratio > 3, "noise shared by a seed goes out of a difference"
     assert "over seeds" in c.basis
-    assert "better leads at all 4 sizes" in c.order or "the same at all 4 sizes" in c.order
+    assert [size.ranking[0] for size in c.sizes] == ["better"] * 4
 
 
 def test_the_multiplier_is_exact_without_noise(tmp_path: Path) -> None:
@@ -65,15 +65,67 @@ def test_the_multiplier_is_exact_without_noise(tmp_path: Path) -> None:
     assert m.flops_range[1] / m.flops_range[0] > 4
 
 
-def test_one_seed_gives_intervals_over_sizes_and_says_so(tmp_path: Path) -> None:
-    c = compared(tmp_path, World({"rf": 1.0, "better": 1.5}, noise=0.003))
-    assert c.spread == "sizes"
-    assert "one seed: the interval is over sizes only" in c.basis
-    assert "over sizes only" in ranking_text(c).lower()
-    ratio = c.standing("better").ratio
-    assert ratio.n == 4
-    assert ratio.interval[0] < ratio.estimate < ratio.interval[1]
+def test_one_seed_calls_nothing_tied_or_different_and_says_what_was_seen(tmp_path: Path) -> None:
+    """eps/linear is 2 to 10 times worse in all of its pairs: no tie, no p, and no interval, since one seed has none."""
+
+    def far(trial: FakeTrial) -> FakeTrial:
+        factor = {1: 10.0, 2: 6.0, 3: 4.0, 4: 2.3}[int(str(trial.params["depth"]))]
+        factor = factor if trial.params["formulation"] == "eps/linear" else 1.0
+        return replace(trial, metrics=[(k, s, v * factor if k == names.VAL_LOSS else v) for k, s, v in trial.metrics])
+
+    trials = world_trials(World({"rf": 1.0, "eps/linear": 1.0, "better": 1.02}, noise=0.02, draw=3))
+    c = compare(read_sweep(write_sweep(tmp_path, "far", trials, far), "far"))
+    assert c.spread == "none"
+    assert all(s.tied_with == () and math.isnan(s.p) and math.isnan(s.ratio.interval[0]) for s in c.standings[1:])
+    worst = c.standing("eps/linear")
+    assert (worst.seen.n, worst.seen.worse) == (4, 4)
+    assert worst.seen.beyond
+    told = next(line for line in ranking_text(c).splitlines() if "eps/linear" in line)
+    assert "worse at every size, by 2." in told
+    assert "times" in told
+    assert "one seed cannot give an interval" in told
+    assert "tied" not in ranking_text(c)
     assert c.pairing is None
+
+
+def test_the_advantage_that_shrinks_with_size_is_told_with_its_interval_and_carried_on(tmp_path: Path) -> None:
+    """`late` loses 3 % of the reference's loss per doubling of depth: 8 % behind the trend at ten times the size."""
+
+    def tilted(trial: FakeTrial) -> FakeTrial:
+        size = math.log(float(str(trial.params["parameters"])) / 1e6)
+        factor = math.exp(-0.05 + 0.03 * size) if trial.params["formulation"] == "late" else 1.0
+        return replace(trial, metrics=[(k, s, v * factor if k == names.VAL_LOSS else v) for k, s, v in trial.metrics])
+
+    trials = world_trials(World({"rf": 1.0, "late": 1.0}, seeds=range(4), noise=0.003))
+    c = compare(read_sweep(write_sweep(tmp_path, "tilt", trials, tilted), "tilt"))
+    (trend,) = c.trends
+    assert trend.change.interval[0] < math.exp(0.03 * math.log(10)) < trend.change.interval[1]
+    largest = math.log(trend.points[-1].at / 1e6)
+    for ahead, times in zip(trend.ahead, (3, 10), strict=True):
+        truth = math.exp(-0.05 + 0.03 * (largest + math.log(times)))
+        assert ahead.ratio.interval[0] < truth < ahead.ratio.interval[1]
+        assert ahead.multiplier.interval[0] < ahead.multiplier.estimate < ahead.multiplier.interval[1]
+    text = ranking_text(c)
+    assert "late's advantage against rf shrinks with size: its loss relative to rf's rises by" in text
+    assert "per tenfold of parameters (p < 0.001); carried on at 10 times the largest size" in text
+
+
+def test_another_yardstick_that_orders_otherwise_is_said_beside_the_ranking(tmp_path: Path) -> None:
+    def bound(trial: FakeTrial) -> FakeTrial:
+        sharp = {"rf": 2.0, "better": 3.0, "worse": 4.0}[str(trial.params["formulation"])]
+        value = sharp + 0.01 * int(str(trial.params["seed"]))
+        return replace(trial, metrics=[*trial.metrics, (names.VAL_BOUND, 600, value)])
+
+    world = World({"rf": 1.0, "better": 1.5, "worse": 0.5}, seeds=range(4), noise=0.003)
+    c = compare(read_sweep(write_sweep(tmp_path, "bound", world_trials(world), bound), "bound"))
+    assert c.other is not None
+    assert c.other.order == ("rf", "better", "worse")
+    assert c.other.turned == (("better", "rf"),)
+    assert c.other.n_told == 3
+    told = (
+        "By val/bits_per_dim, which weighs low noise most, the order is another: rf is first (by val/loss it is number"
+    )
+    assert f"{told} 2)" in ranking_text(c)
 
 
 def test_one_size_and_one_seed_give_no_interval_and_a_reason(tmp_path: Path) -> None:
@@ -82,11 +134,12 @@ def test_one_size_and_one_seed_give_no_interval_and_a_reason(tmp_path: Path) -> 
     assert c.spread == "none"
     assert better.rank == 1
     assert all(map(math.isnan, (*better.interval, *better.ratio.interval, better.p, better.p_best)))
-    assert better.tied_with == ("rf",)
+    assert better.tied_with == ()
     assert "no interval" in better.ratio.reason
+    assert c.trends == ()
     assert "no interval" in better.compute_multiplier.reason
     assert "no interval" in ranking_text(c)
-    assert "one size" in c.order
+    assert "There is one size, so whether the order holds as the model grows is not known." in ranking_text(c)
 
 
 def test_the_terminal_names_ties_by_rank(tmp_path: Path) -> None:
@@ -134,7 +187,7 @@ def test_an_order_that_turns_with_size_is_reported(tmp_path: Path) -> None:
     c = compare(read_sweep(write_sweep(tmp_path, "turn", trials, turned), "turn"))
     assert [size.ranking[0] for size in c.sizes] == ["rf", "rf", "late", "late"]
     assert c.tau["d = 1 | d = 4"] == -1
-    assert "The leader changes with size: rf at d = 1, d = 2; late at d = 3, d = 4." in c.order
+    assert "Kendall's tau" not in ranking_text(c), "between two arms it says no more than the trend"
 
 
 def test_a_sweep_half_done_claims_no_order_and_no_interval(tmp_path: Path) -> None:
@@ -142,9 +195,9 @@ def test_a_sweep_half_done_claims_no_order_and_no_interval(tmp_path: Path) -> No
     c = compared(tmp_path, World({"rf": 1.0, "late": 1.1}, depths=(3, 4)), drop=(("late", 3, 0),))
     assert c.spread == "none"
     assert "no interval" in c.basis
-    assert c.order.startswith("Fewer than two sizes have all formulations")
+    assert "cannot be told" in ranking_text(c)
     assert math.isfinite(c.standing("late").ratio.estimate)
-    assert "no interval" in c.standing("late").status
+    assert "cannot give an interval" in c.standing("late").status
 
 
 def test_json_has_every_key_and_no_nan(tmp_path: Path) -> None:
@@ -163,72 +216,7 @@ def test_the_reference_can_be_chosen_and_a_wrong_one_is_named(tmp_path: Path) ->
         compare(table, reference="c")
 
 
-# --- error rates by simulation ----------------------------------------------------------------------------------------
-
-
-def simulated(
-    rng: np.random.Generator, formulations: int, sizes: int, seeds: int, unequal: float = 0.0, cluster: float = 0.0
-) -> paired.Array:
-    """Log losses of equally good formulations: block effects, unequal spreads, correlation of sizes within a seed."""
-    sd = 0.02 * np.exp(unequal * rng.standard_normal((formulations, 1, 1)))
-    within = np.sqrt(cluster) * rng.standard_normal((formulations, 1, seeds))
-    own = np.sqrt(1 - cluster) * rng.standard_normal((formulations, sizes, seeds))
-    return np.asarray(rng.standard_normal((1, sizes, seeds)) + sd * (within + own))
-
-
-@pytest.mark.parametrize(
-    ("formulations", "sizes", "seeds", "unequal", "cluster"),
-    [(2, 3, 3, 0, 0), (3, 4, 1, 0, 0), (5, 3, 3, 0.4, 0), (12, 3, 3, 0, 0), (12, 3, 3, 0.4, 0.9), (12, 1, 5, 0.4, 0)],
-)
-def test_intervals_cover_and_false_separations_are_rare(
-    formulations: int, sizes: int, seeds: int, unequal: float, cluster: float
-) -> None:
-    rng = np.random.default_rng(5)
-    n = 300
-    covered, separated = [], 0
-    for _ in range(n):
-        y = simulated(rng, formulations, sizes, seeds, unequal, cluster)
-        d = paired.differences(y, paired.spread_over(sizes, seeds))
-        covered += [abs(d.estimate[i, 0]) <= d.half_width(i, 0) for i in range(1, formulations)]
-        separated += bool((paired.holm(d.p[np.triu_indices(formulations, 1)]) < 0.05).any())
-    assert 0.92 < np.mean(covered) < 0.985
-    assert separated / n < 0.095
-
-
-@pytest.mark.parametrize(("sizes", "seeds", "noise"), [(4, 4, 0.004), (3, 3, 0.01), (4, 1, 0.01)])
-def test_the_multiplier_is_unbiased_and_its_interval_covers(sizes: int, seeds: int, noise: float) -> None:
-    """Curves E + A / N^0.28 + B / (k D)^0.45 with a level of their own and noise at every point."""
-    rng = np.random.default_rng(3)
-    steps, spread, n = np.geomspace(6, 600, 10), paired.spread_over(sizes, seeds), 200
-
-    def curve(depth: int, efficiency: float) -> tuple[paired.Array, paired.Array]:
-        level = noise * rng.standard_normal() + 0.3 * noise * rng.standard_normal(10)
-        floor = 0.12 + 3 / (4e4 * depth**3 + 6e4) ** 0.28
-        return steps, (floor + 6 / (steps * 64 * efficiency) ** 0.45) * np.exp(level)
-
-    errors, covered = [], 0
-    for _ in range(n):
-        factors = [
-            [crossing(curve(d, 1.5), curve(d, 1.0)).log_factor for _ in range(seeds)] for d in range(1, sizes + 1)
-        ]
-        (mean,), (se,), (dof,) = paired.summarise([paired.units(np.array(factors), spread)], 2, spread)
-        errors.append(mean + math.log(1.5))
-        covered += abs(errors[-1]) <= paired.half_width(se, dof)
-    assert 0.9 < covered / n <= 1
-    assert abs(np.mean(errors)) < 4 * np.std(errors) / math.sqrt(n) + 0.005
-
-
-def test_moderated_variances_shrink_to_the_common_one_when_all_are_equal_and_not_when_they_differ() -> None:
-    rng = np.random.default_rng(0)
-    dof = np.full(400, 4.0)
-    equal = rng.chisquare(4, 400) / 4
-    shrunk, freedom = paired.moderate(equal, dof)
-    assert shrunk.std() < 0.35 * equal.std()
-    assert freedom.min() > 12
-    unequal = equal * np.exp(3 * rng.standard_normal(400))
-    kept, freedom = paired.moderate(unequal, dof)
-    assert np.median(np.abs(np.log(kept / unequal))) < 0.2
-    assert freedom.max() < 6
+# --- parts -----------------------------------------------------------------------------------------------------------
 
 
 def test_holm_is_the_textbook_correction() -> None:
@@ -245,23 +233,6 @@ def test_effects_are_plain_means_when_complete_and_exact_when_additive_with_hole
     holes = truth[:, None, None] + block
     holes[0, 0] = holes[3, 2, 1] = np.nan
     assert paired.effects(holes)[0] == pytest.approx(truth - truth.mean())
-
-
-def test_p_best_is_even_between_twins_and_sure_when_far_apart() -> None:
-    rng = np.random.default_rng(2)
-    y = simulated(rng, 3, 3, 6)
-    y[2] += 1.0
-    y[1] = y[0] + 0.01 * rng.permutation([-1.0, 1.0] * 9).reshape(3, 6)
-    y[1] -= (y[1] - y[0]).mean()
-    best = paired.probability_best(paired.effects(y)[0], paired.differences(y, "seeds"), 4000, 0)
-    assert best[:2] == pytest.approx([0.5, 0.5], abs=0.05)
-    assert best[2] == 0
-
-
-def test_only_full_rectangles_are_averaged() -> None:
-    d = np.array([[1.0, 1.0, 1.0], [5.0, 5.0, np.nan]])
-    assert list(paired.units(d, "seeds")) == [3.0, 3.0]  # four values in two full seeds beat three in one full size
-    assert paired.units(np.full((2, 2), np.nan), "seeds").size == 0
 
 
 # --- crossings --------------------------------------------------------------------------------------------------------

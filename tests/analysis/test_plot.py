@@ -43,7 +43,7 @@ FIGURES: dict[str, Callable[[Results, Axes | None], Axes]] = {
     "profile": lambda r, ax: plot.plot_denoising_profile(r[0], "rf", ax=ax),
     "ranking": lambda r, ax: plot.plot_ranking(r[1], ax=ax),
     "multiplier": lambda r, ax: plot.plot_compute_multiplier(r[1], ax=ax),
-    "ranks": lambda r, ax: plot.plot_rank_by_size(r[1], ax=ax),
+    "trend": lambda r, ax: plot.plot_trend(r[1], ax=ax),
 }
 
 
@@ -145,6 +145,18 @@ def test_a_bar_that_leaves_the_axis_ends_in_an_arrow_at_its_edge(
         ]
         assert sorted(found) == sorted([(arrow, edges[arrow]) for arrow in arrows] * 3)
         assert any("by\nL(N), 95 % interval" in label for label in ax.get_legend_handles_labels()[1])
+
+
+def test_the_trend_figure_shows_the_points_the_line_and_ten_times_the_largest_size(results: Results) -> None:
+    comparison = results[1]
+    ax = plot.plot_trend(comparison)
+    lines = {str(line.get_linestyle()): line for line in ax.get_lines() if line.get_color() == PALETTE[0]}
+    (trend,) = [t for t in comparison.trends if t.arm == comparison.standings[0].arm]
+    ahead = np.asarray(lines[":"].get_xdata(), float).max()
+    assert ahead == pytest.approx(trend.ahead[-1].at)
+    assert np.asarray(lines[":"].get_ydata(), float)[-1] == pytest.approx(trend.ahead[-1].ratio.estimate)
+    points = np.asarray(lines["None"].get_ydata(), float)
+    assert points == pytest.approx([p.ratio.estimate for p in trend.points])
 
 
 def test_the_ranking_figure_shows_the_intervals_of_the_comparison(results: Results) -> None:

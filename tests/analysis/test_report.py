@@ -82,7 +82,9 @@ def test_the_captions_say_what_the_figures_of_the_laws_show(report: Report) -> N
 
 def test_the_page_answers_and_says_how_it_was_run(report: Report) -> None:
     page = report.path.read_text()
-    assert "rf/lognorm(0.00,1.00) reaches the lowest validation loss" in page
+    assert "rf/lognorm(0.00,1.00) has the lowest validation loss" in page
+    assert "one seed cannot give an interval" in page
+    assert "Does it hold as the model grows?" in page
     for symbol in ("L: val/loss.", "N: trainable parameters.", "d: blocks of the model."):
         assert symbol in page.split("<figure>")[0], "explained at its first place"
     for fact in (
@@ -131,7 +133,7 @@ def test_where_e_is_not_determined_the_interval_is_from_the_misfit_and_not_from_
     ("world", "words"),
     [
         (World({"rf": 1.0}, depths=(2,)), "a law needs 3 or more"),
-        (World(THREE, depths=(2,)), "too few to tell a difference from chance"),
+        (World(THREE, depths=(2,)), "at the one size than rf; one seed cannot give an interval"),
         (World(THREE, depths=(1, 2)), "2 sizes of rf, and a law needs 3 or more"),
         (World({"rf": 1.0}), "rf is the only formulation"),
         (World(THREE, depths=(1, 2, 3), steps=(200, 600)), "the longest of 2 ladders"),

@@ -501,7 +501,7 @@ def test_files_that_cannot_be_written_are_refused_before_anything_is_computed(
         done = invoke("sample", "abc", "--prompt", "a ring", "--out", place)
         assert done.exit_code == 2
         assert reason in done.stderr
-    for option in (["--target", "depth=2,steps=9"], ["--out", "x.yaml"], ["--arm", "rf"]):
+    for option in (["--target", "depth=2,steps=9"], ["--out", "x.yaml"], ["--formulation", "rf"]):
         done = invoke("plan", path, *option)
         assert done.exit_code == 2
         assert f"{option[0]} says nothing without --budget" in done.stderr
