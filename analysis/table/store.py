@@ -37,6 +37,8 @@ _REFUSALS = {
     "PERMISSION_DENIED": "forbids it to this login; ask for the right to use it, or log in as somebody else",
     "ENDPOINT_NOT_FOUND": "has no MLflow under this path; correct MLFLOW_TRACKING_URI",
 }
+# Such an address is not quoted, nor the error: a password that is read as a port or a path cannot be told from one.
+_QUOTE = "in the login of an address, write the letters @ : / ? # % as %40 %3A %2F %3F %23 %25"
 
 
 class TrackingError(names.RfscaleError, RuntimeError):
@@ -167,11 +169,8 @@ def _check_database(address: str, new: bool) -> None:
 
     try:
         make_url(address)
-    except (ArgumentError, ValueError) as error:  # quoted by neither: they would show a part of the password
-        raise TrackingError(
-            "MLFLOW_TRACKING_URI is not an address that SQLAlchemy can read; in a login, write the letters @ : / ? # % "
-            "as %40 %3A %2F %3F %23 %25"
-        ) from error
+    except (ArgumentError, ValueError) as error:
+        raise TrackingError(f"MLFLOW_TRACKING_URI is not an address; {_QUOTE}") from error
     if path is not None and not path.is_file():
         return
     there, wanted = _schema(address)
@@ -216,6 +215,8 @@ def _said(address: str, error: Exception) -> TrackingError:
         if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
             hint = "give its certificate in MLFLOW_TRACKING_SERVER_CERT_PATH, or set MLFLOW_TRACKING_INSECURE_TLS=true"
             return TrackingError(f"the certificate of the MLflow server {address} is not trusted here; {hint}")
+        if any(isinstance(cause, requests.exceptions.InvalidURL) for cause in causes):
+            return TrackingError(f"MLFLOW_TRACKING_URI is not an address; {_QUOTE}")
         silent = any(isinstance(cause, requests.exceptions.RequestException) for cause in causes)
         says, why = ("does not answer", causes[-1]) if silent else ("cannot be used", error)
         hint = "start it, correct MLFLOW_TRACKING_URI, or unset it to log to a database in the store"

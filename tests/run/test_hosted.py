@@ -242,9 +242,10 @@ def refused(path: Path, store: Path) -> str:
         ("http://me:wrong@{host}/team", "refuses the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
         ("http://me:{secret}@{host}/elsewhere", "has no MLflow under this path; correct MLFLOW_TRACKING_URI"),
         ("https://me:{secret}@{host}/team", "does not answer"),
-        ("http://me:{secret}/x@{host}", "cannot be used|does not answer"),
+        ("http://me:{secret}/x@{host}", "in the login of an address, write the letters"),
         ("postgresql://me:{secret}@127.0.0.1:{dead}/mlflow", r"postgresql://\*\*\*@127.0.0.1"),
-        ("postgresql://me:a@b:{secret}@h:1/mlflow", "in a login, write the letters"),
+        ("postgresql://me:a@b:{secret}@h:1/mlflow", "in the login of an address, write the letters"),
+        ("http://me:{secret}:x@{host}", "does not answer|refuses|no MLflow|in the login"),
         ("nonsense://me:{secret}@here", "cannot be used"),
     ],
 )
