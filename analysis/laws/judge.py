@@ -215,8 +215,8 @@ def _dependence(result: FitResult) -> Iterator[Reason]:
         yield Reason(
             Code.DEPENDENT,
             f"The {problem.n} rows ({sizes}) are not independent: residuals of {found.kind} go together (p "
-            f"< {max(found.p, 1e-3):.1g}). Intervals take rows as independent, so they are too narrow. Name the "
-            f"column of the run that each row is of with --group; if every row is a run of its own, the law bends otherwise.",
+            f"< {max(found.p, 1e-3):.1g}). Intervals take rows as independent, so they are too narrow. Name the column "
+            f"of the run that each row is of with --group; if every row is a run of its own, the law bends otherwise.",
         )
     elif found.reason:
         yield Reason(Code.NOTE, f"Whether rows depend on each other was not tested: {found.reason}.")
