@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from rfscale.data.base import DataError
 
 _CHUNK = 256  # images in flight, so that a large folder is never in memory at once
+_FLAT = 16  # of 255: an image of which no channel spans more shows next to nothing
+
+# EXIF 2.32, table 6: what turns a stored image upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(path: Path, resolution: int) -> npt.NDArray[np.uint8]:
     """uint8 "h w 3": EXIF orientation applied, RGB, centre square, bicubic with antialiasing.
 
     Cropping the centre square first and resizing it equals resizing the short side and then cropping, without rounding
-    the long side. Transparent pixels are laid over white. Raises DataError that names a file which cannot be decoded.
+    the long side. Transparent pixels are laid over white. Raises DataError that names a file which cannot be decoded,
+    or whose values have no known range.
     """
     try:
         with Image.open(path) as image:
-            upright = _rgb(ImageOps.exif_transpose(image))
+            upright = _rgb(_upright(image))
             width, height = upright.size
             side = min(width, height)
             left, top = (width - side) / 2, (height - side) / 2
@@ -46,23 +60,91 @@ def decode_all(paths: Sequence[Path], resolution: int) -> npt.NDArray[np.uint8]:
         return np.stack(list(pool.map(decode, paths, [resolution] * len(paths))))
 
 
-def check_images(paths: Sequence[Path], resolution: int) -> None:
-    """Decode every image and keep none. Raises DataError that names the first one which cannot be decoded."""
+def check_images(paths: Sequence[Path], resolution: int) -> list[Path]:
+    """Decode every image and keep none; returns those that are nearly of one colour.
+
+    Raises DataError that names the first one which cannot be decoded.
+    """
+    flat: list[Path] = []
     with ThreadPoolExecutor(_threads()) as pool:
         for first in range(0, len(paths), _CHUNK):
             chunk = paths[first : first + _CHUNK]
-            for _ in pool.map(decode, chunk, [resolution] * len(chunk)):
-                pass
+            decoded = pool.map(decode, chunk, [resolution] * len(chunk))
+            flat += [path for path, pixels in zip(chunk, decoded, strict=True) if is_flat(pixels)]
+    return flat
+
+
+def is_flat(pixels: npt.NDArray[np.uint8]) -> bool:
+    """Whether every channel of "h w 3" spans less than 16 of 255 levels: nearly one colour."""
+    return bool(np.ptp(pixels, axis=(0, 1)).max() < _FLAT)
 
 
 def _threads() -> int:
     return min(8, os.cpu_count() or 1)
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says. Pillow's own `exif_transpose` writes all metadata anew, which one malformed
+    number in them makes impossible."""
+    image.load()  # where a TIFF turns itself, and forgets that it was turned
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 .. 8; 1 where there is none that can be read."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # of metadata that are malformed anywhere
+        found = _scanned_orientation(image.info.get("exif", b""))
+    return found if isinstance(found, int) and found in _TURNS else 1
+
+
+def _scanned_orientation(exif: object) -> int | None:
+    """Orientation from the first directory of raw EXIF, entry by entry, whatever the other entries hold.
+
+    TIFF 6.0, section 2: a header (byte order, 42, offset), a count, then entries of 12 bytes: tag, type, count, value.
+    """
+    content = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
+    order = {b"II": "<", b"MM": ">"}.get(content[:2])
+    if order is None or len(content) < 10:
+        return None
+    (at,) = struct.unpack_from(f"{order}I", content, 4)
+    if at + 2 > len(content):
+        return None
+    (entries,) = struct.unpack_from(f"{order}H", content, at)
+    for entry in range(at + 2, min(at + 2 + 12 * entries, len(content) - 11), 12):
+        tag, kind, _, value = struct.unpack_from(f"{order}HHIH", content, entry)
+        if tag == ExifTags.Base.Orientation and kind == 3:
+            return int(value)
+    return None
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255 instead of scaling
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    """RGB of 8 bits. Raises ValueError for a mode whose values have no range that can be known."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_grey(np.asarray(image), image.mode)).convert("RGB")
     if image.has_transparency_data:
         opaque = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
     return image.convert("RGB")
+
+
+def _grey(values: npt.NDArray[np.generic], mode: str) -> npt.NDArray[np.uint8]:
+    """Wide grey values "h w" -> 0 .. 255. Pillow knows no range for them, and would clip at 255.
+
+    Integers (I, I;16): 0 .. 65535, where an image uses more than the twelve lower bits; fewer may as well be a camera's
+    12 bits, and the image would come out nearly black. Floats (F): 0 .. 1 or 0 .. 255, whichever holds them.
+    Raises ValueError that names the mode and the range found.
+    """
+    low, high = float(values.min()), float(values.max())
+    if low == high == 0:
+        return np.zeros(values.shape, dtype=np.uint8)
+    if mode == "F" and low >= 0 and high <= 1:
+        return np.asarray(np.round(values.astype(np.float64) * 255), dtype=np.uint8)
+    if mode == "F" and low >= 0 and _FLAT < high <= 255:
+        return values.astype(np.uint8)
+    if mode != "F" and low >= 0 and 4095 < high <= 65535:
+        return (values.astype(np.int64) // 257).astype(np.uint8)
+    ranges = "0 to 1 or 0 to 255" if mode == "F" else "0 to 65535, using more than its lower 12 bits"
+    raise ValueError(f"mode {mode} with values {low:g} to {high:g}, where {ranges} is read; save it with 8 bits")

@@ -10,6 +10,7 @@ from rfscale.data.base import Captioned, FloatArray, IndexArray, check_stream
 from rfscale.data.counter import hash64, shuffled_stream
 from rfscale.data.spec import DigitsData
 
+SIZE = 1797
 VALIDATION_SIZE = 256
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -40,6 +41,11 @@ def split(labels: IndexArray) -> tuple[IndexArray, IndexArray]:
     return dealt[:VALIDATION_SIZE], np.sort(dealt[VALIDATION_SIZE:])
 
 
+def caption(name: str) -> str:
+    """The caption of a digit called `name`."""
+    return f"a handwritten {name}"
+
+
 class DigitsDataset:
     """Grey digits with captions such as "a handwritten three"; every epoch is a fresh permutation."""
 
@@ -58,4 +64,4 @@ class DigitsDataset:
     def _batch(self, indices: IndexArray) -> Captioned:
         factor = self.spec.resolution // 8
         images = self._images[indices].repeat(factor, axis=2).repeat(factor, axis=3)
-        return Captioned(images, tuple(f"a handwritten {NAMES[label]}" for label in self._labels[indices]))
+        return Captioned(images, tuple(caption(NAMES[label]) for label in self._labels[indices]))

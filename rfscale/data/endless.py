@@ -24,7 +24,6 @@ BACKGROUND: Final = (56, 56, 56)
 COLOURS: Final = tuple(PALETTE)
 
 STREAM_BITS: Final = 40  # an index is (stream, number): stream 0 is the held-out split, stream seed + 1 trains
-SEEDS: Final = 2**23  # an index has 64 bits
 
 
 def validation_indices(count: int) -> UIntArray:
@@ -38,7 +37,7 @@ def train_indices(seed: int, first: int, count: int) -> UIntArray:
     Raises ValueError for a seed from 2^23 or a sample from 2^40 on.
     """
     check_stream(seed, first, count)
-    if seed >= SEEDS or first + count > 2**STREAM_BITS:
+    if seed >= 2**23 or first + count > 2**STREAM_BITS:
         raise ValueError(f"seed {seed}, sample {first + count}: a world has 2^23 seeds and 2^40 samples for each.")
     return np.arange(first, first + count, dtype=np.uint64) + np.uint64((seed + 1) << STREAM_BITS)
 

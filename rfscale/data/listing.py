@@ -7,10 +7,12 @@ import json
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from rfscale.data.base import DataError
+from rfscale.data.words import reading
+from rfscale.quoting import cut, quoted
 
 METADATA = "metadata.jsonl"
 MIN_IMAGES = 8
@@ -20,7 +22,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of metadata.jsonl: an image file, relative to the folder, and its caption."""
+    """One line of metadata.jsonl: an image file, relative to the folder, and its caption.
+
+    A file that is listed under several names (`a.png` and `./a.png`, a link) has one of them in all its entries.
+    """
 
     file_name: str
     text: str
@@ -32,15 +37,20 @@ def read_listing(folder: Path) -> list[Entry]:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over metadata.jsonl and the name and size of every file that it lists.
+    """SHA-256 over metadata.jsonl, the name and size of every file that it lists, and how its captions are read where
+    they are not read as they first were (`rfscale.data.words.reading`).
 
     Pixels are not read, so thousands of files take well under a second; an image replaced by another of exactly the
     same size in bytes goes unnoticed.
     """
     content = _read_metadata(folder)
     digest = hashlib.sha256(content)
-    for entry, size in _sized_entries(folder, content):
+    entries = _sized_entries(folder, content)
+    for entry, size in entries:
         digest.update(f"\n{entry.file_name}\0{size}".encode())
+    version = reading(entry.text for entry, _ in entries)
+    if version > 1:
+        digest.update(f"\nreading {version}".encode())
     return digest.hexdigest()
 
 
@@ -86,7 +96,9 @@ def _read_metadata(folder: Path) -> bytes:
 
 def _sized_entries(folder: Path, content: bytes) -> list[tuple[Entry, int]]:
     """Every entry with the size of its file in bytes; blank lines are skipped."""
-    sized = []
+    sized: list[tuple[Entry, int]] = []
+    names: dict[tuple[int, int] | str, set[str]] = {}  # of each file: by device and inode, or by its plain path
+    files: list[tuple[int, int] | str] = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
             where = f"{folder / METADATA}, line {number}"
@@ -95,39 +107,49 @@ def _sized_entries(folder: Path, content: bytes) -> list[tuple[Entry, int]]:
                 status = (folder / entry.file_name).stat()
             except (FileNotFoundError, NotADirectoryError):
                 raise DataError(
-                    f"{where}: the file {entry.file_name!r} does not exist in {folder}: add it or remove the line."
+                    f"{where}: the file {quoted(entry.file_name)} does not exist in {folder}: "
+                    "add it or remove the line."
                 ) from None
             except (OSError, ValueError) as error:  # no permission; a name that no file can have
-                raise DataError(f"{where}: the file {entry.file_name!r} cannot be used ({error}).") from error
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise DataError(f"{where}: the file {quoted(entry.file_name)} cannot be used ({reason}).") from error
             if not stat.S_ISREG(status.st_mode):
-                raise DataError(f"{where}: {entry.file_name!r} is not a file: name an image or remove the line.")
+                raise DataError(f"{where}: {quoted(entry.file_name)} is not a file: name an image or remove the line.")
+            file = (status.st_dev, status.st_ino) if status.st_ino else str(PurePosixPath(entry.file_name))
+            names.setdefault(file, set()).add(entry.file_name)
+            files.append(file)
             sized.append((entry, status.st_size))
     if not sized:
         raise DataError(
             f"{folder / METADATA} is empty: write a line such as "
             '{"file_name": "cat.jpg", "text": "a cat"} for each image.'
         )
-    return sized
+    # A file with one name keeps it as it is written: the split and the fingerprint hash it.
+    one = {file: min(spellings, key=lambda name: (len(name), name)) for file, spellings in names.items()}
+    return [(replace(entry, file_name=one[file]), size) for (entry, size), file in zip(sized, files, strict=True)]
 
 
 def _parse(line: bytes, where: str) -> Entry:
     try:
         record = json.loads(line.decode())
-    except ValueError as error:  # bad JSON or bad UTF-8
-        raise DataError(f"{where} is not JSON ({error}): expected an object with file_name and text.") from error
+    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, brackets without end
+        reason = cut(str(error))
+        raise DataError(f"{where} is not JSON ({reason}): expected an object with file_name and text.") from error
     if not isinstance(record, dict):
         raise DataError(f"{where} is JSON but not an object: expected an object with file_name and text.")
     for key in ("file_name", "text"):
         if key not in record:
             raise DataError(f"{where} has no `{key}`: each line needs file_name and text.")
         if not isinstance(record[key], str):
-            raise DataError(f"{where}: `{key}` is {record[key]!r}, but it must be a string.")
+            raise DataError(f"{where}: `{key}` is {quoted(record[key])}, but it must be a string.")
         if _SURROGATE.search(record[key]):
             raise DataError(f"{where}: `{key}` holds half a character (a lone surrogate): write the file as UTF-8.")
     file_name, text = record["file_name"], record["text"]
     path = PurePosixPath(file_name)
     if not file_name or path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{where}: file_name {file_name!r} must be a path inside the folder, such as 'images/1.jpg'.")
+        raise DataError(
+            f"{where}: file_name {quoted(file_name)} must be a path inside the folder, such as 'images/1.jpg'."
+        )
     if not text.strip():
-        raise DataError(f"{where}: the caption of {file_name!r} is empty: write one or remove the line.")
+        raise DataError(f"{where}: the caption of {quoted(file_name)} is empty: write one or remove the line.")
     return Entry(file_name, text)

@@ -10,12 +10,15 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from rfscale.data.base import DataError
-from rfscale.data.endless import SEEDS, STREAM_BITS
+from rfscale.data.endless import STREAM_BITS
 from rfscale.data.space import Space, pixel_space
 from rfscale.numbers import Real, Whole
 from rfscale.paths import expanded
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+SEEDS = 2 ** (63 - STREAM_BITS)
+"""Of an endless world, whose index has 64 bits: `rfscale.data.endless.train_indices` refuses the others."""
 
 
 class ShapesData(BaseModel):
@@ -38,8 +41,9 @@ class ShapesData(BaseModel):
     def identity(self) -> dict[str, JsonValue]:
         return _changed_fields(self)
 
-    def check(self, decode: bool = False) -> None:
+    def check(self, decode: bool = False) -> tuple[str, ...]:
         """Nothing can be missing: the world is computed."""
+        return ()
 
     def check_stream(self, seed: int, samples: int) -> None:
         """Raises DataError for a seed or a number of samples that the world has not."""
@@ -68,8 +72,9 @@ class GlyphsData(BaseModel):
     def identity(self) -> dict[str, JsonValue]:
         return _changed_fields(self)
 
-    def check(self, decode: bool = False) -> None:
+    def check(self, decode: bool = False) -> tuple[str, ...]:
         """Nothing can be missing: the world is computed."""
+        return ()
 
     def check_stream(self, seed: int, samples: int) -> None:
         """Raises DataError for a seed or a number of samples that the world has not."""
@@ -95,10 +100,11 @@ class DigitsData(BaseModel):
     def identity(self) -> dict[str, JsonValue]:
         return _changed_fields(self)
 
-    def check(self, decode: bool = False) -> None:
+    def check(self, decode: bool = False) -> tuple[str, ...]:
         """Raises DataError when scikit-learn, which carries the images, is not installed."""
         if importlib.util.find_spec("sklearn") is None:
             raise DataError("data `digits` comes with scikit-learn, which is not installed: pip install scikit-learn.")
+        return ()
 
     def check_stream(self, seed: int, samples: int) -> None:
         """Every epoch is a new permutation: there is no end."""
@@ -137,16 +143,24 @@ class FolderData(BaseModel):
 
         return _changed_fields(self, without={"path"}) | {"content": fingerprint(self.folder)}
 
-    def check(self, decode: bool = False) -> None:
-        """Raises DataError for anything that would stop a trial later; `decode` also opens every image."""
+    def check(self, decode: bool = False) -> tuple[str, ...]:
+        """What is odd about the images, a sentence each; `decode` opens every one of them.
+
+        Raises DataError for anything that would stop a trial later.
+        """
         from rfscale.data.listing import read_listing, split
 
         entries = read_listing(self.folder)
         split(self.folder, entries, self.validation_fraction)
-        if decode:
-            from rfscale.data.decoding import check_images
+        if not decode:
+            return ()
+        from rfscale.data.decoding import check_images
 
-            check_images([self.folder / entry.file_name for entry in entries], self.resolution)
+        names = dict.fromkeys(entry.file_name for entry in entries)
+        flat = check_images([self.folder / name for name in names], self.resolution)
+        if not flat:
+            return ()
+        return (f"{len(flat):,} of {len(names):,} images of data `folder` are nearly of one colour, such as {flat[0]}",)
 
     def check_stream(self, seed: int, samples: int) -> None:
         """Every epoch is a new permutation: there is no end."""

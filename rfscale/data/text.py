@@ -7,9 +7,7 @@ which words a caption holds and in which order, and nothing of what they mean. T
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
-import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, Protocol
@@ -19,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rfscale.data.base import FloatArray
 from rfscale.data.counter import uniform
+from rfscale.data.words import words
 from rfscale.numbers import Whole
 
 
@@ -39,7 +38,8 @@ class TextSpec(BaseModel):
 class TextEncoder(Protocol):
     """Captions -> (tokens float32 "b length width", pooled float32 "b pooled_width").
 
-    The empty caption is the unconditional input: all zeros. `truncated` counts the captions that do not fit.
+    The empty caption is the unconditional input: all zeros. `truncated` counts the captions that do not fit, `unread`
+    those that come out as the empty one.
     """
 
     length: int
@@ -50,16 +50,12 @@ class TextEncoder(Protocol):
 
     def truncated(self, captions: Sequence[str]) -> int: ...
 
+    def unread(self, captions: Sequence[str]) -> int: ...
+
 
 def load_text_encoder(spec: TextSpec) -> TextEncoder:
     """The encoder that `spec` describes."""
     return HashTextEncoder(spec.length, spec.width)
-
-
-def words(caption: str) -> list[str]:
-    """Lower-cased words; punctuation separates them and is dropped, an apostrophe inside a word is dropped alone."""
-    text = unicodedata.normalize("NFKC", caption).lower()
-    return re.findall(r"[^\W_]+", re.sub(r"['\u2019]", "", text))
 
 
 def position_code(length: int, width: int) -> FloatArray:
@@ -123,6 +119,10 @@ class HashTextEncoder:
     def truncated(self, captions: Sequence[str]) -> int:
         """How many captions have more words than `length` and lose their end."""
         return sum(len(words(caption)) > self.length for caption in captions)
+
+    def unread(self, captions: Sequence[str]) -> int:
+        """How many captions hold nothing that can be seen."""
+        return sum(not words(caption) for caption in captions)
 
     def _forget(self) -> None:
         """Row 0 is the padding: zeros."""

@@ -14,7 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from rfscale.data import TextSpec, load_text_encoder
-from rfscale.data.text import HashTextEncoder, position_code, word_vector, words
+from rfscale.data.text import HashTextEncoder, position_code, word_vector
+from rfscale.data.words import words
 
 CAPTION = "a red circle left of a blue square"
 # Rounded to multiples of 2^-10 after adding a little, so that a last-bit difference between platforms does not count.

@@ -30,7 +30,7 @@ from rfscale.data.counter import uniform
 from rfscale.data.endless import COLOURS
 from rfscale.data.shapes import Scene, SceneObject, relative_position, render, scenes
 from rfscale.data.spec import DataSpec, ShapesData
-from rfscale.data.text import words
+from rfscale.data.words import words
 from rfscale.judges import base as base_module
 from rfscale.judges import distances as distances_module
 from rfscale.judges.base import Generate, JudgeError, Progress, Score, share

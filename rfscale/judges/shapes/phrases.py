@@ -18,7 +18,7 @@ from rfscale.data.base import IndexArray
 from rfscale.data.endless import COLOURS
 from rfscale.data.raster import SHAPES
 from rfscale.data.shapes import RELATIONS
-from rfscale.data.text import words
+from rfscale.data.words import words
 
 _PHRASES = 8  # phrases of a text that are read
 _NUMBERS: Final = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4}
