@@ -21,7 +21,7 @@ from rfscale.spec.sweep import Grid, Quality, Resources, Samples, Sweep, SweepEr
 from rfscale.spec.trial import Strict, Trial, data_identity
 from rfscale.spec.yaml import YamlError, parse, read_text
 
-MAX_TRIALS = 10_000
+MAX_TRIALS = 5000
 """Trials of one sweep, before duplicates are merged: the paper's study has 61 formulations on a few sizes."""
 
 
@@ -118,9 +118,11 @@ def _points(
     for arm, overrides in (arms or {"": {}}).items():
         where = f"{source}: arms.{arm}" if arm else source
         whole = _merged(body, overrides)
+        combinations = math.prod(len(values) for _, values in listed_fields(whole))
+        ahead = before + len(points)
         for one, fields in one_by_one(whole):
             written = _validated(Grid, _located(one, folder, where), where)
-            count = before + len(points) + written.count
+            count = max(before + len(points) + written.count, ahead + combinations * written.count)
             if count > MAX_TRIALS:
                 raise SweepError(f"{where}: {_too_many(written, whole, count)}")
             points += [
