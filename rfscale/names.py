@@ -266,6 +266,7 @@ TAG_REASON = "rfscale.reason"  # why a trial is not finished, one sentence
 TAG_COMMIT = "rfscale.commit"
 TAG_VERSIONS = "rfscale.versions"  # JSON: package -> version
 TAG_DEVICE = "rfscale.device"
+TAG_NOTES = "rfscale.notes"  # JSON: sentences on what the sweep or its data may hold that was not meant
 TAG_ARM = "rfscale.arm"  # the label of the arm that the trial belongs to, such as `rf, shift 3`
 TAG_ROLES = "rfscale.roles"  # JSON: role (arm, rung, tuned, seed) -> keys of the identity, the same on a sweep's runs
 TAG_PLACES = "rfscale.places"  # of an experiment: hash of the arms and roles that its runs carry

@@ -76,6 +76,7 @@ class SweepTable:
     commits: tuple[str, ...]
     versions: dict[str, tuple[str, ...]]
     devices: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what the sweep or its data hold that may not be meant, a sentence each
 
     def curve(self, key: str = names.VAL_LOSS) -> pd.DataFrame:
         """The points of one metric, with the arm and the parameters of their trials beside them."""
@@ -166,6 +167,7 @@ def read_sweep(
         commits=_tag_values(runs, names.TAG_COMMIT),
         versions=_versions(runs),
         devices=_tag_values(runs, names.TAG_DEVICE),
+        notes=_notes(runs),
     )
 
 
@@ -392,6 +394,17 @@ def _none_finished(sweep: str, rejected: list[dict[str, Any]]) -> str:
 def _tag_values(runs: Iterable[Run], tag: str) -> tuple[str, ...]:
     """The distinct values of a tag, the most frequent first."""
     return tuple(value for value, _ in Counter(r.data.tags[tag] for r in runs if r.data.tags.get(tag)).most_common())
+
+
+def _notes(runs: Iterable[Run]) -> tuple[str, ...]:
+    """The sentences on the sweep that its runs carry, each once."""
+    found: dict[str, None] = {}
+    for text in _tag_values(runs, names.TAG_NOTES):
+        try:
+            found |= dict.fromkeys(str(note) for note in json.loads(text))
+        except (ValueError, TypeError):
+            found[text] = None
+    return tuple(found)
 
 
 def _versions(runs: Iterable[Run]) -> dict[str, tuple[str, ...]]:

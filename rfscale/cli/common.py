@@ -18,6 +18,7 @@ from rfscale.names import RfscaleError
 from rfscale.numbers import Real, Whole, bounds_of
 from rfscale.paths import expanded
 from rfscale.quoting import quoted
+from rfscale.spec.notes import notes
 from rfscale.spec.sweep import Resources, Sweep, SweepError
 from rfscale.spec.trial import Trial
 from rfscale.store import Store, StoreError, default_store
@@ -191,6 +192,19 @@ def labelled_uri(sweep: Sweep, store: Store) -> str:
     uri = mlflow_uri(store)
     relabel(sweep, uri)
     return uri
+
+
+def noted(sweep: Sweep, decode: bool = False) -> Sweep:
+    """With what its data will do that the file does not say; `decode` opens every image. Raises DataError."""
+    found = [*notes(sweep)]
+    for data in dict.fromkeys(trial.data for trial in sweep.trials):
+        found += data.check(decode=decode)
+    return sweep.model_copy(update={"notes": tuple(dict.fromkeys(found))})
+
+
+def print_notes(sweep: Sweep) -> None:
+    for note in sweep.notes:
+        typer.echo(f"note: {note}")
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------

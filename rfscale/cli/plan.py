@@ -15,9 +15,11 @@ from rfscale.cli.common import (
     app,
     ids,
     labelled_uri,
+    noted,
     one_sentence,
     open_store,
     print_json,
+    print_notes,
     print_table,
     said_of,
     trial_row,
@@ -72,6 +74,7 @@ def plan(
     if budget is not None:
         _propose(sweep, definition, place, budget, formulation, target, out, as_json)
         return
+    definition = noted(definition)
     for option, value in (("--target", target), ("--out", out), ("--formulation", formulation)):
         if value is not None:
             raise SweepError(f"{option} says nothing without --budget; add --budget FLOPS, or remove it")
@@ -100,6 +103,7 @@ def plan(
                 "compared": definition.layout.sentence(),
                 "trials": rows,
                 "totals": totals,
+                "notes": definition.notes,
             }
         )
         return
@@ -115,6 +119,7 @@ def plan(
     typer.echo(", ".join(parts))
     if definition.quality is not None:
         typer.echo(f"{totals['evaluations']} evaluations of images")
+    print_notes(definition)
     typer.echo(said_of(place))
 
 

@@ -18,9 +18,11 @@ from rfscale.cli.common import (
     app,
     console,
     mlflow_uri,
+    noted,
     one_sentence,
     open_store,
     print_json,
+    print_notes,
     print_table,
     said_of,
     trial_row,
@@ -51,8 +53,7 @@ def run(
     from rfscale.run.progress import Display
 
     definition, place = with_resources(load_sweep(sweep), cpus, gpus), open_store(store)
-    for data in {trial.data for trial in definition.trials}:
-        data.check(decode=True)
+    definition = noted(definition, decode=True)
     if definition.quality is not None:
         check_judges(definition, definition.quality)
     check_reachable(mlflow_uri(place))
@@ -63,6 +64,7 @@ def run(
     screen.print(
         f"{definition.name}: {len(definition.trials)} trials, {len(missing)} to train", highlight=False, markup=False
     )
+    print_notes(definition)
     if definition.quality is not None and missing:
         ready_judges(definition, definition.quality, place)
     mirror = Mirror(definition, place)

@@ -284,10 +284,19 @@ class Mirror:
             names.TAG_COMMIT: attempt["commit"],
             names.TAG_VERSIONS: json.dumps(attempt["versions"]),
             names.TAG_DEVICE: attempt["device"],
+            names.TAG_NOTES: _notes(self.sweep),
             names.TAG_STATUS: state.status,
         }
         self._client.log_batch(copy.run_id, tags=[RunTag(k, v[:TAG_LENGTH]) for k, v in tags.items()])
         copy.status = state.status
+
+
+def _notes(sweep: Sweep) -> str:
+    """JSON of as many notes as a tag holds."""
+    kept = list(sweep.notes)
+    while len(json.dumps(kept)) > TAG_LENGTH:
+        kept.pop()
+    return json.dumps(kept)
 
 
 # --- what follows the sweep file --------------------------------------------------------------------------------------

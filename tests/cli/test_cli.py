@@ -85,6 +85,19 @@ def test_plan_writes_nothing(tiny: Mapping, write_sweep: WriteSweep, rfscale: Rf
     assert files_in(tmp_path) == before
 
 
+def test_plan_says_what_may_not_be_meant(tiny: Mapping, write_sweep: WriteSweep, tmp_path: Path) -> None:
+    path = write_sweep({**tiny, "seeds": 3, "data": {"name": "digits", "resolution": 8}, "evaluation": {"images": 300}})
+    path.write_text(path.read_text().replace("steps: 30", "steps: 400"))
+    done = invoke("plan", path, "--store", tmp_path / "s")
+    notes = [line.removeprefix("note: ") for line in done.stdout.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        "seeds: 3 is one seed, whose number is 3; for 3 seeds write seeds: [0, 1, 2]",
+        "evaluation asks for 300 held-out images and data `digits` has 256: val/loss is measured on those",
+        "400 steps of 8 images go 2.1 times over the 1,541 training images of data `digits`",
+    ]
+    assert json.loads(invoke("plan", path, "--json", "--store", tmp_path / "s").stdout)["notes"] == notes
+
+
 LOADED = """
 import sys
 from typer.testing import CliRunner

@@ -185,7 +185,8 @@ def test_a_finished_trial_is_there_with_its_points_parameters_tags_and_files(sto
     measure(folder, range(1, 101))
     end(folder)
     os.utime(folder.result, (2_000_000_000, 2_000_000_000))
-    Mirror(sweep, store).finish()
+    noted = sweep.model_copy(update={"notes": ("seeds: 3 is one seed", "é" * 4000)})
+    Mirror(noted, store).finish()
     run = only_run(store, sweep)
     assert_mirrored(store, run, folder)
     identity = {f"{names.IDENTITY}{key}": value for key, value in trial.identity_record().items()}
@@ -205,6 +206,9 @@ def test_a_finished_trial_is_there_with_its_points_parameters_tags_and_files(sto
         names.TAG_REASON: "",
         names.TAG_COMMIT: "c0ffee",
         names.TAG_VERSIONS: '{"torch": "2.13.0"}',
+        names.TAG_ARM: "rf",
+        names.TAG_ROLES: json.dumps(sweep.roles),
+        names.TAG_NOTES: '["seeds: 3 is one seed"]',  # as many as a tag holds
         names.TAG_DEVICE: "cpu, 1 thread(s)",
     }
     files = client(store).list_artifacts(run.info.run_id)
