@@ -16,12 +16,6 @@ from analysis.compare.numbers import probability as probability
 from analysis.compare.numbers import sentence as sentence
 from analysis.compare.numbers import with_interval as with_interval
 from analysis.compare.tuned import Choice
-from analysis.laws import Code
-from analysis.laws.ladder import EXPONENT, Ladder, LadderLaw
-from analysis.laws.misfit import Miss
-from analysis.laws.surface import FORM, SurfaceLaw
-
-LAWS_SHOWN = 8  # lines of laws in the terminal; the report has all of them
 
 
 def tie_words(comparison: Comparison, standing: Standing) -> str:
@@ -142,7 +136,7 @@ def tuned_sentences(comparison: Comparison) -> list[str]:
 EDGES_SHOWN = 6
 
 
-def answer(comparison: Comparison, ladder: Ladder) -> str:
+def answer(comparison: Comparison) -> str:
     """The question answered in a few sentences, from the numbers alone."""
     best = comparison.best
     if len(comparison.standings) == 1:
@@ -156,9 +150,8 @@ def answer(comparison: Comparison, ladder: Ladder) -> str:
         )
     else:
         first = f"{best.arm} reaches the lowest validation loss, {number(best.mean)}{_by_how_much(comparison)}."
-    law = ladder.law(best.arm, "N")
     beside = (wording_trend.headline(comparison), wording_trend.yardstick_sentence(comparison))
-    return " ".join(filter(None, (first, *beside, law_sentence(law), held_out_sentence(ladder, best.arm))))
+    return " ".join(filter(None, (first, *beside)))
 
 
 def _as_seen(comparison: Comparison) -> str:
@@ -183,131 +176,3 @@ def _by_how_much(comparison: Comparison) -> str:
     if math.isfinite(m.estimate):
         change += f", whose loss it reaches with {fixed(m.estimate, m.interval, 2)} times the compute"
     return change
-
-
-WORDS = {"N": "parameters", "C": "training FLOPs"}
-
-
-def equation(law: LadderLaw) -> str:
-    """The fitted law with its numbers: L = 0.12 + 3.1 / N^0.28."""
-    if law.fit is None:
-        return NOT_KNOWN
-    value = law.fit.estimate
-    floor = f"{number(value['E'], 3)} + " if "E" in value else ""
-    return f"L = {floor}{number(value['A'], 3)} / {law.variable}^{number(value[EXPONENT[law.variable]], 3)}"
-
-
-def miss_words(miss: Miss | None) -> str:
-    """'+20 % at d = 1': where a law is furthest from the losses that it was fitted to."""
-    return f"{miss.share * 100:+.0f} % at {miss.label}" if miss else ""
-
-
-NOISE_WORDS = {
-    "seeds": "standard error from the spread between seeds",
-    "images": "standard error over the validation images",
-}
-
-
-def misses_sentence(laws: Sequence[LadderLaw] | Sequence[SurfaceLaw], law: str) -> str:
-    """Which laws miss losses that they were fitted to by much more than their noise; empty where none does."""
-    missed = {x.arm: x.miss for x in laws if x.miss and x.miss.beyond_noise}
-    if not missed:
-        return ""
-    worst = sorted(missed, key=lambda name: -abs(missed[name].share))
-    told = [f"{name} by {miss_words(missed[name])}" for name in worst[:3]]
-    noise = [100 * m.noise for m in missed.values()]
-    about = f"{min(noise):.1f}" + (f" to {max(noise):.1f}" if f"{min(noise):.1f}" != f"{max(noise):.1f}" else "")
-    return (
-        f"{law} misses losses that it was fitted to by much more than their noise: {listed([*told, *worst[3:]], 3)} "
-        f"(noise {about} %, {NOISE_WORDS[missed[worst[0]].over]}). The losses do not have the shape of this law, so "
-        f"its parameters and its predictions mean less than their intervals say."
-    )
-
-
-def law_sentence(law: LadderLaw) -> str:
-    """The exponent with its interval, or why there is none."""
-    if law.fit is None:
-        return f"No law over {WORDS[law.variable]} is fitted: {law.reason}."
-    estimate, sides = law.exponent
-    told = (
-        f"Its law over {WORDS[law.variable]} is {equation(law)}, exponent {with_interval(estimate, sides, 3)}, "
-        f"fitted to {law.points}."
-    )
-    if law.miss and law.miss.beyond_noise:
-        told += f" It misses them by up to {100 * abs(law.miss.share):.0f} %, much more than their noise."
-    return told
-
-
-def held_out_sentence(ladder: Ladder, arm: str) -> str:
-    """The largest size: predicted from the smaller ones beside measured."""
-    held, reason = ladder.held_out(arm)
-    if held is None:
-        known = ladder.law(arm, "N").fit is not None
-        return f"The largest size is not predicted: {reason}." if known else ""
-    return f"For the largest size, {held_out_words(ladder, arm)}."
-
-
-def held_out_words(ladder: Ladder, arm: str) -> str:
-    """'d = 4: predicted 0.212 [0.200, 0.224] by L(N) of the smaller ones, measured 0.211 (inside)'"""
-    held, reason = ladder.held_out(arm)
-    if held is None:
-        return reason
-    law = "L(N, D)" if held.form == FORM else "L(N)"
-    predicted = f"predicted {with_interval(held.predicted, held.interval)} by {law} of the smaller ones"
-    verdict = {True: "inside", False: "outside", None: reason}[held.inside]
-    return f"{held.label}: {predicted}, measured {number(held.measured)} ({verdict})"
-
-
-STATUS_WORDS: dict[Code, str] = {
-    Code.WEAK: "Few points for its parameters: the interval is wide and leans on the form of the law.",
-    Code.NOT_IDENTIFIED: "The points hardly determine a parameter by itself: read none of them alone.",
-    Code.BOUND: "A parameter is at its bound.",
-    Code.TWO_MINIMA: "The law fits in more than one way.",
-    Code.NOT_CONVERGED: "The fit did not converge: do not use it.",
-}
-
-
-def fit_status(law: LadderLaw) -> str:
-    """How a fit ended, in words without numbers, so that laws with the same fate share a note."""
-    if law.fit is None:
-        return sentence(f"no law: {law.reason}")
-    parts = ["The points do not determine an irreducible loss E: fitted with E = 0."] if law.without_floor else []
-    parts += dict.fromkeys(STATUS_WORDS[r.code] for r in law.fit.status.reasons if r.code in STATUS_WORDS)
-    if law.held_out_reason:
-        parts.append(sentence(law.held_out_reason))
-    return " ".join(parts) or "Converged, and every parameter is determined."
-
-
-def laws_text(ladder: Ladder, arms: Sequence[str]) -> str:
-    """Exponents and held-out checks for a terminal."""
-    lines = [
-        f"Scaling laws, {ladder.description}: the exponent of L(N), the loss over the parameters N,",
-        "and the largest size as predicted from the smaller ones (d: blocks of the model)",
-    ]
-    shown = arms if len(arms) <= LAWS_SHOWN else arms[: LAWS_SHOWN - 1]
-    width = max(map(len, shown))
-    for name in shown:
-        law = ladder.law(name, "N")
-        if law.fit is None:
-            lines.append(f"{name.ljust(width)}  no law: {law.reason}")
-            continue
-        told = held_out_words(ladder, name)
-        lines.append(f"{name.ljust(width)}  exponent {with_interval(*law.exponent, 3)}; {told}")
-    if len(shown) < len(arms):
-        lines.append(f"{len(arms) - len(shown)} more in the report")
-    if any(held is not None and held.form == FORM for held, _ in map(ladder.held_out, shown)):
-        lines.append(f"{SURFACE} (D: training samples), fitted to the whole curves; L(N) to their ends alone.")
-    return "\n".join(lines)
-
-
-SURFACE = "L(N, D) = E + A / N^alpha + B / D^beta"
-
-
-def surface_status(law: SurfaceLaw) -> str:
-    """How a surface ended, in words without numbers."""
-    if law.fit is None:
-        return sentence(f"no surface: {law.reason}")
-    parts = list(dict.fromkeys(STATUS_WORDS[r.code] for r in law.fit.status.reasons if r.code in STATUS_WORDS))
-    if law.held_out_reason:
-        parts.append(sentence(law.held_out_reason))
-    return " ".join(parts) or "Converged, and every parameter is determined."

@@ -1,146 +1,230 @@
-"""The scaling laws of a sweep: val/loss against parameters and against training compute, per arm.
+"""The scaling laws of a sweep: one joint law L = E + A_arm / N^alpha + B_arm / D^beta for all of its arms.
 
-Each law is fitted to the ends of training along one ladder: trials of an arm that differ in model size and seed only.
-With equal steps for all sizes, L(C) is the loss along that ladder, not the lowest loss that a budget can buy.
+It is fitted to the whole curves of a ladder: trials of an arm that differ in model size, length and seed only. Arms
+that differ in data, in text or in the validation images have different floors, and then a law for each floor. The
+largest size is predicted by the same law fitted to the smaller ones, so that nothing is chosen once it has been seen.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.compare.labels import size
-from analysis.laws import Code, FitError, FitResult, fit
-from analysis.laws.misfit import Miss, largest_miss
-from analysis.laws.surface import HeldOut, SurfaceLaw, surface_law
+from analysis.laws.curves import Curves
+from analysis.laws.joint import Efficiency, JointLaw, fit_joint
+from analysis.laws.misfit import HeldOut, Miss, largest_miss
+from analysis.laws.result import Prediction
+from analysis.laws.status import FitError
+from analysis.laws.surface import curve_points
 from analysis.table.identity import column
 from analysis.table.read import SweepTable
 from rfscale import names
 
 Array = NDArray[np.float64]
-Variable = Literal["N", "C"]
 
-COLUMN: dict[Variable, str] = {"N": "parameters", "C": "train_flops"}
-EXPONENT: dict[Variable, str] = {"N": "alpha", "C": "gamma"}
-MIN_SIZES = 3
+PARAMETERS = ("E", "A", "alpha", "B", "beta")
+FLOOR = ("data", "text", "evaluation", "resolution")
+"""Sections of the identity on which the floor E depends: what is denoised, given what, and measured on what."""
+FURTHER = 10.0
+"""The second scale at which efficiencies are given: this many times the compute of the ladder's end."""
 
 
 @dataclass(frozen=True)
-class LadderLaw:
-    """val/loss of one arm against N (all parameters) or C (training FLOPs) at the ends of training.
+class ArmLaw:
+    """The joint law as one arm has it, or the `reason` why there is none; the same for the held-out largest size.
 
-    `points`: what it is fitted to, in words. `fit` is None where no law can be fitted, with the `reason`; `held_out`
-    likewise. `miss`: where the law is furthest from the losses.
+    `n`, `flops`, `loss`: of the arm's trials at the end of training on the ladder. `points`: on the curves of the arm.
+    `miss`: where the law is furthest from the losses at the ends of training. `now`, `further`: the arm's efficiency
+    against the reference at the end of the ladder and at ten times its compute; None for another floor.
     """
 
     arm: str
-    variable: Variable
-    x: Array
+    n: Array
+    flops: Array
     loss: Array
-    fit: FitResult | None
-    points: str
-    reason: str
-    held_out: HeldOut | None
-    held_out_reason: str
-    miss: Miss | None
+    d_end: float
+    law: JointLaw | None = None
+    points: int = 0
+    reason: str = ""
+    held_out: HeldOut | None = None
+    held_out_reason: str = ""
+    miss: Miss | None = None
+    now: Efficiency | None = None
+    further: Efficiency | None = None
 
     @property
-    def without_floor(self) -> bool:
-        """Whether the law is fitted with E = 0 because the points do not determine E."""
-        return self.fit is not None and self.fit.form != self.variable
+    def status(self) -> str:
+        """'ok'; 'doubtful' where the law misses what it was fitted to or held out, or was not tested; 'none'."""
+        if self.law is None:
+            return "none"
+        tested = self.held_out is not None and self.held_out.inside and not self.held_out.says_little
+        return "ok" if tested and not (self.miss and self.miss.beyond_noise) else "doubtful"
 
-    @property
-    def exponent(self) -> tuple[float, tuple[float, float]]:
-        """Estimate and 95 % interval of the exponent; NaN without a fit."""
-        if self.fit is None:
-            return math.nan, (math.nan, math.nan)
-        name = EXPONENT[self.variable]
-        return self.fit.estimate[name], self.fit.interval[name]
+    def along_sizes(self, n: Array) -> Prediction:
+        """The law at the end of the ladder's trainings, over the parameters."""
+        assert self.law is not None  # callers keep those that have one
+        return self.law.predict(self.arm, n, self.d_end)
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """The laws of a sweep. `description`: which trials they are fitted to, in words."""
+    """The laws of a sweep's arms. `description`: which trials they are fitted to, in words.
 
-    laws: tuple[LadderLaw, ...]
-    surfaces: tuple[SurfaceLaw, ...]
+    `reference`: of the efficiencies. `floors`: the arms that share each floor.
+    """
+
+    laws: tuple[ArmLaw, ...]
+    reference: str
+    floors: tuple[tuple[str, ...], ...]
     description: str
     trial_ids: frozenset[str]
 
-    def law(self, arm: str, variable: Variable) -> LadderLaw:
-        return next(law for law in self.laws if law.arm == arm and law.variable == variable)
-
-    def surface(self, arm: str) -> SurfaceLaw:
-        return next(law for law in self.surfaces if law.arm == arm)
-
-    def held_out(self, arm: str) -> tuple[HeldOut | None, str]:
-        """The largest size as predicted by the surface or by L(N), whichever has the narrower interval; or why by none.
-
-        Both cover (benchmarks/heldout.py, benchmarks/coverage.py); which of them a few sizes determine better differs.
-        """
-        law = self.law(arm, "N")
-        known = [h for h in (self.surface(arm).held_out, law.held_out) if h is not None and h.inside is not None]
-        if known:
-            return min(known, key=lambda held: held.interval[1] / held.interval[0]), ""
-        return law.held_out, law.held_out_reason
+    def law(self, arm: str) -> ArmLaw:
+        return next(law for law in self.laws if law.arm == arm)
 
     def frame(self) -> pd.DataFrame:
-        """One row per law: L(N) and L(C) of every arm, then its surface L(N, D)."""
-        return pd.DataFrame([*(_record(law, law.variable) for law in self.laws), *map(_surface_record, self.surfaces)])
-
-    def of(self, variable: Variable) -> tuple[LadderLaw, ...]:
-        return tuple(law for law in self.laws if law.variable == variable)
+        """One row per arm."""
+        return pd.DataFrame([_record(law, self.reference) for law in self.laws])
 
 
-def ladder_laws(table: SweepTable) -> Ladder:
-    """Fit L(N), L(C) and L(N, D) for every arm, and predict the largest size from the smaller ones.
+def ladder_laws(table: SweepTable, reference: str | None = None) -> Ladder:
+    """Fit the joint law of the sweep's arms, and predict the largest size from the smaller ones.
 
     Where a sweep holds several ladders (budgets, data sets), the one with the most sizes is used, of those the longest.
+    `reference`: the arm whose parameters, samples and FLOPs those of the others are counted in; the first by default.
     """
     shared = _shared(table)
-    trials, description = _longest_ladder(table.trials, shared)
-    arms = sorted(set(table.trials["arm"]))  # one that is not on this ladder has a law with a reason
-    laws = [_law(trials[trials["arm"] == name], name, variable) for name in arms for variable in COLUMN]
-    ids, on_surface = frozenset(trials["trial_id"]), _any_length(table.trials, trials, shared)
-    surfaces = [surface_law(table, name, on_surface) for name in arms]
-    return Ladder(tuple(laws), tuple(surfaces), description, ids)
+    ladder, description = _longest_ladder(table.trials, shared)
+    trials = table.trials[table.trials["trial_id"].isin(_any_length(table.trials, ladder, shared))]
+    arms = sorted(map(str, set(table.trials["arm"])))
+    reference = reference if reference is not None and reference in arms else arms[0]
+    floors = _floors(table, trials)
+    found = {law.arm: law for floor in floors for law in _laws(table, trials, ladder, floor, reference)}
+    laws = tuple(found.get(arm) or _absent(arm, "it has no trial on this ladder") for arm in arms)
+    return Ladder(laws, reference, floors, description, frozenset(ladder["trial_id"]))
 
 
-PARAMETERS = ("E", "A", "alpha", "B", "beta", "gamma")
-"""Of all laws: L(N) has E, A and alpha, L(C) E, A and gamma, the surface E, A, alpha, B and beta."""
+def _floors(table: SweepTable, trials: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
+    """The arms that agree in data, text and validation, as groups."""
+    keys = [column(key) for key in table.keys if key.partition(".")[0] in FLOOR]
+    keys = [key for key in keys if trials[key].nunique(dropna=False) > 1]
+    if not keys:
+        return (tuple(sorted(set(trials["arm"]))),)
+    alike = trials.assign(**{key: trials[key].astype(str) for key in keys}).groupby(keys, sort=False)
+    return tuple(tuple(sorted(set(rows["arm"]))) for _, rows in alike)
 
 
-def _surface_record(law: SurfaceLaw) -> dict[str, object]:
-    return _record(law, "N, D")
+def _laws(
+    table: SweepTable, trials: pd.DataFrame, ladder: pd.DataFrame, arms: Sequence[str], reference: str
+) -> list[ArmLaw]:
+    """Of the arms of one floor."""
+    ours = trials[trials["arm"].isin(arms)]
+    points = curve_points(table)
+    points = points[points["trial_id"].isin(ours["trial_id"])]
+    curves = _curves(points)
+    bare = {arm: _absent(arm, "", ladder[ladder["arm"] == arm]) for arm in arms}
+    try:
+        law = fit_joint(curves)
+    except FitError as error:
+        reason = str(error).rstrip(".")
+        return [replace(each, reason=reason, held_out_reason=reason) for each in bare.values()]
+    held, why_not = _held_out(points, curves)
+    end = float(ladder["parameters"].max()), float(ladder["samples"].max())
+    out = []
+    for arm in arms:
+        rows = ours[ours["arm"] == arm]
+        at_ends = law.law(arm, rows["parameters"].to_numpy(float), rows["samples"].to_numpy(float))
+        now, further = (
+            law.efficiency(arm, reference, end[0] * k, end[1] * k) if reference in law.arms else None
+            for k in (1.0, math.sqrt(FURTHER))
+        )
+        out.append(
+            replace(
+                bare[arm], law=law, points=int((points["arm"] == arm).sum()), held_out=held.get(arm),
+                held_out_reason="" if arm in held else why_not or "it has no smaller size, or no trial of the largest",
+                miss=largest_miss(rows, at_ends), now=now, further=further,
+            )
+        )  # fmt: skip
+    return out
 
 
-def _record(law: LadderLaw | SurfaceLaw, variable: str) -> dict[str, object]:
-    """What is known of a law; a parameter that it does not have is NaN."""
-    held, miss = law.held_out, law.miss
-    told: dict[str, object] = {"arm": law.arm, "variable": variable}
+def _absent(arm: str, reason: str, rows: pd.DataFrame | None = None) -> ArmLaw:
+    """An arm without a law, with its trials on the ladder."""
+    n, flops, loss, samples = (
+        np.empty(0) if rows is None else rows[name].to_numpy(float)
+        for name in ("parameters", "train_flops", names.VAL_LOSS, "samples")
+    )
+    d_end = float(samples.max()) if len(samples) else math.nan
+    return ArmLaw(arm, n, flops, loss, d_end, reason=reason, held_out_reason=reason)
+
+
+def _curves(points: pd.DataFrame) -> Curves:
+    n, d, loss = (points[name].to_numpy(float) for name in ("parameters", "samples", "value"))
+    return Curves.of(points["arm"].tolist(), n, d, loss, points["trial_id"].to_numpy(str), points["seed"].to_numpy())
+
+
+def _held_out(points: pd.DataFrame, curves: Curves) -> tuple[dict[str, HeldOut], str]:
+    """By arm, the end of the longest training of the largest size, by the law of the smaller ones; or why by none."""
+    by_depth = points["depth"].notna().all()
+    level = points["depth" if by_depth else "parameters"].to_numpy(float)
+    largest = level == level.max()
+    try:
+        smaller = fit_joint(curves.where(~largest))
+    except FitError as error:
+        return {}, f"the smaller sizes alone: {str(error).rstrip('.')}"
+    ends = points[largest & (points["step"] == points["steps"]).to_numpy()]
+    out = {}
+    for arm, rows in ends.groupby("arm"):
+        if arm not in smaller.arms:
+            continue
+        rows = rows[rows["samples"] == rows["samples"].max()]
+        n, d = float(rows["parameters"].iloc[0]), float(rows["samples"].iloc[0])
+        label = size(rows["depth"].iloc[0], n)
+        measured = rows["value"].to_numpy(float)
+        out[str(arm)] = HeldOut.of(label, n, smaller.predict(str(arm), n, d), measured, smaller.n)
+    return out, ""
+
+
+def _record(law: ArmLaw, reference: str) -> dict[str, object]:
+    """What is known of a law; what is not is NaN."""
+    held, miss, nan = law.held_out, law.miss, (math.nan, math.nan)
+    told: dict[str, object] = {"arm": law.arm}
+    estimate = law.law.estimate(law.arm) if law.law else {}
+    interval = law.law.interval(law.arm) if law.law else {}
     for name in PARAMETERS:
-        known = law.fit is not None and name in law.fit.estimate
-        sides = law.fit.interval[name] if law.fit is not None and known else (math.nan, math.nan)
-        told[name] = law.fit.estimate[name] if law.fit is not None and known else math.nan
-        told[f"{name}_low"], told[f"{name}_high"] = sides
-    points = law.points if isinstance(law, LadderLaw) else f"{law.fit.n if law.fit else 0} points of the curves"
+        told[name] = estimate.get(name, math.nan)
+        told[f"{name}_low"], told[f"{name}_high"] = interval.get(name, nan)
+    told |= {
+        "points": law.points,
+        "points_of_all_arms": law.law.n if law.law else 0,
+        "p_alpha_shared": law.law.p_alpha if law.law else math.nan,
+        "p_beta_shared": law.law.p_beta if law.law else math.nan,
+        "reference": reference,
+    }
+    for scale, found in (("", law.now), (f"_{FURTHER:g}x", law.further)):
+        for name in ("n", "d", "compute"):
+            value, sides = getattr(found, name) if found else (math.nan, nan)
+            told[f"efficiency_{name}{scale}"] = value
+            told[f"efficiency_{name}{scale}_low"], told[f"efficiency_{name}{scale}_high"] = sides
     return told | {
-        "fitted_to": points,
         "held_out": held.label if held else "",
         "predicted": held.predicted if held else math.nan,
         "predicted_low": held.interval[0] if held else math.nan,
         "predicted_high": held.interval[1] if held else math.nan,
         "measured": held.measured if held else math.nan,
+        "held_out_miss": held.miss if held else math.nan,
+        "held_out_width": held.width if held else math.nan,
         "largest_miss": miss.share if miss else math.nan,
         "largest_miss_at": miss.label if miss else "",
         "noise_there": miss.noise if miss else math.nan,
-        "status": " ".join(law.fit.status.sentences) if law.fit else law.reason,
+        "status": law.status,
+        "reason": law.reason or law.held_out_reason,
     }
 
 
@@ -169,62 +253,9 @@ def _longest_ladder(trials: pd.DataFrame, shared: Sequence[str]) -> tuple[pd.Dat
 
 
 def _any_length(trials: pd.DataFrame, ladder: pd.DataFrame, shared: Sequence[str]) -> frozenset[str]:
-    """The ladder's trials and those that differ from them in length only: a surface is fitted to all of them."""
+    """The ladder's trials and those that differ from them in length only: the law is fitted to all of them."""
     first = ladder.iloc[0]
     alike = np.ones(len(trials), dtype=bool)
     for name in shared:
         alike &= (trials[name] == first[name]) | (trials[name].isna() & pd.isna(first[name]))
     return frozenset(trials.loc[alike, "trial_id"])
-
-
-def _law(rows: pd.DataFrame, arm: str, variable: Variable) -> LadderLaw:
-    x, loss = rows[COLUMN[variable]].to_numpy(float), rows[names.VAL_LOSS].to_numpy(float)
-    n_sizes = len(np.unique(x))
-    reason = f"{_sizes(n_sizes)} of {arm}, and a law needs {MIN_SIZES} or more" if n_sizes < MIN_SIZES else ""
-    if not reason:
-        try:
-            found = _fit(variable, x, loss)
-        except FitError as error:
-            reason = str(error).rstrip(".")
-    if reason:
-        return LadderLaw(arm, variable, x, loss, None, "", reason, None, reason, None)
-    held_out, why_not = _held_out(rows, variable, x, loss)
-    points = f"{found.n} trials" if found.n == len(x) else f"{found.n} size means"
-    miss = largest_miss(rows, found.law({variable: x}))
-    return LadderLaw(arm, variable, x, loss, found, points, "", held_out, why_not, miss)
-
-
-def _fit(variable: Variable, x: Array, loss: Array) -> FitResult:
-    """The law with an irreducible loss E where the points determine it, else the plain power law.
-
-    A law without E cannot be quite right, so its error is not that of the seeds: it is fitted to the mean of each size,
-    and its interval is from how far these are from the law.
-    """
-    try:
-        full = fit(variable, {variable: x, "loss": loss}, bootstrap=0, checks=False)
-        if not (full.status.has(Code.NOT_IDENTIFIED) or full.status.has(Code.WEAK)):
-            return full
-    except FitError as error:
-        if len(np.unique(x)) < 2:
-            raise error
-    sizes = np.unique(x)
-    means = np.array([np.exp(np.mean(np.log(loss[x == size]))) for size in sizes])
-    return fit(f"{variable}_E0", {variable: sizes, "loss": means}, bootstrap=0, checks=False)
-
-
-def _held_out(rows: pd.DataFrame, variable: Variable, x: Array, loss: Array) -> tuple[HeldOut | None, str]:
-    largest = x == x.max()
-    try:
-        found = _fit(variable, x[~largest], loss[~largest])
-    except FitError as error:
-        return None, f"the smaller sizes alone give no law: {str(error).rstrip('.')}"
-    row = rows.iloc[int(np.argmax(x))]
-    label = size(row["depth"], row["parameters"])
-    prediction = found.predict({variable: x.max()})
-    held = HeldOut.of(label, float(x.max()), prediction, loss[largest], int((~largest).sum()), found.form)
-    sizes = _sizes(len(np.unique(x)) - 1)
-    return held, f"{sizes} leave the prediction without an interval" if held.inside is None else ""
-
-
-def _sizes(n: int) -> str:
-    return f"{n} size{'' if n == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Where a fitted law is furthest from the losses at the ends of training, beside the noise of these losses."""
+"""How far a law is from losses: from those that it was fitted to, beside their noise, and from a size held out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.compare.labels import size
+from analysis.laws.result import Prediction
 from rfscale import names
 
 Array = NDArray[np.float64]
 
+SAYS_LITTLE = 1.5
+"""An interval that spans more than this factor holds almost any loss."""
+MAX_SPAN = 1e6
+"""A factor between the sides of an interval beyond which there is none: the curves do not hold the law."""
 BEYOND_NOISE = 3.0
 """A law that misses by more than this many standard errors does not have the shape of the losses."""
 
@@ -63,3 +68,57 @@ def largest_miss(trials: pd.DataFrame, law: Array) -> Miss:
         variance = float(((sizes["n"] - 1) * sizes["spread"].fillna(0.0)).sum()) / dof
         return Miss(label, math.expm1(row["off"]), math.sqrt(variance / row["n"]), "seeds")
     return Miss(label, math.expm1(row["off"]), float(row["own"]), "images")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The largest size, predicted by the law fitted to the smaller ones.
+
+    `interval`: 95 %, for one more measured loss; NaN where the smaller sizes leave none. `measured`: geometric mean
+    over the `n_measured` seeds. `n_fitted`: points of all arms that the law was fitted to.
+    """
+
+    label: str
+    x: float
+    predicted: float
+    interval: tuple[float, float]
+    measured: float
+    n_measured: int
+    n_fitted: int
+
+    @staticmethod
+    def of(label: str, x: float, prediction: Prediction, measured: Array, n_fitted: int) -> HeldOut:
+        """The first point of `prediction` beside the losses measured there."""
+        sides = float(prediction.prediction_low[0]), float(prediction.prediction_high[0])
+        known = all(map(math.isfinite, sides)) and 0 < sides[1] < MAX_SPAN * sides[0]
+        return HeldOut(
+            label=label,
+            x=x,
+            predicted=float(prediction.value[0]),
+            interval=sides if known else (math.nan, math.nan),
+            measured=float(np.exp(np.mean(np.log(measured)))),
+            n_measured=len(measured),
+            n_fitted=n_fitted,
+        )
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the measured loss is in the interval; None where there is none."""
+        if not all(map(math.isfinite, self.interval)):
+            return None
+        return self.interval[0] <= self.measured <= self.interval[1]
+
+    @property
+    def miss(self) -> float:
+        """predicted / measured - 1"""
+        return self.predicted / self.measured - 1.0
+
+    @property
+    def width(self) -> float:
+        """The factor between the sides of the interval; NaN where there is none."""
+        return self.interval[1] / self.interval[0]
+
+    @property
+    def says_little(self) -> bool:
+        """Whether an interval is so wide, or missing, that holding the measured loss is no test of the law."""
+        return not self.width <= SAYS_LITTLE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.path import Path
 
 from analysis.compare.labels import size
-from analysis.laws import Prediction
-from analysis.laws.ladder import Ladder, LadderLaw, Variable
-from analysis.laws.surface import FORM, HeldOut
+from analysis.laws.ladder import ArmLaw, Ladder
+from analysis.laws.misfit import HeldOut
+from analysis.laws.result import Prediction
 from analysis.style import INK, Look, legend_beside, legend_name, log_axis, looks, new_axes, pad
 from analysis.table.read import SweepTable
 from rfscale import names
+
+Variable = Literal["N", "C"]
 
 LOSS_LABEL = "validation loss (velocity MSE)"
 BAND_SPAN = 2.0
@@ -38,18 +41,39 @@ class DrawnLaw:
 
 
 def drawn_laws(ladder: Ladder, variable: Variable, look: Mapping[str, Look]) -> list[DrawnLaw]:
-    """The laws over one variable that a figure shows: of up to four arms, or of the best alone."""
-    fitted = [law for law in ladder.of(variable) if law.fit is not None and look[law.arm].shown]
+    """The laws that a figure shows, at the end of training: of up to four arms, or of the best alone."""
+    fitted = [law for law in ladder.laws if law.law is not None and len(law.n) and look[law.arm].shown]
     if len(fitted) > LAWS_UP_TO:
         fitted = [law for law in fitted if law.arm == next(iter(look))]
-    return [_drawn(law) for law in fitted]
+    return [_drawn(law, variable) for law in fitted]
 
 
-def _drawn(law: LadderLaw) -> DrawnLaw:
-    assert law.fit is not None  # the caller keeps those
-    x = np.geomspace(law.x.min() / 1.05, law.x.max() * 1.05, 80)
-    curve = law.fit.predict({law.variable: x})
+def _drawn(law: ArmLaw, variable: Variable) -> DrawnLaw:
+    """From the smallest size to the largest; C between sizes by interpolation of its logarithm."""
+    n = np.geomspace(law.n.min(), law.n.max(), 80)
+    curve = law.along_sizes(n)
+    order = np.argsort(law.n)
+    flops = np.exp(np.interp(np.log(n), np.log(law.n[order]), np.log(law.flops[order])))
+    x = n if variable == "N" else flops
     return DrawnLaw(law.arm, x, curve, bool(np.all(curve.high < BAND_SPAN * curve.low)))
+
+
+def caption(ladder: Ladder, variable: Variable, look: Mapping[str, Look]) -> str:
+    """What the dashed lines, the bands and the bars of a ladder's figure are, of what it shows."""
+    drawn = drawn_laws(ladder, variable, look)
+    if not drawn:
+        return ""
+    band = "its 95 % band where that is nowhere wider than a factor of 2"
+    none = "its 95 % band is wider than a factor of 2 and not drawn"
+    told = "Dashed: the law of all arms at the end of training, over the sizes that it was fitted to, "
+    told += f"and {band}." if any(law.banded for law in drawn) else f"without a band: {none}."
+    if held_out_bars(ladder, [law.arm for law in drawn]):
+        told += (
+            " Right of the dotted line, apart from the measured sizes: the largest size as predicted from the smaller "
+            "ones alone, with a 95 % interval; an arrow: the interval goes on beyond the figure (the table of the laws "
+            "has its ends)."
+        )
+    return told
 
 
 def plot_loss_against_compute(
@@ -92,15 +116,15 @@ def plot_loss_against_parameters(
 ) -> Axes:
     """val/loss at the end of training against all parameters, with L(N), its band, and the largest size predicted."""
     ax = ax or new_axes(6.4, 3.8)
-    laws = ladder.of("N")
-    look = look or looks([law.arm for law in laws])
+    laws = [law for law in ladder.laws if len(law.n)]
+    look = look or looks([law.arm for law in ladder.laws])
     for law in laws:
         style = look[law.arm]
         ax.plot(
-            law.x, law.loss, style.marker, color=style.colour, zorder=style.zorder + 1,
+            law.n, law.loss, style.marker, color=style.colour, zorder=style.zorder + 1,
             label=legend_name(law.arm, style),
         )  # fmt: skip
-    ax.set_xlim(*pad(np.concatenate([law.x for law in laws]), 0.06))
+    ax.set_xlim(*pad(np.concatenate([law.n for law in laws]), 0.06))
     ax.set_ylim(*pad(np.concatenate([*(law.loss for law in laws), _limits(ladder)])))
     _laws(ax, ladder, "N", look)
     ax.set(xlabel="parameters (all trainable)", ylabel=LOSS_LABEL)
@@ -121,35 +145,36 @@ def _laws(ax: Axes, ladder: Ladder, variable: Variable, look: Mapping[str, Look]
         ax.plot(law.x, band.value, ls="--", lw=1.2, color=style.colour, zorder=style.zorder)
         if law.banded:
             ax.fill_between(law.x, band.low, band.high, color=style.colour, alpha=0.12, lw=0, zorder=1)
-    bars = held_out_bars(ladder, [law.arm for law in drawn])
-    left, right = ax.get_xlim()
-    gap = (right / left) ** 0.02
-    place = max((law.x.max() for law in drawn), default=1.0) / 1.05
-    for name, held in bars.items():
-        place *= gap
-        _bar(ax, place, held, look[name].colour)
     if drawn:
-        whose = " of the best" if len(ladder.of(variable)) > len(drawn) else ""
+        whose = " of the best" if sum(law.law is not None for law in ladder.laws) > len(drawn) else ""
         banded = sum(law.banded for law in drawn)
         band_too = ",\nand its 95 % band" if banded else ""
         if 0 < banded < len(drawn):
             band_too += f" where\nwithin a factor of {BAND_SPAN:g}"
-        ax.plot([], [], ls="--", color=INK, lw=1.2, label=f"fitted law L({variable}){whose}{band_too}")
-    if bars:
-        ax.set_xlim(left, max(right, place * gap))
-        label = f"largest size, predicted\nfrom the smaller ones by\n{by_which(bars)}, 95 % interval"
-        ax.plot([], [], ls="", marker=HELD_OUT_MARK, ms=15, mfc="none", mec=INK, mew=1, label=label)
+        ax.plot([], [], ls="--", color=INK, lw=1.2, label=f"law of all arms{whose}{band_too}")
+    _held_out_strip(ax, held_out_bars(ladder, [law.arm for law in drawn]), look)
+
+
+def _held_out_strip(ax: Axes, bars: Mapping[str, HeldOut], look: Mapping[str, Look]) -> None:
+    """A strip at the right, off the scale of x: each prediction of the largest size beside what was measured there."""
+    if not bars:
+        return
+    left, right = ax.get_xlim()
+    gap = (right / left) ** 0.03
+    ax.axvline(right, color="#999999", lw=0.8, ls=":", zorder=1)
+    for i, (name, held) in enumerate(bars.items()):
+        style, place = look[name], right * gap ** (i + 1)
+        _bar(ax, place, held, style.colour)
+        ax.plot(place, held.measured, style.marker, ms=4, mfc="none", mec=style.colour, zorder=style.zorder)
+    ax.set_xlim(left, right * gap ** (len(bars) + 1))
+    label = "largest size, predicted\nfrom the smaller ones,\n95 % interval; open mark:\nmeasured"
+    ax.plot([], [], ls="", marker=HELD_OUT_MARK, ms=15, mfc="none", mec=INK, mew=1, label=label)
 
 
 def held_out_bars(ladder: Ladder, arms: list[str]) -> dict[str, HeldOut]:
     """The predictions of the largest size that have an interval."""
-    found = {name: ladder.held_out(name)[0] for name in arms}
+    found = {name: ladder.law(name).held_out for name in arms}
     return {name: held for name, held in found.items() if held is not None and held.inside is not None}
-
-
-def by_which(bars: Mapping[str, HeldOut]) -> str:
-    """The laws that predict: 'L(N, D)', 'L(N)', or both."""
-    return " or ".join(dict.fromkeys("L(N, D)" if held.form == FORM else "L(N)" for held in bars.values()))
 
 
 def _bar(ax: Axes, x: float, held: HeldOut, colour: str) -> None:
@@ -165,7 +190,7 @@ def _bar(ax: Axes, x: float, held: HeldOut, colour: str) -> None:
 
 def _limits(ladder: Ladder) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """What the axis must hold of the predictions; an interval wider than a factor of 1.3 each way may leave it."""
-    held = held_out_bars(ladder, [law.arm for law in ladder.of("N")]).values()
+    held = held_out_bars(ladder, [law.arm for law in ladder.laws]).values()
     return np.array([min(max(side, h.predicted / 1.3), h.predicted * 1.3) for h in held for side in h.interval])
 
 

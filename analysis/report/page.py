@@ -25,7 +25,8 @@ from analysis.compare import plot, wording, wording_trend
 from analysis.compare.arms import Comparison, compare
 from analysis.compare.cells import rung_labels
 from analysis.laws import plot_ladder
-from analysis.laws.ladder import COLUMN, Ladder, Variable, ladder_laws
+from analysis.laws import wording as wording_laws
+from analysis.laws.ladder import FURTHER, Ladder, ladder_laws
 from analysis.quality import plot as plot_quality
 from analysis.quality import wording as wording_quality
 from analysis.quality.summary import Quality, assess
@@ -91,7 +92,7 @@ def write_report(
     table = read_sweep(tracking_uri, sweep, trials=trials)
     comparison = compare(table, reference=reference)
     compared = table.only(comparison.trial_ids)  # with tuned axes, the trials of the values chosen
-    ladder = ladder_laws(compared)
+    ladder = ladder_laws(compared, comparison.reference)
     quality = assess(compared, setting=quality_setting)
     look = looks([s.arm for s in comparison.standings], comparison.reference)
     with house_style():
@@ -129,7 +130,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _text(table: SweepTable, comparison: Comparison, ladder: Ladder, quality: Quality | None, path: Path) -> str:
-    parts = [wording.ranking_text(comparison), wording.laws_text(ladder, [s.arm for s in comparison.standings])]
+    parts = [wording.ranking_text(comparison), wording_laws.laws_text(ladder, [s.arm for s in comparison.standings])]
     if quality is not None:
         parts.append(wording_quality.quality_text(quality))
     if len(table.rejected):
@@ -162,13 +163,14 @@ def _figures(
     yield (
         "loss_against_compute",
         f"Validation loss along every training against its compute ({ladder.description}). Markers: the end of "
-        f"training. {_laws_caption(ladder, 'C', look)} All sizes train for the same steps, so this is the loss along "
-        f"the ladder, not the lowest loss that a budget can buy.",
+        f"training. {plot_ladder.caption(ladder, 'C', look)} All sizes train for the same steps, so this is the loss "
+        f"along the ladder, not the lowest loss that a budget can buy.",
         lambda: plot_ladder.plot_loss_against_compute(table, ladder, look=look),
     )
     yield (
         "loss_against_parameters",
-        f"Validation loss at the end of training against all trainable parameters. {_laws_caption(ladder, 'N', look)}",
+        "Validation loss at the end of training against all trainable parameters. "
+        + plot_ladder.caption(ladder, "N", look),
         lambda: plot_ladder.plot_loss_against_parameters(ladder, look=look),
     )
     if several:
@@ -215,25 +217,6 @@ def _figures(
             f"beyond.{leaving}",
             lambda: plot.plot_denoising_profile(table, reference, look=look),
         )
-
-
-def _laws_caption(ladder: Ladder, variable: Variable, look: Mapping[str, Look]) -> str:
-    """What the dashed lines, the bands and the bars of a ladder's figure are, of what it shows."""
-    drawn = plot_ladder.drawn_laws(ladder, variable, look)
-    if not drawn:
-        return ""
-    band = "its 95 % band where that is nowhere wider than a factor of 2"
-    none = "its 95 % band is wider than a factor of 2 and not drawn"
-    told = f"Dashed: the law L({variable}) fitted to the ends of training, "
-    told += f"and {band}." if any(law.banded for law in drawn) else f"without a band: {none}."
-    bars = plot_ladder.held_out_bars(ladder, [law.arm for law in drawn])
-    if bars:
-        told += (
-            f" Bars at the right: the largest size as predicted from the smaller ones alone, by "
-            f"{plot_ladder.by_which(bars)}, with a 95 % interval; an arrow: the interval goes on beyond the figure "
-            f"(the tables of the laws have its ends)."
-        )
-    return told
 
 
 def _quality_figures(quality: Quality | None, look: Mapping[str, Look]) -> Iterator[tuple[str, str, Draw]]:
@@ -323,22 +306,18 @@ def _page(
         lstrip_blocks=True,
     )  # fmt: skip
     order = [s.arm for s in comparison.standings]
-    laws = [ladder.law(name, variable) for name in order for variable in COLUMN]
-    surfaces = [ladder.surface(name) for name in order]
+    laws = [ladder.law(name) for name in order]
     return environment.get_template(TEMPLATE).render(
         table=table,
         comparison=comparison,
         ladder=ladder,
         laws=laws,
-        surfaces=surfaces,
-        misses={
-            "surface": wording.misses_sentence(surfaces, "The surface"),
-            **{f"L({v})": wording.misses_sentence(ladder.of(v), f"L({v})") for v in COLUMN},
-        },
-        surface_notes=list(dict.fromkeys(map(wording.surface_status, surfaces))),
-        law_notes=list(dict.fromkeys(map(wording.fit_status, laws))),
+        misses=wording_laws.misses_sentence(ladder),
+        law_notes=list(dict.fromkeys(map(wording_laws.status_words, laws))),
+        further=FURTHER,
         pictures={picture.name: picture for picture in pictures},
-        answer=wording.answer(comparison, ladder),
+        answer=f"{wording.answer(comparison)} {wording_laws.answer(ladder, comparison.best.arm)}",
+        law_words=wording_laws,
         words=wording,
         holds=wording_trend,
         quality=quality,
