@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from analysis.laws.forms import Array
 
-LAMBDAS = np.geomspace(1e-2, 1e6, 17)
+LAMBDAS = np.geomspace(1e-2, 1e8, 21)
 RHOS = np.array([0.0, 0.25, 0.5, 0.75, 0.95])
+RESOLUTION = 1e-5
+"""The noise of a point is at least this: a loss means nothing beyond its fifth digit."""
 NEGLIGIBLE = 1e-4
 """Nodes of less weight than this are left out."""
 
@@ -139,7 +141,7 @@ def effects(jacobian: Array, residual: Array, noise: Noise) -> Effects:
         weighing = Weighing.of(noise, lam, rho)
         gram = weighing.gram(columns)
         inverse = safe_inverse(gram[:p, :p])
-        left = max(float(gram[p, p] - gram[:p, p] @ inverse @ gram[:p, p]), 1e-300)
+        left = float(gram[p, p] - gram[:p, p] @ inverse @ gram[:p, p]) + (n - p) * RESOLUTION**2
         _, log_det = np.linalg.slogdet(inverse)
         prior = 0.5 * np.log(lam) - np.log1p(lam)
         log_weight = prior - 0.5 * weighing.log_determinant + 0.5 * log_det - 0.5 * (n - p) * np.log(left)

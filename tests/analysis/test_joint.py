@@ -91,6 +91,19 @@ def test_intervals_cover_whatever_shares_its_noise(trial: float, cell: float, po
     assert sum(held) >= 10
 
 
+@pytest.mark.parametrize("n_sizes", range(3, 9))
+def test_exponents_cover_in_one_seed_ladders_of_any_number_of_sizes(n_sizes: int) -> None:
+    """Of 16 worlds the intervals of alpha and beta miss at most two each: with E forced to 0 they miss all."""
+    sizes = tuple(np.geomspace(SIZES[0], SIZES[-1], n_sizes))
+    inside = []
+    for draw in range(16):
+        interval = fit_joint(curves(300 + draw, sizes=sizes, trial=0.007, point=0.007), 300).interval("rf")
+        inside.append(
+            [low <= truth <= high for (low, high), truth in ((interval["alpha"], ALPHA), (interval["beta"], BETA))]
+        )
+    assert np.min(np.sum(inside, axis=0)) >= 14
+
+
 def test_the_interval_of_alpha_is_at_most_half_of_that_of_separate_fits() -> None:
     ratio = []
     for draw in range(8):

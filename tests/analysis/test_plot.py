@@ -20,8 +20,9 @@ from analysis.compare import plot
 from analysis.compare.arms import Comparison, Estimate, compare
 from analysis.compare.cells import rung_labels
 from analysis.laws import plot_ladder
-from analysis.laws.ladder import EXPONENT, Ladder, Variable, ladder_laws
-from analysis.laws.surface import HeldOut
+from analysis.laws.ladder import Ladder, ladder_laws
+from analysis.laws.misfit import HeldOut
+from analysis.laws.plot_ladder import Variable
 from analysis.style import PALETTE, house_style, log_axis, log_ticks, looks, new_axes, si, tick_label
 from analysis.table.read import SweepTable, read_sweep
 
@@ -80,16 +81,19 @@ def test_the_law_that_is_drawn_is_the_law_that_the_page_quotes(
 ) -> None:
     ladder = results[2]
     ax = FIGURES[figure](results, None)
-    for law in ladder.of(variable):
-        assert law.fit is not None
-        e, a, exponent = (law.fit.estimate.get(k, 0.0) for k in ("E", "A", EXPONENT[variable]))
-        assert any(
-            np.allclose(line.get_ydata(), e + a / np.asarray(line.get_xdata(), float) ** exponent)
-            for line in _dashed(ax)
-        ), law.arm
+    for law in ladder.laws:
+        assert law.law is not None
+        value = law.law.estimate(law.arm)
+        n = np.geomspace(law.n.min(), law.n.max(), 80)
+        drawn = value["E"] + value["A"] / n ** value["alpha"] + value["B"] / law.d_end ** value["beta"]
+        assert any(np.allclose(line.get_ydata(), drawn) for line in _dashed(ax)), law.arm
+        x = law.n if variable == "N" else law.flops
+        for line in _dashed(ax):
+            ends = np.asarray(line.get_xdata())[[0, -1]]
+            assert ends == pytest.approx((x.min(), x.max())), "only over the sizes that were measured"
     assert len(_dashed(ax)) == 3
-    told = [label for label in ax.get_legend_handles_labels()[1] if label.startswith("fitted law")]
-    assert told == [f"fitted law L({variable}),\nand its 95 % band"]
+    told = [label for label in ax.get_legend_handles_labels()[1] if label.startswith("law of all arms")]
+    assert told == ["law of all arms,\nand its 95 % band"]
     spans = [
         float(np.max(law.curve.high / law.curve.low))
         for law in plot_ladder.drawn_laws(ladder, variable, looks(["better", "rf", "worse"]))
@@ -103,9 +107,8 @@ def test_a_band_is_drawn_whole_or_not_at_all(results: Results, monkeypatch: pyte
     """With a limit that a band passes at its ends only, no part of it is drawn, and the legend names none."""
     ladder = results[2]
     spans = {}
-    for law in ladder.of("N"):
-        assert law.fit is not None
-        band = law.fit.predict({"N": np.geomspace(law.x.min() / 1.05, law.x.max() * 1.05, 80)})
+    for law in ladder.laws:
+        band = law.along_sizes(np.geomspace(law.n.min(), law.n.max(), 80))
         spans[law.arm] = band.high / band.low
     ax = plot_ladder.plot_loss_against_parameters(ladder)
     assert [len(c.get_paths()) for c in ax.collections if isinstance(c, PolyCollection)] == [1, 1, 1]
@@ -113,15 +116,14 @@ def test_a_band_is_drawn_whole_or_not_at_all(results: Results, monkeypatch: pyte
     assert all(span.max() > plot_ladder.BAND_SPAN for span in spans.values())
     ax = plot_ladder.plot_loss_against_parameters(ladder)
     assert not [c for c in ax.collections if isinstance(c, PolyCollection)]
-    assert "fitted law L(N)" in ax.get_legend_handles_labels()[1]
+    assert "law of all arms" in ax.get_legend_handles_labels()[1]
     assert len(_dashed(ax)) == 3
 
 
 def _with_held_out(ladder: Ladder, interval: tuple[float, float]) -> Ladder:
-    """The ladder with this interval for the largest size of every formulation, by L(N)."""
-    held = HeldOut("d = 4", 1.0, 0.25, interval, 0.25, 1, 3, "N")
-    laws = tuple(replace(law, held_out=held) for law in ladder.laws)
-    return replace(ladder, laws=laws, surfaces=tuple(replace(s, held_out=None) for s in ladder.surfaces))
+    """The ladder with this interval for the largest size of every arm."""
+    held = HeldOut("d = 4", 1.0, 0.25, interval, 0.25, 1, 3)
+    return replace(ladder, laws=tuple(replace(law, held_out=held) for law in ladder.laws))
 
 
 @pytest.mark.parametrize(
@@ -141,10 +143,12 @@ def test_a_bar_that_leaves_the_axis_ends_in_an_arrow_at_its_edge(
         found = [
             (str(line.get_marker()), float(np.asarray(line.get_ydata())[0]))
             for line in ax.get_lines()
-            if line.get_marker() in ("v", "^") and str(line.get_label()).startswith("_")
+            if line.get_marker() in ("v", "^")
+            and str(line.get_label()).startswith("_")
+            and line.get_markerfacecolor() != "none"  # the measured loss beside its prediction
         ]
         assert sorted(found) == sorted([(arrow, edges[arrow]) for arrow in arrows] * 3)
-        assert any("by\nL(N), 95 % interval" in label for label in ax.get_legend_handles_labels()[1])
+        assert any("95 % interval; open mark:\nmeasured" in label for label in ax.get_legend_handles_labels()[1])
 
 
 def test_the_trend_figure_shows_the_points_the_line_and_ten_times_the_largest_size(results: Results) -> None:
