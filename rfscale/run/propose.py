@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from analysis.laws import Design, FitResult, PlannedRun, propose
-from analysis.laws.surface import curve_points, fit_surface
+from analysis.laws.surface import FIRST_FRACTION, curve_points, fit_surface
 from analysis.table.read import SweepTable
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.trial import Trial
@@ -133,7 +133,9 @@ def propose_sweep(
     steps = np.unique(np.geomspace(longest / 4, longest * LONGER, 13).round())
     point = {"N": float(goal.shape.parameter_count()), "D": float(target.steps * template.training.batch)}
     lengths = [float(s * template.training.batch) for s in steps]
-    design = propose(law, budget, sorted(by_size), lengths, train_flops, point)
+    # As the surface is fitted: to the points of validation after the first tenth of a training.
+    shares = [step / longest for step in template.evaluation.steps(longest) if step >= FIRST_FRACTION * longest]
+    design = propose(law, budget, sorted(by_size), lengths, train_flops, point, measured_at=shares)
 
     def proposed(run: PlannedRun) -> ProposedRun:
         length = max(1, round(run.data / template.training.batch))
@@ -156,7 +158,11 @@ def _at_depth(trial: Trial, depth: int) -> Trial | None:
     heads = depth if trial.model.heads == trial.model.depth else trial.model.heads
     width = trial.model.width // trial.model.depth * depth
     model = trial.model.model_copy(update={"depth": depth, "width": width, "heads": heads})
-    return None if width % heads else Trial(**{**dict(trial), "model": model})
+    return (
+        None
+        if width % heads
+        else Trial(**{**{name: getattr(trial, name) for name in Trial.model_fields}, "model": model})
+    )
 
 
 def _template(sweep: Sweep, formulation: str) -> Trial:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.laws import Design, FitError, FitResult, fit, propose
+from analysis.laws import design as design_module
 
 SD = 0.004
 TARGET = {"N": 1e8, "D": 1e9}
@@ -133,3 +134,35 @@ def test_what_is_left_of_a_budget_has_a_reason() -> None:
     full = propose(first, 1e24, SIZES[:2], DATA[:1], flops, TARGET)
     assert sum(run.repeats for run in full.runs) == 8
     assert "every candidate is in already 4 times" in full.unspent
+
+
+# --- runs, not points -------------------------------------------------------------------------------------------------
+
+SHARES = np.geomspace(1 / 16, 1, 6)
+
+
+def curves(rng: np.random.Generator, shared: float, own: float, seeds: int = 1) -> FitResult:
+    """Runs of four sizes and six points each, whose noise is partly that of the run."""
+    runs_ = 4 * seeds
+    n, d = np.repeat(np.tile(np.geomspace(1e5, 2e6, 4), seeds), 6), np.tile(2e7 * SHARES, runs_)
+    noise = np.repeat(rng.normal(0, shared, runs_), 6) + rng.normal(0, own, len(n))
+    data = {"N": n, "D": d, "loss": law(n, d) * np.exp(noise)}
+    return fit("chinchilla", data, groups=np.repeat(np.arange(runs_), 6).astype(str), bootstrap=0, checks=False)
+
+
+@pytest.mark.parametrize(("shared", "own"), [(0.006, 0.001), (0.002, 0.004), (0.0, 0.005)])
+def test_the_noise_of_runs_and_that_of_points_are_told_apart(shared: float, own: float) -> None:
+    found = [design_module._Noise.of(curves(np.random.default_rng(seed), shared, own, seeds=5)) for seed in range(8)]
+    assert np.mean([noise.own for noise in found]) == pytest.approx(own**2, rel=0.25)
+    assert np.mean([noise.shared for noise in found]) == pytest.approx(shared**2, rel=0.35, abs=0.3 * own**2)
+
+
+def test_a_law_that_may_be_wrong_keeps_runs_near_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the misfit the budget goes where the linearised law says; with it, nearer to what is asked."""
+
+    def nearest(misfit: float) -> float:
+        monkeypatch.setattr(design_module, "MISFIT", misfit)
+        n, d = runs(propose(curves(np.random.default_rng(3), 0.003, 0.002), BUDGET, SIZES, DATA, flops, TARGET))
+        return float(np.min(np.hypot(np.log(n / TARGET["N"]), np.log(d / TARGET["D"]))))
+
+    assert nearest(1.0) < nearest(0.0)

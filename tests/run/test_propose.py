@@ -68,7 +68,7 @@ def depths(proposal: Proposal) -> set[int]:
     return {trial.model.depth for trial in parse_sweep(yaml.safe_load(proposal.to_yaml())).trials}
 
 
-@pytest.mark.parametrize(("budget", "held"), [(3e13, False), (1e14, True)])
+@pytest.mark.parametrize(("budget", "held"), [(3e13, False), (7e13, True)])
 def test_an_optimum_beyond_the_pilot_names_the_trials_to_add_and_whether_they_are_proposed(
     table: SweepTable, budget: float, held: bool
 ) -> None:
