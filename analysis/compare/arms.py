@@ -180,7 +180,7 @@ def compare(
             paired.probability_best(effect, d, resamples, seed),
         ),
         spread=spread,
-        basis=_basis(spread, len(grid.labels), len(grid.seeds)) + _equal_flops(grid),
+        basis=_basis(spread, len(grid.labels), len(grid.seeds)) + _equal_flops(grid) + _yardstick(grid),
         sizes=sizes,
         tau=kendall(sizes),
         trends=trends(grid.arms, grid.labels, variable, at, grid.log_loss, log_factor, ref),
@@ -250,6 +250,16 @@ def _bounds(table: SweepTable, grid: Cells) -> Array:
         for at, trial in grid.trial_ids.items():
             out[at] = bound[trial]
     return out
+
+
+def _yardstick(grid: Cells) -> str:
+    """What is said where arms are not measured on the same."""
+    if not grid.own_yardstick:
+        return ""
+    return (
+        f"; the {grid.noun}s differ in {', '.join(grid.own_yardstick)}, so val/loss is measured on other images for "
+        f"each, and a lower one may only mean that these are easier"
+    )
 
 
 def _equal_flops(grid: Cells) -> str:

@@ -26,6 +26,8 @@ Array = NDArray[np.float64]
 Place = tuple[str, Values]
 """Arm and rung: the values of the rung's keys."""
 
+YARDSTICK = ("data.", "evaluation.")
+"""Sections of the identity that say what val/loss is measured on."""
 SAME_COST = 1e-6
 """FLOPs that differ by less than this share are the same cost."""
 
@@ -53,8 +55,8 @@ class Cells:
     `noun`: what an arm is, such as 'formulation'. `formulations`: of each arm, empty where it has several. `trial_ids`
     by (arm, rung, seed): with tuned axes those of the values chosen, which `choices` names. `equal_flops`: the arms
     differ in cost, so that losses are taken along the curves at the FLOPs of the rung, not at the end of training.
-    `unreached`: arms left out since the curves of all their trials begin beyond these FLOPs. `legend`: what the letters
-    in labels stand for.
+    `unreached`: arms left out since the curves of all their trials begin beyond these FLOPs. `own_yardstick`: the keys
+    of the arms that change what val/loss is measured on. `legend`: what the letters in labels stand for.
     """
 
     noun: str
@@ -67,6 +69,7 @@ class Cells:
     trial_ids: dict[tuple[int, int, int], str]
     choices: tuple[Choice, ...]
     equal_flops: bool
+    own_yardstick: tuple[str, ...]
     legend: str
 
     @property
@@ -127,6 +130,7 @@ class _SortedOut:
     keys: tuple[str, ...]
     declared: tuple[str, ...]
     tuned_keys: tuple[str, ...]
+    arm_keys: tuple[str, ...]
     noun: str
     not_finished: list[tuple[Place, Values, str]]  # where, with which tuned values, status
 
@@ -161,6 +165,7 @@ def _sort_out(table: SweepTable, by: Sequence[str]) -> _SortedOut:
         keys=keys,
         declared=() if set(by) & set(roles.rung) else roles.rung,
         tuned_keys=tuned_keys,
+        arm_keys=arm_keys,
         noun=labels.words(arm_keys[0]) if len(arm_keys) == 1 else "arm",
         not_finished=[
             ((arm, _of(i, keys)), _of(i, tuned_keys), str(status))
@@ -305,6 +310,7 @@ def _fill(table: SweepTable, known: _SortedOut) -> Cells:
         trial_ids=trial_ids,
         choices=tuple(choices),
         equal_flops=equal,
+        own_yardstick=tuple(key for key in known.arm_keys if key.startswith(YARDSTICK)),
         legend=labels.legend(known.keys),
     )  # fmt: skip
 

@@ -294,6 +294,13 @@ def test_a_curve_that_begins_beyond_the_budget_has_no_loss_there() -> None:
     assert "left out, as its curves begin beyond these: edm" in c.basis
 
 
+def test_arms_that_are_measured_on_other_data_are_said_to_be() -> None:
+    roles = replace(LADDER, arm=("formulation", "data.name"))
+    identities = [i | {"data.name": "shapes" if i["formulation"] == "rf" else "digits"} for i in grid(**TWO_BY_TWO)]
+    assert "differ in data.name, so val/loss is measured on other images" in compare(table_of(identities, roles)).basis
+    assert "val/loss is measured" not in compare(table_of(grid(**TWO_BY_TWO))).basis
+
+
 # --- tuned axes -------------------------------------------------------------------------------------------------------
 
 RATES = (0.001, 0.002, 0.004)
