@@ -9,8 +9,10 @@ host=${HOST:-127.0.0.1}
 port=${PORT:-5000}
 mkdir -p "$folder"
 export MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
-arguments=(--host "$host" --port "$port" --workers "${WORKERS:-2}" --artifacts-destination "$folder/artifacts")
-arguments+=(--backend-store-uri "${MLFLOW_BACKEND:-sqlite:///$folder/mlflow.db}")
+# Both addresses are relative to the folder, whatever letters its name has; the one of the database is no argument, which
+# everybody on the machine could read.
+export MLFLOW_BACKEND_STORE_URI=${MLFLOW_BACKEND:-sqlite:///mlflow.db}
+arguments=(--host "$host" --port "$port" --workers "${WORKERS:-2}" --artifacts-destination ./artifacts)
 if [[ -n ${ALLOWED_HOSTS:-} ]]; then arguments+=(--allowed-hosts "$ALLOWED_HOSTS"); fi
 cd "$folder"
 exec "${MLFLOW:-mlflow}" server "${arguments[@]}"

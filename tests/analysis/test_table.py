@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,6 +158,16 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path.write_text("this is not a database, and long enough to be seen as one that is broken " * 20)
     with pytest.raises(TrackingError, match=r"cannot be used \(file is not a database\)"):
         read_sweep(f"sqlite:///{path}", "any")
+
+
+def test_somebody_elses_database_is_said_and_left_as_it_is(tmp_path: Path) -> None:
+    """MLflow's client would make its tables in it."""
+    with closing(sqlite3.connect(tmp_path / "other.db")) as database:
+        database.execute("create table theirs (x)")
+    before = (tmp_path / "other.db").read_bytes()
+    with pytest.raises(TrackingError, match="is not MLflow's; run a sweep first, or correct the address"):
+        read_sweep(f"sqlite:///{tmp_path / 'other.db'}", "any")
+    assert (tmp_path / "other.db").read_bytes() == before
 
 
 def test_an_unreachable_server_is_said_at_once_and_settings_are_restored() -> None:
