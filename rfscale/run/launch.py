@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import time
 from collections.abc import Callable
@@ -18,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from rfscale import names
-from rfscale.spec.sweep import Quality, Resources, Samples, Sweep
+from rfscale.run.tasks import Problem, evaluate_task, train_task
+from rfscale.spec.sweep import Quality, Resources, Sweep
 from rfscale.spec.trial import Trial
-from rfscale.store import ClaimedError, State, Store, TrialFolder, write_json
+from rfscale.store import State, Store, TrialFolder, write_json
+from rfscale.train import placement
 
 SAME_ERROR_LIMIT = 3
 POLL_SECONDS = 0.5
@@ -37,6 +38,10 @@ class Outcome:
 
     finished: list[str] = field(default_factory=list)
     unfinished: dict[str, State] = field(default_factory=dict)
+    kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of the errors of those that failed
+
+
+Tick = Callable[[Outcome, set[str]], None]
 
 
 def to_train(sweep: Sweep, store: Store) -> list[Trial]:
@@ -47,54 +52,25 @@ def to_train(sweep: Sweep, store: Store) -> list[Trial]:
 
 
 def launch(
-    sweep: Sweep,
-    store: Store,
-    *,
-    address: str | None = None,
-    tick: Callable[[Outcome, set[str]], None] = lambda outcome, submitted: None,
+    sweep: Sweep, store: Store, *, address: str | None = None, tick: Tick = lambda outcome, submitted: None
 ) -> Outcome:
     """Train what is missing. A failed trial stops nobody else; the same error in the first few trials stops the sweep.
 
     `address` joins a running cluster ("auto" for the one of this machine); None starts a local one. `tick` is called
     about twice a second with the outcome so far and the ids given to Ray. A trial that another process trains, such as
-    a second launcher on the same store, is left to it and waited for. Raises LaunchError.
+    a second launcher on the same store, is left to it and waited for. Raises LaunchError, and PlacementError where one
+    trial asks for what a trial cannot use.
     """
-    waiting, outcome = to_train(sweep, store), Outcome()
-    if not waiting:
-        return outcome
-    tick(outcome, set())
-    ray = _start(address)
-    try:
-        if not _slots(ray, sweep.resources):
-            raise LaunchError(_too_large(ray, sweep.resources))
-        remote = _remote(ray, sweep.resources, _train_task)
-        keep = sweep.quality is not None and sweep.quality.checkpoints == "all"
-        settings = (sweep.resources.model_dump(), sweep.samples.model_dump(), keep)
-        running: dict[Any, Trial] = {}
-        while waiting or running:
-            # Twice what runs at once keeps every slot busy, and no more than that waits inside Ray. Without a single
-            # slot, when nodes were lost, one trial still waits there: that is what makes a cluster start new ones.
-            free = 2 * max(1, _slots(ray, sweep.resources)) - len(running)
-            for trial in _next(waiting, store, outcome, free):
-                folder = str(store.trial(trial.trial_id).path.resolve())
-                running[remote.remote(trial.model_dump_json(), folder, *settings)] = trial
-            if running:
-                ended, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
-            else:
-                ended = []
-                time.sleep(POLL_SECONDS)
-            for reference in ended:
-                trial = running.pop(reference)
-                state = _ended(ray, reference, store.trial(trial.trial_id))
-                if state.status == names.RUNNING:
-                    waiting.append(trial)
-                else:
-                    _note_end(outcome, trial, state)
-                _stop_on_same_error(outcome)
-            tick(outcome, {t.trial_id for t in running.values()})
-    finally:
-        ray.shutdown()
-    return outcome
+    placement.check(sweep.resources)
+    keep = sweep.quality is not None and sweep.quality.checkpoints == "all"
+    settings = (sweep.resources.model_dump(), sweep.samples.model_dump(), keep)
+    work = _Work(
+        train_task,
+        arguments=lambda trial: (str(store.trial(trial.trial_id).path.resolve()), *settings),
+        ready=lambda waiting, outcome, count: _next(waiting, store, outcome, count),
+        ended=lambda trial, problem: _trained(store.trial(trial.trial_id), problem),
+    )
+    return _launch(work, sweep.resources, to_train(sweep, store), address, tick)
 
 
 def launch_evaluation(
@@ -104,38 +80,65 @@ def launch_evaluation(
     store: Store,
     *,
     address: str | None = None,
-    tick: Callable[[Outcome, set[str]], None] = lambda outcome, submitted: None,
+    tick: Tick = lambda outcome, submitted: None,
 ) -> Outcome:
     """Judge the images of finished trials, each trial a task of its own; arguments and errors as of `launch`.
 
     Give the largest trials first. What is scored already is skipped by the task itself.
     """
-    waiting, outcome = list(trials), Outcome()
+    placement.check(sweep.resources)
+    settings = (str(store.root.resolve()), quality.model_dump(mode="json"), sweep.resources.model_dump())
+    work = _Work(
+        evaluate_task,
+        arguments=lambda trial: settings,
+        ready=lambda waiting, outcome, count: [waiting.pop(0) for _ in range(min(count, len(waiting)))],
+        ended=_judged,
+    )
+    return _launch(work, sweep.resources, list(trials), address, tick)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is done with every trial of a launch."""
+
+    task: Callable[..., Problem | None]
+    arguments: Callable[[Trial], tuple[Any, ...]]  # of the task, after the trial
+    ready: Callable[[list[Trial], Outcome, int], list[Trial]]  # takes up to so many trials off the queue
+    ended: Callable[[Trial, Problem | None], State]  # `running` where another process has it: it is waited for
+
+
+def _launch(work: _Work, resources: Resources, waiting: list[Trial], address: str | None, tick: Tick) -> Outcome:
+    """The loop of both: keep every slot busy until nothing waits and nothing runs."""
+    outcome = Outcome()
     if not waiting:
         return outcome
+    tick(outcome, set())
     ray = _start(address)
     try:
-        if not _slots(ray, sweep.resources):
-            raise LaunchError(_too_large(ray, sweep.resources))
-        remote = _remote(ray, sweep.resources, _evaluate_task)
-        settings = (str(store.root.resolve()), quality.model_dump(mode="json"), sweep.resources.model_dump())
+        if not _slots(ray, resources):
+            raise LaunchError(_too_large(ray, resources))
+        remote = _remote(ray, resources, work.task)
         running: dict[Any, Trial] = {}
         while waiting or running:
-            while waiting and len(running) < 2 * max(1, _slots(ray, sweep.resources)):
-                trial = waiting.pop(0)
-                running[remote.remote(trial.model_dump_json(), *settings)] = trial
-            ended, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
+            # Twice what runs at once keeps every slot busy, and no more than that waits inside Ray. Without a single
+            # slot, when nodes were lost, one trial still waits there: that is what makes a cluster start new ones.
+            free = 2 * max(1, _slots(ray, resources)) - len(running)
+            for trial in work.ready(waiting, outcome, free):
+                running[remote.remote(trial.model_dump_json(), *work.arguments(trial))] = trial
+            ended = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)[0] if running else []
+            elsewhere = not running
             for reference in ended:
                 trial = running.pop(reference)
-                problem, _ = _problem(ray, reference)
-                if problem.startswith(ClaimedError.__name__):
-                    waiting.append(trial)  # a second launcher judges it: looked at again until it is scored
-                    time.sleep(POLL_SECONDS)
-                elif problem:
-                    outcome.unfinished[trial.trial_id] = State(names.FAILED, trial.training.steps, problem)
+                problem = _problem(ray, reference)
+                state = work.ended(trial, problem)
+                if state.status == names.RUNNING:
+                    waiting.append(trial)
+                    elsewhere = True
                 else:
-                    outcome.finished.append(trial.trial_id)
+                    _note_end(outcome, trial, state, problem)
                 _stop_on_same_error(outcome)
+            if elsewhere and waiting:
+                time.sleep(POLL_SECONDS)  # another process has it: looked at again
             tick(outcome, {t.trial_id for t in running.values()})
     finally:
         ray.shutdown()
@@ -159,11 +162,13 @@ def _next(waiting: list[Trial], store: Store, outcome: Outcome, count: int) -> l
     return taken
 
 
-def _note_end(outcome: Outcome, trial: Trial, state: State) -> None:
+def _note_end(outcome: Outcome, trial: Trial, state: State, problem: Problem | None = None) -> None:
     if state.status == names.FINISHED:
         outcome.finished.append(trial.trial_id)
-    else:
-        outcome.unfinished[trial.trial_id] = state
+        return
+    outcome.unfinished[trial.trial_id] = state
+    if state.status == names.FAILED:
+        outcome.kinds[trial.trial_id] = problem.kind if problem is not None else ()
 
 
 def _start(address: str | None) -> Any:
@@ -260,7 +265,7 @@ def _too_large(ray: Any, resources: Resources) -> str:
     )
 
 
-def _remote(ray: Any, resources: Resources, task: Callable[..., None]) -> Any:
+def _remote(ray: Any, resources: Resources, task: Callable[..., Problem | None]) -> Any:
     options: dict[str, Any] = {
         "num_cpus": resources.cpus,
         "max_retries": resources.retries,
@@ -273,72 +278,49 @@ def _remote(ray: Any, resources: Resources, task: Callable[..., None]) -> Any:
     return ray.remote(**options)(task)
 
 
-def _train_task(
-    trial_json: str, folder: str, resources: dict[str, Any], samples: dict[str, Any], keep_weights: bool
-) -> None:
-    """In a Ray worker: train one trial. Its errors are in result.json; only a process's death is Ray's to report."""
-    import torch
-
-    from rfscale.train.loop import train
-
-    settings = Resources.model_validate(resources)
-    torch.set_num_threads(max(1, int(settings.cpus)))
-    train(
-        Trial.model_validate_json(trial_json),
-        TrialFolder(Path(folder)),
-        settings,
-        Samples.model_validate(samples),
-        keep_weights=keep_weights,
-    )
-
-
-def _evaluate_task(trial_json: str, store: str, quality: dict[str, Any], resources: dict[str, Any]) -> None:
-    """In a Ray worker: judge one trial. Its scores are in the journal."""
-    import torch
-
-    from rfscale.judges.evaluate import evaluate
-
-    settings = Resources.model_validate(resources)
-    torch.set_num_threads(max(1, int(settings.cpus)))
-    evaluate(Trial.model_validate_json(trial_json), Store(Path(store)), Quality.model_validate(quality), settings)
-
-
-def _problem(ray: Any, reference: Any) -> tuple[str, bool]:
-    """Why a task that has ended failed ('' if it did not), and whether its process died."""
+def _problem(ray: Any, reference: Any) -> Problem | None:
+    """Why a task that has ended failed, None if it did not."""
     try:
-        ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        return f"{type(error.cause).__name__}: {names.one_line(error.cause, 300)}", False
-    except ray.exceptions.OutOfMemoryError:
-        return "its machine ran out of memory; set resources.memory_gb so that fewer trials share it", True
+        problem: Problem | None = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # the worker could not even import the task
+        return Problem.of(error.cause)
+    except ray.exceptions.OutOfMemoryError as error:
+        sentence = "its machine ran out of memory; set resources.memory_gb so that fewer trials share it"
+        return Problem((type(error).__name__,), sentence, died=True)
     except ray.exceptions.RayError as error:
-        return f"its process died, and so did its retries ({type(error).__name__})", True
-    return "", False
+        sentence = f"its process died, and so did its retries ({type(error).__name__})"
+        return Problem((type(error).__name__,), sentence, died=True)
+    return problem
 
 
-def _ended(ray: Any, reference: Any, folder: TrialFolder) -> State:
+def _trained(folder: TrialFolder, problem: Problem | None) -> State:
     """How a trial whose task has ended stands: its folder decides, and where that cannot say, the error of the task."""
-    problem, died = _problem(ray, reference)
     state = folder.state()
     if state.status in (names.FINISHED, names.DIVERGED, names.RUNNING):
         return state
-    if not problem:
+    if problem is None:
         hint = "the store must be a folder that every node of the cluster sees"
-        problem = state.reason or f"its task ended, but {folder.path} is empty here: {hint}"
-    failed = State(names.FAILED, state.step, problem, state.loss)
-    if died and state.status != names.NEW:  # nobody else is left to write it
-        write_json(
-            folder.result,
-            {"status": names.FAILED, "step": state.step, "reason": problem, "metrics": {}, "files": {}},
-        )
-    return failed
+        reason = state.reason or f"its task ended, but {folder.path} is empty here: {hint}"
+    else:
+        reason = problem.sentence
+        if problem.died and state.status != names.NEW:  # nobody else is left to write it
+            result = {"status": names.FAILED, "step": state.step, "reason": reason, "metrics": {}, "files": {}}
+            write_json(folder.result, result)
+    return State(names.FAILED, state.step, reason, state.loss)
+
+
+def _judged(trial: Trial, problem: Problem | None) -> State:
+    """How an evaluation ended: what it scored is in the journal."""
+    if problem is None:
+        return State(names.FINISHED, trial.training.steps)
+    return State(names.RUNNING if problem.claimed else names.FAILED, trial.training.steps, problem.sentence)
 
 
 def _stop_on_same_error(outcome: Outcome) -> None:
     """A correlated failure: the first trials all ended in the same error, and no other way."""
-    errors = [s.reason for s in outcome.unfinished.values() if s.status == names.FAILED]
-    alike = {re.sub(r"\b[0-9a-f]{12}\b|\d+", "#", error) for error in errors}  # but for ids, sizes and addresses
-    if not outcome.finished and len(errors) == len(outcome.unfinished) == SAME_ERROR_LIMIT and len(alike) == 1:
+    failed = [state.reason for state in outcome.unfinished.values() if state.status == names.FAILED]
+    alike = len(set(outcome.kinds.values())) == 1
+    if not outcome.finished and len(failed) == len(outcome.unfinished) == SAME_ERROR_LIMIT and alike:
         raise LaunchError(
-            f"the first {SAME_ERROR_LIMIT} trials all failed in the same way, so the rest was not tried: {errors[0]}"
+            f"the first {SAME_ERROR_LIMIT} trials all failed in the same way, so the rest was not tried: {failed[0]}"
         )

@@ -20,10 +20,13 @@ from conftest import heed_interrupts
 
 from rfscale import names
 from rfscale.run import launch as launch_module
-from rfscale.run.launch import LaunchError, Outcome, _next, _stop_on_same_error, launch, to_train
-from rfscale.spec.sweep import Sweep
+from rfscale.run.launch import LaunchError, Outcome, _next, _note_end, _stop_on_same_error, launch, to_train
+from rfscale.run.tasks import Problem, evaluate_task, train_task
+from rfscale.spec.sweep import Quality, Resources, Samples, Sweep
 from rfscale.spec.sweep_file import load_sweep, parse_sweep
 from rfscale.store import State, Store, TrialFolder, write_json
+from rfscale.train.loop import train
+from rfscale.train.placement import PlacementError
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -155,22 +158,57 @@ def test_a_trial_of_another_process_is_left_in_the_queue(store: Store) -> None:
     assert _next(waiting, store, outcome, 9) == [busy]
 
 
+def problem(error: Exception) -> Problem:
+    """As a worker tells it of an error raised here."""
+    try:
+        raise error
+    except Exception as caught:
+        return Problem.of(caught)
+
+
 @pytest.mark.parametrize(
-    ("errors", "stops"),
+    ("problems", "stops"),
     [
-        (["out of memory: tried 20.00 MiB", "out of memory: tried 4.00 MiB", "out of memory: tried 9.00 MiB"], True),
-        (["no space: trials/0123456789ab", "no space: trials/ba9876543210", "no space: trials/aaaaaaaaaaaa"], True),
-        (["OSError: a", "OSError: b", "OSError: a"], False),
-        (["OSError: a", "OSError: a"], False),
+        ([problem(RuntimeError(f"out of memory: tried {size} MiB")) for size in (20, 4, 9)], True),
+        ([problem(OSError(28, "no space", f"trials/{name}")) for name in "abc"], True),
+        ([problem(OSError(28, "no space")), problem(OSError(13, "denied")), problem(OSError(28, "no space"))], False),
+        ([problem(RuntimeError("a")), problem(ValueError("a")), problem(RuntimeError("a"))], False),
+        ([problem(RuntimeError("a")), problem(RuntimeError("a"))], False),
     ],
-)  # fmt: skip
-def test_only_the_same_error_in_the_first_three_trials_stops_the_sweep(errors: list[str], stops: bool) -> None:
-    outcome = Outcome(unfinished={str(i): State(names.FAILED, 0, error) for i, error in enumerate(errors)})
+)
+def test_only_the_same_error_in_the_first_three_trials_stops_the_sweep(problems: list[Problem], stops: bool) -> None:
+    """The same by type, place and system error; what its message says plays no part."""
+    outcome = Outcome()
+    for number, (trial, one) in enumerate(zip(small(seeds=[0, 1]).trials, problems, strict=False)):
+        _note_end(outcome, trial, State(names.FAILED, number, one.sentence), one)
     if stops:
         with pytest.raises(LaunchError, match=r"first 3 trials all failed in the same way"):
             _stop_on_same_error(outcome)
         outcome.finished.append("another")
     _stop_on_same_error(outcome)
+
+
+def test_a_task_tells_that_another_process_holds_its_trial(store: Store) -> None:
+    (trial, *_), quality = small().trials, Quality(judges=["shapes"])
+    folder = store.trial(trial.trial_id)
+    assert train(trial, folder, samples=Samples(images=0)) == names.FINISHED
+    settings = (trial.model_dump_json(), str(store.root), quality.model_dump(mode="json"), Resources().model_dump())
+    with folder.claim():
+        held = train_task(trial.model_dump_json(), str(folder.path), Resources().model_dump(), {"images": 0}, False)
+        assert held is not None
+        assert held.claimed
+        held = evaluate_task(*settings)
+        assert held is not None
+        assert held.claimed
+    assert "another process" in held.sentence
+
+
+def test_more_than_one_gpu_per_trial_is_refused_before_ray_starts(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_module, "_start", lambda address: pytest.fail("Ray was started"))
+    with pytest.raises(PlacementError, match="trains on one device"):
+        launch(small(resources={"gpus": 2}), store)
 
 
 def test_an_address_where_nobody_listens_is_one_sentence(store: Store) -> None:
@@ -185,7 +223,7 @@ def test_an_address_where_nobody_listens_is_one_sentence(store: Store) -> None:
 def test_a_diverging_and_a_broken_trial_stop_nobody_and_a_second_launch_needs_no_ray(
     store: Store, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = small(grids=[{}, {"model": {"depths": [1]}, "training": {"learning_rate": 1e20}}])
+    sweep = small(grids=[{}, {"model": {"depths": [1]}, "training": {"learning_rate": 1000}}])
     broken, *rest = (t for t in sweep.trials if t.training.learning_rate < 1)
     break_trial(store.trial(broken.trial_id))
     most = 0

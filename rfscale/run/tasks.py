@@ -1,0 +1,72 @@
+"""What a worker does with one trial, and what it says of an error: a value, so that no launcher reads a message."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rfscale import names
+from rfscale.spec.sweep import Quality, Resources, Samples
+from rfscale.spec.trial import Trial
+from rfscale.store import ClaimedError, Store, TrialFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a task failed. Two problems of one `kind` are the same error; their sentences may name other files."""
+
+    kind: tuple[str, ...]  # the type of the error, where it was raised, and the system's number for it
+    sentence: str
+    claimed: bool = False  # another process holds the trial: nothing is wrong with it
+    died: bool = False  # the process ended without a word
+
+    @classmethod
+    def of(cls, error: Exception) -> Problem:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        number = str(error.errno) if isinstance(error, OSError) else ""
+        kind = (type(error).__name__, f"{place.filename}:{place.lineno}", number)
+        sentence = f"{type(error).__name__}: {names.one_line(error, 300)}"
+        return cls(kind, sentence, claimed=isinstance(error, ClaimedError))
+
+
+def train_task(
+    trial_json: str, folder: str, resources: dict[str, Any], samples: dict[str, Any], keep_weights: bool
+) -> Problem | None:
+    """Train one trial. What it measured and how it ended are in its folder."""
+    from rfscale.train.loop import train
+
+    settings = _one_process(resources)
+    try:
+        train(
+            Trial.model_validate_json(trial_json),
+            TrialFolder(Path(folder)),
+            settings,
+            Samples.model_validate(samples),
+            keep_weights=keep_weights,
+        )
+    except Exception as error:
+        return Problem.of(error)
+    return None
+
+
+def evaluate_task(trial_json: str, store: str, quality: dict[str, Any], resources: dict[str, Any]) -> Problem | None:
+    """Judge one trial. Its scores are in the journal."""
+    from rfscale.judges.evaluate import evaluate
+
+    settings = _one_process(resources)
+    try:
+        evaluate(Trial.model_validate_json(trial_json), Store(Path(store)), Quality.model_validate(quality), settings)
+    except Exception as error:
+        return Problem.of(error)
+    return None
+
+
+def _one_process(resources: dict[str, Any]) -> Resources:
+    """What the task may use, with torch told of it."""
+    import torch
+
+    settings = Resources.model_validate(resources)
+    torch.set_num_threads(max(1, int(settings.cpus)))
+    return settings
