@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -18,13 +19,13 @@ from rfscale.names import RfscaleError
 from rfscale.numbers import Real, Whole, bounds_of
 from rfscale.paths import expanded
 from rfscale.quoting import quoted
-from rfscale.spec.notes import notes
 from rfscale.spec.sweep import Resources, Sweep, SweepError
 from rfscale.spec.trial import Trial
-from rfscale.store import Store, StoreError, default_store
+from rfscale.store import Store
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rfscale.run.progress import Terminal
+    from rfscale.run.study import Ran
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -101,14 +102,6 @@ def main(
 # --- places and trials ------------------------------------------------------------------------------------------------
 
 
-def open_store(given: Path | None) -> Store:
-    """The store, which need not exist yet. Raises StoreError for a file."""
-    store = Store(given if given is not None else expanded(default_store(), "$RFSCALE_STORE"))
-    if store.root.exists() and not store.root.is_dir():
-        raise StoreError(f"the store {store.root} is a file; give a folder with --store")
-    return store
-
-
 def said_of(store: Store) -> str:
     """Where the results were looked for, so that a mistyped folder is seen."""
     return f"store: {store.root}" + ("" if store.root.is_dir() else " (it does not exist yet)")
@@ -158,48 +151,7 @@ def arm_named(given: str | None) -> str | None:
         return given
 
 
-def write_report(sweep: Sweep, store: Store, setting: str | None = None, reference: str | None = None) -> None:
-    """Raises FileError where the folder of the report cannot be written."""
-    uri = labelled_uri(sweep, store)
-    from analysis.report.page import write_report
-
-    folder = store.report(sweep.name)
-    try:
-        report = write_report(
-            uri, sweep.name, folder, reference=arm_named(reference), quality_setting=setting, trials=ids(sweep)
-        )
-    except OSError as error:
-        raise FileError(f"cannot write the report to {folder} ({error.strerror}); correct its permissions") from error
-    typer.echo(report.text)
-
-
-def ids(sweep: Sweep) -> frozenset[str]:
-    """The trials that the sweep file has now: what an earlier version of it trained is in no number."""
-    return frozenset(trial.trial_id for trial in sweep.trials)
-
-
-def mlflow_uri(store: Store) -> str:
-    """Where MLflow is; what reads there or writes there asks first whether it answers. Raises TrackingError."""
-    from rfscale.run.mirror import tracking_uri
-
-    return tracking_uri(store)
-
-
-def labelled_uri(sweep: Sweep, store: Store) -> str:
-    """`mlflow_uri`, where the runs of the sweep carry the arms and roles of its file as it is now."""
-    from rfscale.run.mirror import relabel
-
-    uri = mlflow_uri(store)
-    relabel(sweep, uri)
-    return uri
-
-
-def noted(sweep: Sweep, decode: bool = False) -> Sweep:
-    """With what its data will do that the file does not say; `decode` opens every image. Raises DataError."""
-    found = [*notes(sweep)]
-    for data in dict.fromkeys(trial.data for trial in sweep.trials):
-        found += data.check(decode=decode)
-    return sweep.model_copy(update={"notes": tuple(dict.fromkeys(found))})
+# --- printing ---------------------------------------------------------------------------------------------------------
 
 
 def print_notes(sweep: Sweep) -> None:
@@ -207,18 +159,37 @@ def print_notes(sweep: Sweep) -> None:
         typer.echo(f"note: {note}")
 
 
-# --- printing ---------------------------------------------------------------------------------------------------------
-
-
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1))
+    """What is not a finite number is null: JSON has no other word for it."""
+    typer.echo(json.dumps(_plain(value), indent=1, allow_nan=False))
 
 
-def console() -> Console:
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def terminal() -> Terminal:
+    """Shows what is under way, on standard output."""
     from rich.console import Console
 
+    from rfscale.run.progress import Terminal
+
     # Piped output is for reading and grepping: no wrapping at 80 columns.
-    return Console() if sys.stdout.isatty() else Console(width=200)
+    return Terminal(Console() if sys.stdout.isatty() else Console(width=200))
+
+
+def end(ran: Ran) -> None:
+    """What failed, on standard error, with exit code 1; all of it is tried again by the same command."""
+    for what, reasons in (("trials", ran.failed), ("evaluations", ran.unjudged)):
+        if reasons:
+            listed = "; ".join(f"{trial_id} ({reason})" for trial_id, reason in reasons.items())
+            typer.echo(f"rfscale: {len(reasons)} {what} failed: {listed}. The same command tries them again.", err=True)
+    if ran.failed or ran.unjudged:
+        raise typer.Exit(1)
 
 
 def print_table(title: str, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:

@@ -7,31 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-from rfscale import names
 from rfscale.cli.common import (
     Json,
     StoreFolder,
     SweepFile,
     app,
-    ids,
-    labelled_uri,
-    noted,
     one_sentence,
-    open_store,
     print_json,
     print_notes,
     print_table,
     said_of,
     trial_row,
 )
-from rfscale.cli.judging import check_judges
 from rfscale.flow.formulations import FAMILIES, canonical, signature
-from rfscale.judges.units import units
+from rfscale.run.study import PLAN_STATUSES, Planned, Study, open_store
 from rfscale.spec.axes import Axis
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.sweep_file import load_sweep, read_mapping
-from rfscale.spec.trial import Trial
-from rfscale.store import Store
 
 _PLAN_COLUMNS = (
     *("trial_id", "arm", "depth", "width", "heads", "parameters", "train_flops"),
@@ -39,7 +31,6 @@ _PLAN_COLUMNS = (
 )
 _AXIS_COLUMNS = ("axis", "role", "size", "values")
 _LONGEST_VALUES = 100  # characters: what is longer is shown by its ends
-_PLAN_STATUSES = (names.NEW, names.PARTIAL, names.FINISHED, names.DROPPED)
 
 
 @app.command()
@@ -70,26 +61,23 @@ def plan(
     the sweep is a pilot: its curves tell which trainings would best sharpen the predicted loss of a larger one, and
     these are written as the next sweep file.
     """
-    definition, place = load_sweep(sweep), open_store(store)
+    study = Study(load_sweep(sweep), open_store(store))
     if budget is not None:
-        _propose(sweep, definition, place, budget, formulation, target, out, as_json)
+        _propose(sweep, study, budget, formulation, target, out, as_json)
         return
-    definition = noted(definition)
     for option, value in (("--target", target), ("--out", out), ("--formulation", formulation)):
         if value is not None:
             raise SweepError(f"{option} says nothing without --budget; add --budget FLOPS, or remove it")
-    if definition.quality is not None:
-        check_judges(definition, definition.quality)
-    rows = [_planned(definition, trial, place) for trial in definition.trials]
+    planned = study.plan()
+    definition = planned.sweep
+    rows = [_row(definition, one) for one in planned.trials]
     totals = {
         "trials": len(rows),
         "duplicates_merged": definition.duplicates,
-        "train_flops": sum(row["train_flops"] for row in rows),
-        "samples": sum(row["samples"] for row in rows),
-        "evaluations": sum(len(units(trial, definition.quality)) for trial in definition.trials)
-        if definition.quality
-        else 0,
-        **{status: sum(row["status"] == status for row in rows) for status in _PLAN_STATUSES},
+        "train_flops": planned.train_flops,
+        "samples": planned.samples,
+        "evaluations": planned.evaluations,
+        **{status: planned.count(status) for status in PLAN_STATUSES},
     }
     if as_json:
         axes = [{"field": axis.field, "role": axis.role, "values": axis.values} for axis in definition.layout.axes]
@@ -113,33 +101,30 @@ def plan(
         title = definition.layout.sentence()
     print_table(title, _PLAN_COLUMNS, rows)
     parts = [f"{totals['trials']} trials", f"{totals['train_flops']:.3g} FLOPs of training"]
-    parts += [f"{totals[status]} {status}" for status in _PLAN_STATUSES if totals[status]]
+    parts += [f"{totals[status]} {status}" for status in PLAN_STATUSES if totals[status]]
     if definition.duplicates:
         parts.append(f"{definition.duplicates} duplicates merged")
     typer.echo(", ".join(parts))
     if definition.quality is not None:
         typer.echo(f"{totals['evaluations']} evaluations of images")
     print_notes(definition)
-    typer.echo(said_of(place))
+    typer.echo(said_of(study.store))
 
 
 def _propose(
     path: Path,
-    sweep: Sweep,
-    store: Store,
+    study: Study,
     budget: float,
     formulation: str | None,
     target: str | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    uri = labelled_uri(sweep, store)
     from analysis.compare.arms import compare
     from analysis.laws.command import parse_point
-    from analysis.table.read import read_sweep
     from rfscale.run.propose import Target, propose_sweep
 
-    table = read_sweep(uri, sweep.name, trials=ids(sweep))
+    table = study.table()
     name = canonical(formulation) if formulation is not None else compare(table).best.arm
     goal = None
     if target is not None:
@@ -147,7 +132,7 @@ def _propose(
         if set(point) != {"depth", "steps"} or not all(v >= 1 and v == int(v) for v in point.values()):
             raise SweepError(f"--target {target!r} is not a training; write it as depth=8,steps=2400")
         goal = Target(int(point["depth"]), int(point["steps"]))
-    proposal = propose_sweep(sweep, read_mapping(path), table, budget, name, goal)
+    proposal = propose_sweep(study.sweep, read_mapping(path), table, budget, name, goal)
     out = out if out is not None else path.with_name(f"{path.stem}-next.yaml")
     if out.exists():
         raise SweepError(f"{out} exists already; move it, or name another file with --out")
@@ -172,18 +157,9 @@ def _axis_row(axis: Axis) -> dict[str, Any]:
     }
 
 
-def _planned(sweep: Sweep, trial: Trial, store: Store) -> dict[str, Any]:
-    """A trial's row in `plan`, with one of four statuses: what will the next `run` do with it?"""
-    state = store.trial(trial.trial_id).state()
-    status, reason = _PLANNED.get(state.status, state.status), state.reason
-    if state.status == names.RUNNING:
-        reason = "a process is training it now"
-    elif state.status in (names.DIVERGED, names.FAILED):
-        reason = f"{state.status}: {state.reason}"
-    return {**trial_row(trial), "arm": sweep.placing(trial).arm, "status": status, "reason": reason}
-
-
-_PLANNED = {names.RUNNING: names.PARTIAL, names.FAILED: names.PARTIAL, names.DIVERGED: names.DROPPED}
+def _row(sweep: Sweep, planned: Planned) -> dict[str, Any]:
+    arm = sweep.placing(planned.trial).arm
+    return {**trial_row(planned.trial), "arm": arm, "status": planned.status, "reason": planned.reason}
 
 
 @app.command()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import typer
 
-from rfscale import names
 from rfscale.cli.common import (
     Address,
     Cpus,
@@ -16,18 +14,14 @@ from rfscale.cli.common import (
     StoreFolder,
     SweepFile,
     app,
-    console,
-    mlflow_uri,
+    end,
     one_sentence,
-    open_store,
     print_json,
+    terminal,
     with_resources,
-    write_report,
 )
-from rfscale.cli.judging import check_judges, judge_trials, stop_on_failures
-from rfscale.spec.sweep import Quality
+from rfscale.run.study import Study, open_store
 from rfscale.spec.sweep_file import load_sweep
-from rfscale.store import StoreError
 
 
 @app.command()
@@ -47,26 +41,8 @@ def evaluate(
     FID, KID, CLIP score, GenEval and what else the judges of the sweep's `quality:` section give. What is scored
     already is not scored again; the same command resumes.
     """
-    from rfscale.run.mirror import check_reachable
-
-    definition, place = with_resources(load_sweep(sweep), cpus, gpus), open_store(store)
-    quality = definition.quality or Quality()
-    check_judges(definition, quality)
-    check_reachable(mlflow_uri(place))
-    finished = [t for t in definition.trials if place.trial(t.trial_id).state().status == names.FINISHED]
-    if not finished:
-        raise StoreError(
-            f"no trial of sweep {definition.name} in {place.root} is finished; `rfscale run {sweep}` trains them"
-        )
-    place.check_writable()
-    if again:
-        from rfscale.judges.evaluate import forget
-
-        for trial in finished:
-            forget(trial, place.trial(trial.trial_id), quality)
-    failed = judge_trials(definition, quality, finished, place, address)
-    write_report(definition, place)
-    stop_on_failures(failed)
+    study = Study(with_resources(load_sweep(sweep), cpus, gpus), open_store(store))
+    end(study.evaluate(again=again, address=address, watch=terminal()))
 
 
 @app.command()
@@ -85,12 +61,10 @@ def judge(
     place = open_store(store)
     place.check_writable()
     from rfscale.judges.shapes.judge import exam
-    from rfscale.run.progress import Bars
 
-    bars = Bars(console())
-    with bars.shown():
-        result = exam(resolution, max_objects, place.judges, progress=bars.show)
+    with terminal().counting() as progress:
+        result = exam(resolution, max_objects, place.judges, progress=progress)
     if as_json:
-        print_json({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in result.to_dict().items()})
+        print_json(result.to_dict())
     else:
         typer.echo(result.text())

@@ -17,14 +17,14 @@ from rfscale.cli.common import (
     app,
     check_option,
     check_png,
-    console,
     one_sentence,
-    open_store,
     print_json,
+    terminal,
 )
 from rfscale.flow.formulations import canonical
 from rfscale.numbers import Whole, bounds_of
 from rfscale.rating.votes import RatingError, Votes, questions_of
+from rfscale.run.study import open_store
 from rfscale.spec.sweep import Setting, Sweep
 from rfscale.spec.sweep_file import load_sweep
 from rfscale.spec.trial import Trial
@@ -158,10 +158,9 @@ def _draw(
 ) -> Mapping[tuple[str, int], Path]:
     """Draw what is missing, with progress."""
     from rfscale.rating.images import draw_images
-    from rfscale.run.progress import Bars
 
-    with Bars(console()).shown() as bars:
-        return draw_images(trials, design.prompts, store, folder / "images", drawing, partial(bars.show, "drawing"))
+    with terminal().counting() as count:
+        return draw_images(trials, design.prompts, store, folder / "images", drawing, partial(count, "drawing"))
 
 
 def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, plot: Path | None, as_json: bool) -> None:

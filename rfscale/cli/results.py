@@ -19,15 +19,12 @@ from rfscale.cli.common import (
     arm_named,
     check_option,
     check_png,
-    ids,
-    labelled_uri,
-    mlflow_uri,
     one_sentence,
-    open_store,
     print_json,
-    write_report,
+    terminal,
 )
 from rfscale.numbers import Whole, bounds_of
+from rfscale.run.study import Study, open_store
 from rfscale.spec.sweep import Setting
 from rfscale.spec.sweep_file import load_sweep
 from rfscale.spec.trial import Trial
@@ -53,7 +50,8 @@ def report(
 
     It goes to <store>/reports/<name of the sweep>/report.html.
     """
-    write_report(load_sweep(sweep), open_store(store), setting, reference)
+    study = Study(load_sweep(sweep), open_store(store))
+    study.report(setting=setting, reference=arm_named(reference), watch=terminal())
 
 
 @app.command()
@@ -76,20 +74,15 @@ def compare(
 
     The arms are the formulations, unless the sweep says otherwise. Says also what each costs in FLOPs at equal loss.
     """
-    definition = load_sweep(sweep)
-    uri = labelled_uri(definition, open_store(store))
-    from analysis.compare.arms import compare as compare_table
-    from analysis.compare.wording import ranking_text
-    from analysis.table.read import read_sweep
-
-    table = read_sweep(uri, definition.name, trials=ids(definition))
-    comparison = compare_table(table, reference=arm_named(reference), by=by or ())
+    found = Study(load_sweep(sweep), open_store(store)).compare(reference=arm_named(reference), by=by or ())
     if as_json:
-        print_json(comparison.to_dict())
-    else:
-        typer.echo(ranking_text(comparison))
-        if len(table.rejected):
-            typer.echo(f"runs that are in no number: {len(table.rejected)}; the report says why")
+        print_json(found.comparison.to_dict())
+        return
+    from analysis.compare.wording import ranking_text
+
+    typer.echo(ranking_text(found.comparison))
+    if len(found.table.rejected):
+        typer.echo(f"runs that are in no number: {len(found.table.rejected)}; the report says why")
 
 
 @app.command()
@@ -138,8 +131,9 @@ def ui(
 ) -> None:
     """Serve the MLflow UI on this store, on loopback only."""
     from analysis.table.store import SETTINGS, connect, keeps_files_itself
+    from rfscale.run.mirror import tracking_uri
 
-    uri = mlflow_uri(open_store(store))
+    uri = tracking_uri(open_store(store))
     if keeps_files_itself(uri):
         typer.echo(f"MLFLOW_TRACKING_URI is set: open {names.mask(uri)}")
         return

@@ -16,20 +16,16 @@ from rfscale.cli.common import (
     StoreFolder,
     SweepFile,
     app,
-    console,
-    mlflow_uri,
-    noted,
+    end,
     one_sentence,
-    open_store,
     print_json,
-    print_notes,
     print_table,
     said_of,
+    terminal,
     trial_row,
     with_resources,
-    write_report,
 )
-from rfscale.cli.judging import check_judges, judge_trials, ready_judges, stop_on_failures
+from rfscale.run.study import Study, open_store
 from rfscale.spec.sweep import SweepError
 from rfscale.spec.sweep_file import load_sweep
 
@@ -48,59 +44,8 @@ def run(
     Judges the images too where the sweep has a `quality:` section.
     Trials run in parallel on Ray and are logged to MLflow. The same command resumes a sweep that was stopped.
     """
-    from rfscale.run.launch import Outcome, launch, to_train
-    from rfscale.run.mirror import Mirror, check_reachable
-    from rfscale.run.progress import Display
-
-    definition, place = with_resources(load_sweep(sweep), cpus, gpus), open_store(store)
-    definition = noted(definition, decode=True)
-    if definition.quality is not None:
-        check_judges(definition, definition.quality)
-    check_reachable(mlflow_uri(place))
-    place.check_writable()
-
-    missing = to_train(definition, place)
-    screen = console()
-    screen.print(
-        f"{definition.name}: {len(definition.trials)} trials, {len(missing)} to train", highlight=False, markup=False
-    )
-    print_notes(definition)
-    if definition.quality is not None and missing:
-        ready_judges(definition, definition.quality, place)
-    mirror = Mirror(definition, place)
-    outcome = Outcome()
-    if missing:
-        display = Display(definition, place, screen)
-        with mirror.in_background(), display.shown():
-            outcome = launch(
-                definition,
-                place,
-                address=address,
-                tick=lambda now, ids: display.update(now, ids, _note(mirror.trouble)),
-            )
-    else:
-        mirror.finish()
-    unjudged: dict[str, str] = {}
-    if definition.quality is not None:
-        finished = [t for t in definition.trials if place.trial(t.trial_id).state().status == names.FINISHED]
-        try:
-            unjudged = judge_trials(definition, definition.quality, finished, place, address)
-        except RuntimeError:  # no judge, no Ray, no MLflow: what was trained has its report all the same
-            write_report(definition, place)
-            raise
-    write_report(definition, place)
-    failed = [
-        f"{trial_id} ({state.reason})"
-        for trial_id, state in outcome.unfinished.items()
-        if state.status != names.DIVERGED
-    ]
-    if failed:
-        typer.echo(
-            f"rfscale: {len(failed)} trials failed: {'; '.join(failed)}. The same command tries them again.", err=True
-        )
-    stop_on_failures(unjudged)
-    if failed:
-        raise typer.Exit(1)
+    study = Study(with_resources(load_sweep(sweep), cpus, gpus), open_store(store))
+    end(study.run(address=address, watch=terminal()))
 
 
 @app.command()
@@ -155,34 +100,20 @@ def status(sweep: SweepFile, store: StoreFolder = None, as_json: Json = False) -
 
     The loss is val/loss where the trial is finished, else its last training loss.
     """
-    definition, place = load_sweep(sweep), open_store(store)
-    rows = []
-    for trial in definition.trials:
-        state = place.trial(trial.trial_id).state()
-        rows.append(
-            {
-                **trial_row(trial),
-                "step": state.step,
-                "loss": _finite(state.loss),
-                "status": state.status,
-                "reason": state.reason,
-            }
-        )
+    study = Study(load_sweep(sweep), open_store(store))
+    rows = [
+        {**trial_row(trial), "step": state.step, "loss": state.loss, "status": state.status, "reason": state.reason}
+        for trial, state in study.states()
+    ]
     count = {status: sum(row["status"] == status for row in rows) for status in names.STATUSES}
     if as_json:
-        print_json({"sweep": definition.name, "trials": rows, "totals": count})
+        print_json({"sweep": study.sweep.name, "trials": rows, "totals": count})
         return
     print_table(
-        definition.name, ("trial_id", "formulation", "depth", "seed", "step", "steps", "loss", "status", "reason"), rows
+        study.sweep.name,
+        ("trial_id", "formulation", "depth", "seed", "step", "steps", "loss", "status", "reason"),
+        rows,
     )
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items() if number))
-    typer.echo(said_of(place))
+    typer.echo(said_of(study.store))
     typer.echo("loss: val/loss where finished, else the last training loss, which formulations do not share")
-
-
-def _note(trouble: str) -> str:
-    return f"MLflow does not answer, points wait in the store: {trouble}" if trouble else ""
-
-
-def _finite(value: float) -> float | None:
-    return value if value == value else None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,6 +20,12 @@ from rfscale.run.launch import Outcome
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import State, Store
+
+if TYPE_CHECKING:
+    from analysis.report.page import Report
+
+Moment = Callable[[Outcome, set[str], str], None]  # outcome so far, ids given to Ray, trouble with MLflow ("": none)
+Count = Callable[[str, int, int], None]  # what is counted, done, of how many
 
 LINE_SECONDS = 30.0  # between status lines where there is no terminal to redraw
 SETTLE_SECONDS = 5.0  # of steps before the time left is worth saying
@@ -170,6 +177,33 @@ class Bars:
             left = (total - done) / (done - before) * (now - began) if done > before else 0.0
             text = f"{what}: {done} of {total}" + (f", {_duration(left)}" if left else "")
             self.console.print(text, highlight=False, markup=False)
+
+
+class Terminal:
+    """A `Watch` (`rfscale.run.study`) that shows everything on a console."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def training(self, sweep: Sweep, store: Store) -> Iterator[Moment]:
+        display = Display(sweep, store, self.console)
+        with display.shown():
+            yield lambda outcome, submitted, trouble: display.update(
+                outcome, submitted, f"MLflow does not answer, points wait in the store: {trouble}" if trouble else ""
+            )
+
+    @contextmanager
+    def counting(self) -> Iterator[Count]:
+        bars = Bars(self.console)
+        with bars.shown():
+            yield bars.show
+
+    def reported(self, report: Report) -> None:
+        self.say(report.text)
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,351 @@
+"""A study: a sweep and the store of its results. Plan, run, evaluate, report and compare as calls that return values.
+
+    study = open_study("experiments/quickstart.yaml")
+    study.plan().train_flops
+    study.run().report.path
+
+The command line parses, calls these and prints; a notebook calls them too. Nothing here prints: what is under way is
+told to a `Watch`. Importing this loads neither torch nor Ray nor MLflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from rfscale import names
+from rfscale.judges import Judge, JudgeError, Progress
+from rfscale.judges.units import units
+from rfscale.paths import expanded
+from rfscale.run.launch import Outcome, launch, launch_evaluation, to_train
+from rfscale.spec.notes import notes
+from rfscale.spec.sweep import Quality, Sweep
+from rfscale.spec.sweep_file import load_sweep
+from rfscale.spec.trial import Trial
+from rfscale.store import State, Store, StoreError, default_store
+from rfscale.train import placement
+
+if TYPE_CHECKING:
+    from analysis.compare.arms import Comparison
+    from analysis.report.page import Report
+    from analysis.table.read import SweepTable
+
+Moment = Callable[[Outcome, set[str], str], None]  # outcome so far, ids given to Ray, trouble with MLflow ("" for none)
+
+
+class Watch(Protocol):
+    """Who is told what is under way."""
+
+    def say(self, text: str) -> None:
+        """A sentence about what comes next."""
+
+    def training(self, sweep: Sweep, store: Store) -> AbstractContextManager[Moment]:
+        """While trials train; the function is called about twice a second."""
+
+    def counting(self) -> AbstractContextManager[Progress]:
+        """While something is counted: progress(what, done, total)."""
+
+    def reported(self, report: Report) -> None:
+        """A report was written."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def training(self, sweep: Sweep, store: Store) -> Iterator[Moment]:
+        yield lambda outcome, submitted, trouble: None
+
+    @contextmanager
+    def counting(self) -> Iterator[Progress]:
+        yield lambda what, done, total: None
+
+    def reported(self, report: Report) -> None:
+        pass
+
+
+SILENT: Watch = Silent()
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the next `run` will do with a trial: new, partial (it resumes), finished or dropped, and why."""
+
+    trial: Trial
+    status: str
+    reason: str
+
+
+PLAN_STATUSES = (names.NEW, names.PARTIAL, names.FINISHED, names.DROPPED)
+_PLANNED = {names.RUNNING: names.PARTIAL, names.FAILED: names.PARTIAL, names.DIVERGED: names.DROPPED}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every trial of a sweep and how it stands."""
+
+    sweep: Sweep
+    trials: tuple[Planned, ...]
+    evaluations: int  # of images, over all trials
+
+    @property
+    def train_flops(self) -> int:
+        """Exact training FLOPs of all trials."""
+        return sum(one.trial.shape.flops().train * one.trial.training.samples for one in self.trials)
+
+    @property
+    def samples(self) -> int:
+        """Training samples of all trials."""
+        return sum(one.trial.training.samples for one in self.trials)
+
+    def count(self, status: str) -> int:
+        """How many trials have the status."""
+        return sum(one.status == status for one in self.trials)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a run or an evaluation came to. `unjudged`: trial id -> why its images could not all be judged."""
+
+    outcome: Outcome
+    unjudged: dict[str, str]
+    report: Report
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Trial id -> why its training failed; one that diverged is a result."""
+        states = self.outcome.unfinished.items()
+        return {trial_id: state.reason for trial_id, state in states if state.status != names.DIVERGED}
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The arms compared, and the runs that are in no number with their reasons."""
+
+    comparison: Comparison
+    table: SweepTable
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A sweep and a store, which need not exist yet. Every method that writes says so."""
+
+    sweep: Sweep
+    store: Store
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The trials that the sweep file has now: what an earlier version of it trained is in no number."""
+        return frozenset(trial.trial_id for trial in self.sweep.trials)
+
+    # --- before -------------------------------------------------------------------------------------------------------
+
+    def states(self) -> list[tuple[Trial, State]]:
+        """How each trial stands, by its files."""
+        return [(trial, self.store.trial(trial.trial_id).state()) for trial in self.sweep.trials]
+
+    def check(self) -> None:
+        """All that can be known before anything starts. Raises PlacementError and JudgeError; writes nothing."""
+        placement.check(self.sweep.resources)
+        if self.sweep.quality is not None:
+            self._check_judges(self.sweep.quality)
+
+    def noted(self, decode: bool = False) -> Study:
+        """With what its data will do that the file does not say; `decode` opens every image. Raises DataError."""
+        found = [*notes(self.sweep)]
+        for data in dict.fromkeys(trial.data for trial in self.sweep.trials):
+            found += data.check(decode=decode)
+        return replace(self, sweep=self.sweep.model_copy(update={"notes": tuple(dict.fromkeys(found))}))
+
+    def plan(self) -> Plan:
+        """What the next `run` will do. Raises as `check` and `noted` do; writes nothing."""
+        self.check()
+        quality = self.sweep.quality
+        evaluations = sum(len(units(trial, quality)) for trial in self.sweep.trials) if quality is not None else 0
+        trials = tuple(_planned(trial, state) for trial, state in self.states())
+        return Plan(self.noted().sweep, trials, evaluations)
+
+    # --- during -------------------------------------------------------------------------------------------------------
+
+    def run(self, *, address: str | None = None, watch: Watch = SILENT) -> Ran:
+        """Train what is missing, judge the images where the sweep asks for it, and write the report.
+
+        `address`: as of `launch`. What was trained has its report also where judging cannot go on. Raises DataError,
+        JudgeError, PlacementError, StoreError, TrackingError, LaunchError, TableError and CompareError.
+        """
+        return self.noted(decode=True)._run(address, watch)
+
+    def _run(self, address: str | None, watch: Watch) -> Ran:
+        from rfscale.run.mirror import Mirror, check_reachable, tracking_uri
+
+        self.check()
+        check_reachable(tracking_uri(self.store))
+        self.store.check_writable()
+        quality, missing = self.sweep.quality, to_train(self.sweep, self.store)
+        watch.say(f"{self.sweep.name}: {len(self.sweep.trials)} trials, {len(missing)} to train")
+        for note in self.sweep.notes:
+            watch.say(f"note: {note}")
+        if quality is not None and missing:
+            self._ready_judges(quality, watch)
+        mirror, outcome = Mirror(self.sweep, self.store), Outcome()
+        if missing:
+            with mirror.in_background(), watch.training(self.sweep, self.store) as moment:
+                outcome = launch(
+                    self.sweep, self.store, address=address, tick=lambda now, ids: moment(now, ids, mirror.trouble)
+                )
+        else:
+            mirror.finish()
+        unjudged: dict[str, str] = {}
+        if quality is not None:
+            try:
+                unjudged = self._judge(quality, self.finished(), address, watch)
+            except names.RfscaleError:  # no judge, no Ray, no MLflow
+                self.report(watch=watch)
+                raise
+        return Ran(outcome, unjudged, self.report(watch=watch))
+
+    def evaluate(self, *, again: bool = False, address: str | None = None, watch: Watch = SILENT) -> Ran:
+        """Judge the images of the finished trials, and write the report; arguments and errors as of `run`.
+
+        What is scored already is not scored again, unless `again` is true: then the later scores count.
+        """
+        from rfscale.run.mirror import check_reachable, tracking_uri
+
+        quality = self.sweep.quality or Quality()
+        placement.check(self.sweep.resources)
+        self._check_judges(quality)
+        check_reachable(tracking_uri(self.store))
+        finished = self.finished()
+        if not finished:
+            raise StoreError(
+                f"no trial of sweep {self.sweep.name} in {self.store.root} is finished; `rfscale run` trains them"
+            )
+        self.store.check_writable()
+        if again:
+            from rfscale.judges.evaluate import forget
+
+            for trial in finished:
+                forget(trial, self.store.trial(trial.trial_id), quality)
+        unjudged = self._judge(quality, finished, address, watch)
+        return Ran(Outcome(), unjudged, self.report(watch=watch))
+
+    def finished(self) -> list[Trial]:
+        """The trials that have ended well."""
+        return [trial for trial, state in self.states() if state.status == names.FINISHED]
+
+    # --- after --------------------------------------------------------------------------------------------------------
+
+    def table(self) -> SweepTable:
+        """One row per trial, as MLflow has it. Raises TableError and TrackingError."""
+        from analysis.table.read import read_sweep
+
+        return read_sweep(self._labelled(), self.sweep.name, trials=self.ids)
+
+    def compare(self, *, reference: str | None = None, by: Sequence[str] = ()) -> Compared:
+        """The arms by `val/loss`; arguments as of `analysis.compare.arms.compare`. Raises TableError, CompareError."""
+        table = self.table()
+        from analysis.compare.arms import compare
+
+        return Compared(compare(table, reference=reference, by=by), table)
+
+    def report(self, *, setting: str | None = None, reference: str | None = None, watch: Watch = SILENT) -> Report:
+        """Write figures, tables and a page into the store. Raises as `compare` does, QualityError and StoreError."""
+        uri, folder = self._labelled(), self.store.report(self.sweep.name)
+        from analysis.report.page import write_report  # loads matplotlib: not before MLflow has answered
+
+        try:
+            report = write_report(
+                uri, self.sweep.name, folder, reference=reference, quality_setting=setting, trials=self.ids
+            )
+        except OSError as error:
+            raise StoreError(
+                f"cannot write the report to {folder} ({error.strerror}); correct its permissions"
+            ) from error
+        watch.reported(report)
+        return report
+
+    def _labelled(self) -> str:
+        """Where MLflow is, its runs carrying the arms and roles of the sweep file as it is now."""
+        from rfscale.run.mirror import relabel, tracking_uri
+
+        uri = tracking_uri(self.store)
+        relabel(self.sweep, uri)
+        return uri
+
+    # --- judges -------------------------------------------------------------------------------------------------------
+
+    def _check_judges(self, quality: Quality) -> None:
+        """Before anything is loaded: every judge can score the data, and its files are there. Raises JudgeError."""
+        data = {trial.data for trial in self.sweep.trials}
+        if len(data) > 1:
+            raise JudgeError(
+                f"sweep {self.sweep.name} has {len(data)} data sets, and scores of images are comparable within one "
+                "alone; make it one sweep for each"
+            )
+        for one in data:
+            quality.judges_of(one)
+
+    def _ready_judges(self, quality: Quality, watch: Watch) -> list[Judge]:
+        """Every judge, loaded: what it must train is trained once, in view, and one that cannot score says so now.
+
+        Raises JudgeError.
+        """
+        from rfscale.judges import load_judge
+
+        data = self.sweep.trials[0].data
+        with watch.counting() as progress:
+            return [load_judge(spec, data, self.store.judges, progress=progress) for spec in quality.judges_of(data)]
+
+    def _judge(self, quality: Quality, finished: list[Trial], address: str | None, watch: Watch) -> dict[str, str]:
+        """Score what is missing and mirror it to MLflow; returns the trials that failed, with reasons."""
+        from rfscale.judges.evaluate import check_same_judge, missing
+        from rfscale.run.mirror import Mirror
+
+        left = {t.trial_id: len(missing(t, self.store.trial(t.trial_id), quality)) for t in finished}
+        todo = sorted((t for t in finished if left[t.trial_id]), key=lambda t: -t.shape.flops().forward)
+        wanted, total = sum(left.values()), sum(len(units(t, quality)) for t in finished)
+        watch.say(f"{self.sweep.name}: {len(finished)} trained, {wanted} of {total} evaluations to do")
+        mirror = Mirror(self.sweep, self.store)
+        if not todo:
+            mirror.finish()
+            return {}
+        for judge in self._ready_judges(quality, watch):
+            check_same_judge(judge, finished, self.store)
+        with mirror.in_background(), watch.counting() as progress:
+
+            def tick(outcome: Outcome, submitted: set[str]) -> None:
+                for t in todo:
+                    if left[t.trial_id]:  # a trial with nothing left is not read again
+                        left[t.trial_id] = len(missing(t, self.store.trial(t.trial_id), quality))
+                progress("evaluations", wanted - sum(left.values()), wanted)
+
+            outcome = launch_evaluation(self.sweep, quality, todo, self.store, address=address, tick=tick)
+        return {trial_id: state.reason for trial_id, state in outcome.unfinished.items()}
+
+
+def _planned(trial: Trial, state: State) -> Planned:
+    reason = state.reason
+    if state.status == names.RUNNING:
+        reason = "a process is training it now"
+    elif state.status in (names.DIVERGED, names.FAILED):
+        reason = f"{state.status}: {state.reason}"
+    return Planned(trial, _PLANNED.get(state.status, state.status), reason)
+
+
+def open_study(path: str | Path, store: str | Path | None = None) -> Study:
+    """The study of a sweep file in a store, by default $RFSCALE_STORE or ./runs. Raises SweepError and StoreError."""
+    return Study(load_sweep(path), open_store(Path(store) if store is not None else None))
+
+
+def open_store(given: Path | None) -> Store:
+    """The store, which need not exist yet: by default $RFSCALE_STORE or ./runs. Raises StoreError for a file."""
+    store = Store(given if given is not None else expanded(default_store(), "$RFSCALE_STORE"))
+    if store.root.exists() and not store.root.is_dir():
+        raise StoreError(f"the store {store.root} is a file; give a folder with --store")
+    return store

@@ -1,0 +1,109 @@
+"""A study from Python: the calls behind the commands return values, tell a watch what is under way, print nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import rfscale
+from rfscale import names
+from rfscale.judges import JudgeError
+from rfscale.run.launch import Outcome
+from rfscale.run.study import Study
+from rfscale.spec.sweep import Sweep
+from rfscale.store import Store, StoreError
+from rfscale.train.placement import PlacementError
+
+Mapping = dict[str, Any]
+
+
+def study_of(tiny: Mapping, tmp_path: Path, **changes: Any) -> Study:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump({**tiny, **changes}))
+    return rfscale.open(path, tmp_path / "store")
+
+
+class Remember:
+    """A watch that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.finished: set[str] = set()
+        self.reports: list[Path] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextmanager
+    def training(self, sweep: Sweep, store: Store) -> Iterator[Callable[[Outcome, set[str], str], None]]:
+        yield lambda outcome, submitted, trouble: self.finished.update(outcome.finished)
+
+    @contextmanager
+    def counting(self) -> Iterator[Callable[[str, int, int], None]]:
+        yield lambda what, done, total: None
+
+    def reported(self, report: Any) -> None:
+        self.reports.append(report.path)
+
+
+def test_importing_the_package_loads_nothing_of_it_and_knows_no_other_names() -> None:
+    program = (
+        "import sys, rfscale\n"
+        "assert not [m for m in sys.modules if m.startswith(('rfscale.', 'torch', 'ray', 'pydantic'))]\n"
+        "rfscale.open, rfscale.load, rfscale.Study\n"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'ray', 'mlflow', 'pandas', 'matplotlib'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = rfscale.trian  # type: ignore[attr-defined]
+
+
+def test_a_plan_is_a_value_and_writes_nothing(tiny: Mapping, tmp_path: Path) -> None:
+    study = study_of(tiny, tmp_path, seeds=[0, 1])
+    plan = study.plan()
+    assert [one.status for one in plan.trials] == [names.NEW, names.NEW]
+    assert (plan.count(names.NEW), plan.evaluations) == (2, 0)
+    assert plan.samples == 2 * 30 * 8
+    assert plan.train_flops == sum(one.trial.parameters()["train_flops"] for one in plan.trials)  # type: ignore[misc]
+    assert not study.store.root.exists()
+
+
+def test_what_cannot_be_is_refused_by_plan_and_by_run_alike(tiny: Mapping, tmp_path: Path) -> None:
+    with pytest.raises(PlacementError, match=r"resources\.gpus = 2"):
+        study_of(tiny, tmp_path, resources={"gpus": 2}).plan()
+    with pytest.raises(PlacementError, match=r"resources\.gpus = 2"):
+        study_of(tiny, tmp_path, resources={"gpus": 2}).run()
+    with pytest.raises(JudgeError, match="cannot score data `shapes`"):
+        study_of(tiny, tmp_path, quality={"judges": ["glyphs"]}).plan()
+    with pytest.raises(StoreError, match="is finished"):
+        study_of(tiny, tmp_path).evaluate()
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_sweep_is_run_judged_reported_and_compared_without_a_word_on_the_screen(
+    tiny: Mapping, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = study_of(tiny, tmp_path, seeds=[0, 1], formulations=["rf", "eps/linear"])
+    watch = Remember()
+    ran = study.run(watch=watch)
+    assert sorted(ran.outcome.finished) == sorted(study.ids)
+    assert (ran.failed, ran.unjudged) == ({}, {})
+    assert watch.said == ["tiny: 4 trials, 4 to train"]
+    assert watch.finished == study.ids
+    assert watch.reports == [ran.report.path]
+    assert ran.report.path.exists()
+    assert {one.status for one in study.plan().trials} == {names.FINISHED}
+    found = study.compare(reference="eps/linear")
+    assert found.comparison.reference == "eps/linear"
+    assert {standing.arm for standing in found.comparison.standings} == {"rf", "eps/linear"}
+    assert set(found.table.trials["trial_id"]) == study.ids
+    out = capsys.readouterr()
+    assert (out.out, out.err) == ("", "")
