@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,8 @@ _REFUSALS = {
     "PERMISSION_DENIED": "forbids it to this login; ask for the right to use it, or log in as somebody else",
     "ENDPOINT_NOT_FOUND": "has no MLflow under this path; correct MLFLOW_TRACKING_URI",
 }
+# Such an address is not quoted, nor the error: a password that is read as a port or a path cannot be told from one.
+_QUOTE = "in the login of an address, write the letters @ : / ? # % as %40 %3A %2F %3F %23 %25"
 
 
 class TrackingError(names.RfscaleError, RuntimeError):
@@ -166,11 +169,8 @@ def _check_database(address: str, new: bool) -> None:
 
     try:
         make_url(address)
-    except (ArgumentError, ValueError) as error:  # quoted by neither: they would show a part of the password
-        raise TrackingError(
-            "MLFLOW_TRACKING_URI is not an address that SQLAlchemy can read; in a login, write the letters @ : / ? # % "
-            "as %40 %3A %2F %3F %23 %25"
-        ) from error
+    except (ArgumentError, ValueError) as error:
+        raise TrackingError(f"MLFLOW_TRACKING_URI is not an address; {_QUOTE}") from error
     if path is not None and not path.is_file():
         return
     there, wanted = _schema(address)
@@ -208,19 +208,22 @@ def _said(address: str, error: Exception) -> TrackingError:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import DBAPIError
 
-    cause = error.__cause__ or error.__context__
+    causes = list(_causes(error))
     if keeps_files_itself(address):
         if isinstance(error, MlflowException) and error.error_code in _REFUSALS:
             return TrackingError(f"the MLflow server {address} {_REFUSALS[error.error_code]}")
-        if isinstance(cause, requests.exceptions.SSLError):
+        if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
             hint = "give its certificate in MLFLOW_TRACKING_SERVER_CERT_PATH, or set MLFLOW_TRACKING_INSECURE_TLS=true"
             return TrackingError(f"the certificate of the MLflow server {address} is not trusted here; {hint}")
-        says = "does not answer" if isinstance(cause, requests.exceptions.RequestException) else "cannot be used"
+        if any(isinstance(cause, requests.exceptions.InvalidURL) for cause in causes):
+            return TrackingError(f"MLFLOW_TRACKING_URI is not an address; {_QUOTE}")
+        silent = any(isinstance(cause, requests.exceptions.RequestException) for cause in causes)
+        says, why = ("does not answer", causes[-1]) if silent else ("cannot be used", error)
         hint = "start it, correct MLFLOW_TRACKING_URI, or unset it to log to a database in the store"
-        return TrackingError(f"the MLflow server {address} {says} ({names.one_line(error, 300)}); {hint}")
-    for each in (cause, error):
-        if isinstance(each, DBAPIError) and each.orig is not None:  # without the statement that could not be run
-            error = each.orig
+        return TrackingError(f"the MLflow server {address} {says} ({names.one_line(why, 300)}); {hint}")
+    for cause in causes:
+        if isinstance(cause, DBAPIError) and cause.orig is not None:  # without the statement that could not be run
+            error = cause.orig
     if isinstance(error, ModuleNotFoundError):
         return TrackingError(
             f"the database {address} needs the package {error.name}, which is not installed; install it, or name the "
@@ -228,3 +231,10 @@ def _said(address: str, error: Exception) -> TrackingError:
         )
     hint = "check the address and that it is a tracking store"
     return TrackingError(f"MLflow at {address} cannot be used ({names.one_line(error, 300)}); {hint}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what caused it, what caused that."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
