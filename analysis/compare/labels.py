@@ -33,6 +33,11 @@ def said(key: str, value: Value | None) -> str:
     return number(value) if name == "formulation" else f"{name} {number(value)}"
 
 
+def between(items: Sequence[str]) -> str:
+    """What separates these names in a list: labels such as 'rf, shift 3' have commas of their own."""
+    return "; " if any(", " in item for item in items) else ", "
+
+
 def legend(keys: Sequence[str]) -> str:
     """What the letters in the labels of these keys stand for."""
     return "d: blocks of the model." if any(words(key) == "depth" for key in keys) else ""

@@ -22,7 +22,7 @@ def tie_words(comparison: Comparison, standing: Standing) -> str:
     """'tied with a, b': the arms that the data do not tell apart from this one; untested, what was seen of it."""
     if comparison.spread == "none":
         return "" if standing.arm == comparison.reference else wording_trend.seen_words(standing.seen)
-    return f"tied with {', '.join(standing.tied_with)}" if standing.tied_with else ""
+    return f"tied with {labels.between(standing.tied_with).join(standing.tied_with)}" if standing.tied_with else ""
 
 
 def ranking_text(comparison: Comparison) -> str:

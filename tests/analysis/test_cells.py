@@ -415,3 +415,8 @@ def test_labels_name_what_tells_rungs_apart_and_no_more() -> None:
     assert told == ["d = 1, steps 100", "d = 1, steps 200", "d = 2, steps 100", "d = 2, steps 200"]
     assert labels.tell_apart([{"text.width": 8}, {"text.width": 16}], []) == ["text width 8", "text width 16"]
     assert labels.tell_apart([{"a": 1}], []) == ["all"]
+
+
+def test_labels_that_have_commas_are_told_apart_in_a_list() -> None:
+    assert labels.between(["rf/lognorm(0.00,1.00)", "edm"]) == ", "
+    assert labels.between(["rf", "rf/lognorm(0.00,1.00), shift 3"]) == "; "
