@@ -15,11 +15,24 @@ MIN_POINTS = 12
 
 
 @dataclass(frozen=True)
+class Repeats:
+    """Rows that repeat a point: `noise`, the standard deviation among them (log loss), which no law in these variables
+    can get below; `misfit`, the same from the means of the points to the law; `p` of the F test that both are one."""
+
+    n_points: int
+    n_rows: int
+    noise: float
+    misfit: float
+    p: float
+
+
+@dataclass(frozen=True)
 class Diagnostics:
     """Of the log residuals. p-values are two-sided, from normal approximations.
 
     trend: Spearman correlation of |residual| with each axis (noise that changes with size) and its p-value.
-    runs: p-value of the Wald-Wolfowitz runs test of the residuals' signs along each axis (a form that bends otherwise).
+    runs: p-value of the Wald-Wolfowitz runs test of the residuals' signs along each axis (a form that bends otherwise);
+    NaN where there are too few sizes for it.
     leverage, cook: per point, of the linearised fit; a leverage near 1 means the point is fitted by itself.
     """
 
@@ -29,6 +42,7 @@ class Diagnostics:
     runs: Mapping[str, float]
     leverage: Array
     cook: Array
+    repeats: Repeats | None = None
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -36,6 +50,7 @@ class Diagnostics:
             "share_inside_delta": self.share_inside_delta,
             "trend": {axis: {"spearman": rho, "p": p} for axis, (rho, p) in self.trend.items()},
             "runs": dict(self.runs),
+            "repeats": None if self.repeats is None else vars(self.repeats),
             "max_leverage": float(self.leverage.max()),
             "max_cook": float(self.cook.max()),
         }
@@ -56,7 +71,36 @@ def diagnose(result: FitResult) -> Diagnostics:
         runs={name: runs_test(residual, values) for name, values in axes.items()} if enough else {},
         leverage=leverage,
         cook=cook,
+        repeats=repeats(result),
     )
+
+
+MIN_REPEATS = 4
+"""Degrees of freedom that repeats need before they tell of noise."""
+
+
+def repeats(result: FitResult) -> Repeats | None:
+    """The classical test of lack of fit (Draper & Smith, section 2.1) over rows of exactly equal variables; None where
+    fewer than four degrees of freedom are in them, or groups say that rows depend on each other."""
+    from scipy.special import fdtrc
+
+    problem = result.problem
+    if problem.groups is not None:
+        return None
+    table = np.column_stack([problem.x[name] for name in problem.form.variables])
+    _, cell, counts = np.unique(table, axis=0, return_inverse=True, return_counts=True)
+    n_points, df = len(counts), problem.n - len(counts)
+    if df < MIN_REPEATS:
+        return None
+    weight, residual = problem.weight, result.residuals
+    cell = cell.ravel()
+    total = np.bincount(cell, weights=weight)
+    mean = np.bincount(cell, weights=weight * residual) / total
+    within = float(np.sum(weight * (residual - mean[cell]) ** 2)) / df
+    left = n_points - problem.p
+    between = float(np.sum(total * mean**2)) / left if left > 0 else float("nan")
+    p = float(fdtrc(left, df, between / within)) if left > 0 and within > 0.0 else float("nan")
+    return Repeats(n_points, problem.n, sqrt(within), sqrt(between) if left > 0 else float("nan"), p)
 
 
 def influence(result: FitResult) -> tuple[Array, Array]:
@@ -94,7 +138,7 @@ def runs_test(residual: Array, axis: Array) -> float:
     n, a = len(positive), int(positive.sum())
     b = n - a
     if min(a, b) < 2 or n < MIN_POINTS:
-        return 1.0
+        return float("nan")
     runs = 1 + int(np.sum(positive[1:] != positive[:-1]))
     expected = 1.0 + 2.0 * a * b / n
     variance = 2.0 * a * b * (2.0 * a * b - n) / (n**2 * (n - 1.0))

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from analysis.laws.dependence import dependence
 from analysis.laws.forms import Form
 from analysis.laws.judge import judge
 from analysis.laws.optimum import solve
-from analysis.laws.problem import Problem, find_form, make_problem, simpler_form
+from analysis.laws.problem import CHECKED_POINTS, Problem, find_form, make_problem, simpler_form
 from analysis.laws.raw import with_raw_weights
 from analysis.laws.records import Rollout
 from analysis.laws.result import FitResult
@@ -83,14 +84,16 @@ def fit_problem(
     """`fit` on data already checked."""
     optimum = solve(problem, objective, delta)
     uncertainty = quantify(problem, optimum, bootstrap, seed)
+    sample = problem.sample(CHECKED_POINTS)
     return judge(
         FitResult(
             problem,
             optimum,
             uncertainty,
             Status(),
-            rollout=_rollout(problem, uncertainty, objective, delta, seed) if checks else None,
-            sensitivity=sensitivity(problem, objective, delta) if checks and uncertainty.no_law is None else (),
+            rollout=_rollout(sample, uncertainty, objective, delta, seed) if checks else None,
+            sensitivity=sensitivity(sample, objective, delta) if checks and uncertainty.no_law is None else (),
+            dependence=dependence(problem, optimum) if checks and uncertainty.no_law is None else None,
             asked_form=problem.form.name,
         )
     )

@@ -7,16 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from analysis.laws.diagnostics import MIN_POINTS, runs_test
+from analysis.laws.diagnostics import MIN_POINTS, repeats, runs_test
 from analysis.laws.forms import EXPONENT_BOUNDS, PowerLaws
 from analysis.laws.identify import ABSENT_SHARE
-from analysis.laws.problem import Problem, distinct_sizes, one_variable_forms, simpler_form
+from analysis.laws.problem import CHECKED_POINTS, Problem, distinct_sizes, one_variable_forms, simpler_form
 from analysis.laws.result import FitResult
-from analysis.laws.sizes import Relation
+from analysis.laws.sizes import Relation, levels
 from analysis.laws.status import Code, Reason, Status
 
 STRUCTURE = 1e-3
 """A runs test below this p-value is reported."""
+LARGE_NOISE = 0.05
+"""Residuals above this (standard deviation of the log loss) are reported: measured losses repeat to less than 1 %."""
 CLOSE_MINIMUM = 0.05
 """A second minimum within this relative excess of the objective is a rival."""
 
@@ -34,6 +36,8 @@ def judge(result: FitResult) -> FitResult:
         *_data(result),
         *_held_out(result),
         *_residuals(result),
+        *_repeats(result),
+        *_dependence(result),
     ]
     return replace(result, status=Status(tuple(reasons)))
 
@@ -164,14 +168,58 @@ def _minima(result: FitResult) -> Iterator[Reason]:
 
 
 def _residuals(result: FitResult) -> Iterator[Reason]:
+    if result.noise > LARGE_NOISE and np.isfinite(result.noise):
+        yield Reason(
+            Code.DOUBTFUL,
+            f"The law misses the losses by {result.noise:.0%} (standard deviation): noise is seldom so large, so "
+            f"something that is not in this law moves the loss.",
+        )
     if result.n < MIN_POINTS:
         return
     for name in result.problem.form.variables:
         p = runs_test(result.residuals, result.problem.x[name])
         if p < STRUCTURE:
             yield Reason(
-                Code.NOTE, f"Residuals are not random along {name} (runs test, p = {p:.1g}): the law bends otherwise."
+                Code.DOUBTFUL,
+                f"Residuals are not random along {name} (runs test, p = {p:.1g}): the law bends otherwise.",
             )
+
+
+def _repeats(result: FitResult) -> Iterator[Reason]:
+    found = repeats(result)
+    if found is None:
+        return
+    names = " and ".join(result.problem.form.variables)
+    if found.p < STRUCTURE:
+        yield Reason(
+            Code.DOUBTFUL,
+            f"Lack of fit: {found.n_rows} rows at {found.n_points} points differ by {found.noise:.2%} among those of "
+            f"equal {names}, and the means of the points by {found.misfit:.2%} from the law (F test, p = {found.p:.1g}"
+            f"): the law bends otherwise, or rows of equal {names} are no independent repeats.",
+        )
+    elif found.noise > LARGE_NOISE:
+        yield Reason(
+            Code.DOUBTFUL,
+            f"Rows of equal {names} differ by {found.noise:.0%} among themselves ({found.n_rows} rows at "
+            f"{found.n_points} points): no law in {names} gets below that; a variable is missing, or noise is large.",
+        )
+
+
+def _dependence(result: FitResult) -> Iterator[Reason]:
+    """Rows that depend on each other without a group; and that it could not be tested, which is not that it is well."""
+    found, problem = result.dependence, result.problem
+    if found is None or problem.groups is not None:
+        return
+    if found.found:
+        sizes = " and ".join(f"{len(levels(problem.x[name]))} sizes of {name}" for name in problem.form.variables)
+        yield Reason(
+            Code.DEPENDENT,
+            f"The {problem.n} rows ({sizes}) are not independent: residuals of {found.kind} go together (p "
+            f"< {max(found.p, 1e-3):.1g}). Intervals take rows as independent, so they are too narrow. Name the column "
+            f"of the run that each row is of with --group; if every row is a run of its own, the law bends otherwise.",
+        )
+    elif found.reason:
+        yield Reason(Code.NOTE, f"Whether rows depend on each other was not tested: {found.reason}.")
 
 
 def _held_out(result: FitResult) -> Iterator[Reason]:
@@ -195,6 +243,11 @@ def _data(result: FitResult) -> Iterator[Reason]:
             Code.NOTE,
             f"{n_duplicates} row{'s are' if n_duplicates > 1 else ' is'} an exact copy of another: intervals count it "
             f"twice, so drop it or give groups.",
+        )
+    if result.rollout is not None and problem.n > CHECKED_POINTS:
+        yield Reason(
+            Code.NOTE,
+            f"Held-out test and sensitivity are made on {CHECKED_POINTS:,} of the {problem.n:,} rows, drawn at random.",
         )
     if result.uncertainty.n_failed:
         yield Reason(

@@ -18,6 +18,8 @@ HUBER_EFFICIENCY = 1.345
 """delta / sigma at which Huber's estimate keeps 95 % of the efficiency of least squares under normal noise."""
 LAD_LAST = 1e-9
 """Least absolute deviations are Huber with delta -> 0; the last delta, relative to the residual scale."""
+MANY_POINTS, START_POINTS, FEW_STARTS = 20_000, 5_000, 4
+"""Of more points the starts are found on a sample, and the best few of its minima are polished on all."""
 MIN_DF_FOR_MAD = 6
 """With fewer degrees of freedom the median of the absolute residuals is noise: use their standard deviation."""
 
@@ -45,8 +47,11 @@ def solve(problem: Problem, objective_name: str = "huber", delta: float | None =
         raise FitError(f"delta is {delta}: give a positive number (1e-3 is the chinchilla preset) or leave it out.")
     if delta is not None and objective_name != "huber":
         raise FitError(f"delta belongs to the huber objective, not to {objective_name!r}: leave one of them out.")
-    first = starts(problem.form, problem.log_x, problem.centre, problem.log_loss, problem.weight, problem.fixed)
-    loose = _best_few(problem, _minimise(problem, first, np.inf, max_iterations=60))
+    part = problem.sample(START_POINTS) if problem.n > MANY_POINTS else problem
+    first = starts(part.form, part.log_x, part.centre, part.log_loss, part.weight, part.fixed)
+    loose = _best_few(part, _minimise(part, first, np.inf, max_iterations=60))
+    if part is not problem:
+        loose = _best_few(problem, _minimise(problem, loose.theta[:FEW_STARTS], np.inf, max_iterations=60))
     if objective_name == "ls":
         return _finish(problem, _minimise(problem, loose.theta, np.inf), "ls", np.inf, len(first))
     scale = residual_scale(problem, loose.theta[np.argmin(loose.value)])

@@ -15,6 +15,9 @@ from analysis.laws.formula import EXAMPLE, looks_like_formula, parse_formula
 from analysis.laws.sizes import Relation, count_distinct, levels, moving_together
 from analysis.laws.status import FitError
 
+CHECKED_POINTS = 5_000
+"""Of more points, what repeats the fit many times (held-out test, sensitivity) takes so many, drawn at random."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -81,6 +84,17 @@ class Problem:
             fixed={name: value for name, value in self.fixed.items() if name in (form or self.form).parameters},
         )
         return replace(part, raw=self.raw)
+
+    def sample(self, size: int) -> Problem:
+        """The problem itself, or so many of its points at random (always the same), in the same coordinates."""
+        if self.n <= size:
+            return self
+        rows = np.sort(np.random.default_rng(0).permutation(self.n)[:size])
+        groups = None
+        if self.groups is not None:
+            _, groups = np.unique(self.groups[rows], return_inverse=True)
+        x = {name: values[rows] for name, values in self.x.items()}
+        return replace(self, x=x, loss=self.loss[rows], weight=self.weight[rows], groups=groups)
 
     def columns(self) -> list[NDArray[np.float64]]:
         return [*self.x.values(), self.loss]

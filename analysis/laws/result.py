@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.laws.catalogue import trade_off
+from analysis.laws.dependence import Dependence
 from analysis.laws.forms import Array, PowerLaws
 from analysis.laws.noise import noise_scale
 from analysis.laws.optimum import Optimum
@@ -69,6 +70,7 @@ class FitResult:
     status: Status
     rollout: Rollout | None = None
     sensitivity: tuple[SensitivityRow, ...] = ()
+    dependence: Dependence | None = None
     asked_form: str = ""
     level: float = LEVEL
 

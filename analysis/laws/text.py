@@ -32,6 +32,7 @@ def to_dict(result: FitResult) -> dict[str, object]:
         "derived": result.derived,
         "derived_interval": result.derived_interval,
         "centred": result.centred,
+        "dependence": result.dependence.to_dict() if result.dependence else None,
         "rollout": result.rollout.to_dict() if result.rollout else None,
         "sensitivity": [row.to_dict() for row in result.sensitivity],
     }
