@@ -1,6 +1,6 @@
 """What comparisons claim against known truth: false differences, coverage, what is left when trials are missing.
 
-    python benchmarks/comparison.py [--datasets 400]
+    python benchmarks/comparison.py [--datasets 400] [--only errors]
 
 Worlds: arms that are equally good, or differ by a known trend; each seed moves an arm at all sizes alike (`shared`) and
 at each size for itself (`own`), standard deviations of the log loss. Every table has its Monte-Carlo standard error.
@@ -202,18 +202,24 @@ def rows_of_correlations(n: int) -> Iterator[tuple[str, ...]]:
 
 
 TABLES = {
-    "Family-wise error over equally good arms, three sizes": rows_of_errors,
-    "Trends: how often 95 % intervals hold the truth, and how often a trend is called": rows_of_trends,
-    "15 % of the trials missing, three sizes": rows_of_missing,
-    "Correlations with an arm's own departures: how often 95 % intervals hold the truth": rows_of_correlations,
+    "errors": ("Family-wise error over equally good arms, three sizes", rows_of_errors),
+    "trends": ("Trends: how often 95 % intervals hold the truth, and how often a trend is called", rows_of_trends),
+    "missing": ("15 % of the trials missing, three sizes", rows_of_missing),
+    "correlations": (
+        "Correlations with an arm's own departures: how often 95 % intervals hold the truth",
+        rows_of_correlations,
+    ),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", type=int, default=400, help="data sets of each world")
-    datasets = parser.parse_args().datasets
-    for title, rows in TABLES.items():
+    parser.add_argument("--only", choices=TABLES, help="one table alone")
+    arguments = parser.parse_args()
+    datasets = arguments.datasets
+    for name in [arguments.only] if arguments.only else TABLES:
+        title, rows = TABLES[name]
         print(f"\n**{title}** ({datasets} data sets each)\n", flush=True)
         for i, row in enumerate(rows(datasets)):
             print("| " + " | ".join(row) + " |", flush=True)

@@ -250,13 +250,14 @@ def _multiplier_text(m: Estimate) -> str:
 def plot_trend(comparison: Comparison, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None) -> Axes:
     """Loss in multiples of the reference's against size: points with intervals, the trend with its band.
 
-    Dotted beyond the largest size, up to the furthest extrapolation. With many arms, intervals of the named ones alone.
+    Dotted beyond the largest size, up to the furthest extrapolation. With many arms the named ones alone have
+    intervals at their points, and the best alone its band.
     """
     ax = ax or new_axes(6.6, 3.9)
     look = look or looks([s.arm for s in comparison.standings], comparison.reference)
     ax.axhline(1.0, color=look[comparison.reference].colour, lw=1.4, label=comparison.reference + REFERENCE)
-    shown = [trend for trend in comparison.trends if trend.arm in look]
-    banded = [t.arm for t in shown if look[t.arm].shown][: LAWS_UP_TO - 1]
+    shown = [t for s in comparison.standings if (t := comparison.trend(s.arm)) and s.arm in look]
+    banded = [t.arm for t in shown[: 1 if len(shown) >= LAWS_UP_TO else len(shown)]]
     sides, last = [1.0], 0.0
     for i, trend in enumerate(shown):
         style, named = look[trend.arm], look[trend.arm].shown

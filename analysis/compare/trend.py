@@ -14,6 +14,7 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.compare import paired
@@ -125,6 +126,7 @@ def trends(
     bent = paired.holm(loss.components.bent) < 1 - paired.LEVEL
     differences = log_loss[others] - log_loss[reference]
     shared = np.isfinite(differences).sum(axis=(1, 2))
+    curves = _curves(loss, at, centre, bent)
     out = []
     for row, i in enumerate(others):
         why = BENT if bent[row] else reason
@@ -155,7 +157,7 @@ def trends(
                     )
                     for times in AHEAD
                 ),
-                curve=_curve(loss, row, at, centre, bool(bent[row])),
+                curve=curves[row],
             )
         )
     return tuple(out)
@@ -195,16 +197,26 @@ def _per_tenfold(found: Lines, row: int, n: int) -> Estimate:
     return ratio(ten * estimate, ten * se, dof, n, "two sizes of one seed lie on a line whatever chance does")
 
 
-def _curve(found: Lines, row: int, at: Array, centre: float, bent: bool) -> Curve:
+def _curves(found: Lines, at: Array, centre: float, bent: NDArray[np.bool_]) -> list[Curve]:
     """From the smallest size to the furthest extrapolation; to the largest size where the points are on no line."""
-    where = np.geomspace(at.min(), at.max() * (1.0 if bent else AHEAD[-1]), DRAWN)
-    rows = [_extrapolated(found, row, float(x), 0, "", False) for x in np.log(where) - centre]
-    return Curve(
-        tuple(map(float, where)),
-        tuple(r.estimate for r in rows),
-        tuple(r.interval[0] for r in rows),
-        tuple(r.interval[1] for r in rows),
-    )
+    where = np.geomspace(at.min(), at.max() * AHEAD[-1], DRAWN)
+    values = np.array([found.at(float(x)) for x in np.log(where) - centre])  # (drawn, 3, arm)
+    out = []
+    for row, stops in enumerate(bent):
+        rows = [
+            (float(size), ratio(*map(float, value), n=0))
+            for size, value in zip(where, values[:, :, row], strict=True)
+            if not stops or size <= at.max()
+        ]
+        out.append(
+            Curve(
+                tuple(size for size, _ in rows),
+                tuple(r.estimate for _, r in rows),
+                tuple(r.interval[0] for _, r in rows),
+                tuple(r.interval[1] for _, r in rows),
+            )
+        )
+    return out
 
 
 # --- the order at each size, a detail ---------------------------------------------------------------------------------

@@ -188,11 +188,12 @@ def _figures(
             lambda: plot.plot_compute_multiplier(comparison),
         )
     if comparison.trends:
+        banded = "band of the best" if many else "bands"
         yield (
             "trend",
             f"Each {comparison.noun}'s loss in multiples of {reference}'s against size. Markers: means over seeds"
             f"{' with 95 % intervals' if comparison.spread == 'seeds' else ', without intervals'}; lines: the trend "
-            f"in the logarithm of the size, dotted up to 10 times the largest; bands: its 95 % interval"
+            f"in the logarithm of the size, dotted up to 10 times the largest; {banded}: 95 % interval"
             f"{'' if comparison.spread == 'seeds' else ', which a single seed cannot give'}.",
             lambda: plot.plot_trend(comparison, look=look),
         )
