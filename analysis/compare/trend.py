@@ -204,8 +204,8 @@ def _curves(found: Lines, at: Array, centre: float, bent: NDArray[np.bool_]) -> 
     out = []
     for row, stops in enumerate(bent):
         rows = [
-            (float(size), ratio(*map(float, value), n=0))
-            for size, value in zip(where, values[:, :, row], strict=True)
+            (float(size), ratio(float(log), float(se), float(dof), 0))
+            for size, (log, se, dof) in zip(where, values[:, :, row], strict=True)
             if not stops or size <= at.max()
         ]
         out.append(
