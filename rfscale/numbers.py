@@ -122,6 +122,8 @@ Heads = Annotated[int, Whole(1, 100_000)]
 Patch = Annotated[int, Whole(1, 4096)]
 Ratio = Annotated[int, Whole(1, 1000)]
 Images = Annotated[int, Whole(1, 1_000_000)]
+Count = Annotated[int, Whole(2, 1_000_000)]
+"""Images of which a statistic is taken."""
 Points = Annotated[int, Whole(1, 1000)]
 SolverSteps = Annotated[int, Whole(1, 100_000)]
 Rate = Annotated[float, Real(0, 1000, low_open=True)]

@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from rfscale.backbones.mmdit.spec import MMDiTSpec
+from rfscale.backbones.mmdit.spec import MMDiTLadder, MMDiTSpec
 from rfscale.data.spec import DigitsData, FolderData, GlyphsData, ShapesData
 from rfscale.data.text import TextSpec
-from rfscale.judges.spec import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJudge, ShapesJudge
+from rfscale.judges import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJudge, ShapesJudge
 from rfscale.numbers import MAX_ENTRIES, Listed, Real, Whole
 from rfscale.paths import PathError, expanded
 from rfscale.quoting import LONGEST, cut, quoted
-from rfscale.spec.sweep import Grid, Ladder, Quality, Resources, Samples, Setting, Training
+from rfscale.spec.sweep import Grid, Quality, Resources, Samples, Setting, Training
 from rfscale.spec.trial import Evaluation, ResolvedTraining, Trial
 
 SPECS: tuple[type[BaseModel], ...] = (
-    *(Ladder, Training, Evaluation, Samples, Quality, Setting, Resources, Grid, Trial, ResolvedTraining),
+    *(MMDiTLadder, Training, Evaluation, Samples, Quality, Setting, Resources, Grid, Trial, ResolvedTraining),
     *(MMDiTSpec, TextSpec),
     *(ShapesData, GlyphsData, DigitsData, FolderData),
     *(ShapesJudge, GlyphsJudge, ClipJudge, InceptionJudge, GenEvalJudge),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from rfscale.names import RfscaleError
 from rfscale.numbers import Real, Whole, bounds_of
 from rfscale.paths import expanded
 from rfscale.quoting import quoted
+from rfscale.registry import allowing_plugins
 from rfscale.spec.sweep import Resources, Sweep, SweepError
 from rfscale.spec.trial import Trial
 from rfscale.store import Store
@@ -60,6 +62,9 @@ class FileError(RfscaleError, RuntimeError):
 
 
 R = TypeVar("R")
+_READERS = ("sweep", "trial_id")
+"""The arguments through which a command reads a sweep or a trial, either of which may name a plug-in."""
+_Allow = Annotated[bool, typer.Option("--allow-plugins", help="run the Python files that the sweep names as plug-ins")]
 _ARGUMENTS = ("sweep", "table")  # paths that stand without an option's name
 
 
@@ -70,17 +75,27 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
     one, and expanded, here.
     """
 
+    signature = inspect.signature(command, eval_str=True)
+    reads = any(name in signature.parameters for name in _READERS)
+
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        allowed = bool(kwargs.pop("allow_plugins", False))
         try:
             for name, value in kwargs.items():
                 if isinstance(value, Path):
                     kwargs[name] = expanded(value, name.upper() if name in _ARGUMENTS else f"--{name}")
-            return command(*args, **kwargs)
+            with allowing_plugins(allowed):
+                return command(*args, **kwargs)
         except RfscaleError as error:
             typer.echo(f"rfscale: {' '.join(str(error).split())}", err=True)  # one line, whatever was quoted
             raise typer.Exit(2) from error
 
+    if reads:
+        option = inspect.Parameter("allow_plugins", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Allow)
+        parameters = [*signature.parameters.values(), option]
+        wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {**command.__annotations__, "allow_plugins": _Allow}
     return wrapped
 
 

@@ -1,4 +1,4 @@
-"""Before: `plan`, `formulations`."""
+"""Before: `plan`, `formulations`, `list`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rfscale.cli.common import (
     trial_row,
 )
 from rfscale.flow.formulations import FAMILIES, canonical, signature
+from rfscale.registry import KINDS
 from rfscale.run.study import PLAN_STATUSES, Planned, Study, open_store
 from rfscale.spec.axes import Axis
 from rfscale.spec.sweep import Sweep, SweepError
@@ -190,3 +191,28 @@ def formulations(as_json: Json = False) -> None:
         typer.echo(f"{row['name']}{f'    ({ranges})' if ranges else ''}")
         for key in ("path", "target", "noise_sampler", "source"):
             typer.echo(f"    {key.replace('_', ' '):<14} {row[key]}")
+
+
+@app.command("list")
+@one_sentence
+def list_kinds(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="KIND", help="one kind, such as data or backbones [default: all]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List what a sweep can name: data, text encoders, backbones, schedules, judges.
+
+    Each with its keys and their defaults. `rfscale formulations` lists the formulations.
+    """
+    if kind is not None and kind not in KINDS:
+        raise SweepError(f"there is no kind {kind!r} of choices; choose one of {', '.join(KINDS)}")
+    found = {name: one.table() for name, one in KINDS.items() if kind in (None, name)}
+    if as_json:
+        print_json(found)
+        return
+    for name, rows in found.items():
+        typer.echo(f"{name}, under `{KINDS[name].section}` as `{KINDS[name].tag}`")
+        for row in rows:
+            keys = ", ".join(f"{key} ({field['default']})" for key, field in row["fields"].items())
+            typer.echo(f"    {row['name']:<12} {row['summary']}\n{'':<17}{keys or 'no keys'}")

@@ -13,26 +13,46 @@ from itertools import pairwise
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from rfscale.data.base import FloatArray
 from rfscale.data.counter import uniform
 from rfscale.data.words import words
 from rfscale.numbers import Whole
+from rfscale.registry import Kind, Spec
 
 
-class TextSpec(BaseModel):
-    """What the user writes under `text:` in a sweep file."""
+class EncoderSpec(Spec):
+    """A text encoder, as a sweep file names it under `text:`. A subclass names itself in `encoder`.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    To add one: its file with an `EncoderSpec` whose `load` gives a `TextEncoder`, and one line in `TEXT`.
+    """
+
+    encoder: str
+    length: int
+    width: int
+
+    @property
+    def pooled_width(self) -> int:
+        return self.width
+
+    def load(self) -> TextEncoder:
+        raise NotImplementedError
+
+
+class TextSpec(EncoderSpec):
+    """A frozen, deterministic embedding of words that needs no download."""
 
     encoder: Literal["hash"] = "hash"
     length: Annotated[int, Whole(1, 512)] = Field(default=16, description="tokens per caption; longer captions are cut")
     width: Annotated[int, Whole(8, 4096, step=2)] = Field(default=64, description="width of a token vector")
 
-    @property
-    def pooled_width(self) -> int:
-        return self.width
+    def load(self) -> TextEncoder:
+        return HashTextEncoder(self.length, self.width)
+
+
+TEXT = Kind("text", "text", "encoder", "hash", {"hash": "rfscale.data.text:TextSpec"})
+AnyText = Annotated[EncoderSpec, TEXT]
 
 
 class TextEncoder(Protocol):
@@ -53,9 +73,9 @@ class TextEncoder(Protocol):
     def unread(self, captions: Sequence[str]) -> int: ...
 
 
-def load_text_encoder(spec: TextSpec) -> TextEncoder:
+def load_text_encoder(spec: EncoderSpec) -> TextEncoder:
     """The encoder that `spec` describes."""
-    return HashTextEncoder(spec.length, spec.width)
+    return spec.load()
 
 
 def position_code(length: int, width: int) -> FloatArray:

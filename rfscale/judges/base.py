@@ -14,18 +14,12 @@ from typing import Protocol
 from pydantic import JsonValue
 
 from rfscale.data.base import FloatArray
-from rfscale.names import RfscaleError
+from rfscale.spec.judging import JudgeError as JudgeError
+from rfscale.spec.judging import Progress as Progress
 
 # Captions -> images, float32 "n c h w" in [-1, 1]. The noise of an image depends on its place in the sequence alone, so
 # that every network draws the same prompt from the same noise.
 Generate = Callable[[Sequence[str]], FloatArray]
-
-# Called as progress(what is done, steps done, of how many) by a judge that trains or computes something first.
-Progress = Callable[[str, int, int], None]
-
-
-class JudgeError(RfscaleError, RuntimeError):
-    """A judge cannot score; the message says in one sentence what is wrong (with its path) and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

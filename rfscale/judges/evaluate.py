@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import JsonValue
+from torch import nn
 
 from rfscale import names
-from rfscale.backbones.mmdit.network import MMDiT
 from rfscale.data.base import FloatArray
 from rfscale.data.batch import encode
 from rfscale.data.spec import DataSpec
 from rfscale.data.text import load_text_encoder
+from rfscale.flow.formulations import Network
 from rfscale.judges import Judge, JudgeError, JudgeSpec, Score, load_judge
 from rfscale.judges.units import Unit, units
 from rfscale.spec.sweep import Quality, Resources, Setting
@@ -113,7 +114,7 @@ class Drawer:
     """A network as judges see it: captions in, images out. Keeps the first images for the grid, and path lengths."""
 
     def __init__(
-        self, trial: Trial, network: MMDiT, setting: Setting, device: str = "cpu", batch: int | None = None
+        self, trial: Trial, network: Network, setting: Setting, device: str = "cpu", batch: int | None = None
     ) -> None:
         self.trial, self.network, self.setting, self.device = trial, network, setting, device
         self.batch = batch or (32 if device == "cpu" else 256)
@@ -175,7 +176,7 @@ def _known_judges(judge: Judge, trial: Trial, folder: TrialFolder) -> dict[str, 
     return {**known, judge.label: identity}
 
 
-def _weights(trial: Trial, folder: TrialFolder, unit: Unit, device: str) -> MMDiT:
+def _weights(trial: Trial, folder: TrialFolder, unit: Unit, device: str) -> nn.Module:
     """The network of a unit. Raises StoreError where its weights were not kept."""
     if unit.step == trial.training.steps:
         return load_model(trial, folder, ema=unit.weights == "ema", device=device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rfscale import names
-from rfscale.judges.spec import JudgeSpec
+from rfscale.spec.judging import JudgeSpec
 from rfscale.spec.sweep import Quality, Setting, Weights
 from rfscale.spec.trial import Trial
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rfscale import names
+from rfscale.registry import allowing_plugins
 from rfscale.spec.sweep import Quality, Resources, Samples
 from rfscale.spec.trial import Trial
 from rfscale.store import ClaimedError, Store, TrialFolder
@@ -39,13 +40,9 @@ def train_task(
 
     settings = _one_process(resources)
     try:
-        train(
-            Trial.model_validate_json(trial_json),
-            TrialFolder(Path(folder)),
-            settings,
-            Samples.model_validate(samples),
-            keep_weights=keep_weights,
-        )
+        with allowing_plugins():  # whoever made the trial was allowed to, and it says which text they had
+            trial = Trial.model_validate_json(trial_json)
+        train(trial, TrialFolder(Path(folder)), settings, Samples.model_validate(samples), keep_weights=keep_weights)
     except Exception as error:
         return Problem.of(error)
     return None
@@ -57,7 +54,9 @@ def evaluate_task(trial_json: str, store: str, quality: dict[str, Any], resource
 
     settings = _one_process(resources)
     try:
-        evaluate(Trial.model_validate_json(trial_json), Store(Path(store)), Quality.model_validate(quality), settings)
+        with allowing_plugins():
+            trial, judged = Trial.model_validate_json(trial_json), Quality.model_validate(quality)
+        evaluate(trial, Store(Path(store)), judged, settings)
     except Exception as error:
         return Problem.of(error)
     return None

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_origin
 
-from rfscale.spec.sentences import section_of
+from rfscale.spec.sentences import kind_of, section_of
 
 _SECTIONS = ("data", "text", "model", "training", "evaluation")
 _CHOICES = ("data", "text")
-"""Sections of which whole ones may be listed: a list of data sets."""
+"""Sections of which whole ones may be listed: a list of data sets, each with its own keys."""
 
 
 def listed_fields(grid: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
@@ -22,6 +22,10 @@ def listed_fields(grid: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
         if isinstance(given, list) and section in _CHOICES:
             yield section, given
         elif isinstance(given, Mapping):
+            kind = kind_of(section)
+            if kind is not None and isinstance(given.get(kind.tag), list):  # which keys there are follows from it
+                yield f"{section}.{kind.tag}", given[kind.tag]
+                continue
             fields = set(listable({section: given}))
             for key, value in given.items():
                 if isinstance(value, list) and f"{section}.{key}" in fields:
@@ -47,7 +51,7 @@ def listable(grid: Mapping[str, Any]) -> Iterator[str]:
         given = grid.get(section)
         if isinstance(given, Mapping) and (model := section_of(section, given)) is not None:
             for key, field in model.model_fields.items():
-                if key not in ("name", "encoder") and not _holds_a_list(field.annotation):
+                if not _holds_a_list(field.annotation):
                     yield f"{section}.{key}"
 
 

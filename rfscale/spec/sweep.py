@@ -6,31 +6,26 @@ A sweep is one question and the grid that answers it; `rfscale.spec.sweep_file` 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SkipValidation, field_validator, model_validator
+from pydantic import Field, SkipValidation, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from rfscale.backbones.mmdit.spec import MMDiTSpec
-from rfscale.data.spec import DataSpec, ShapesData
-from rfscale.data.text import TextSpec
+from rfscale.backbones.base import BACKBONES, Ladder
+from rfscale.data.spec import DataSource, DataSpec, ShapesData
+from rfscale.data.text import AnyText, TextSpec
 from rfscale.flow.presets import expand
-from rfscale.judges.base import JudgeError
-from rfscale.judges.spec import GlyphsJudge, JudgeSpec, ShapesJudge
 from rfscale.names import RfscaleError, setting_label
 from rfscale.numbers import (
     Batch,
     Clip,
     Decay,
-    Depth,
     Epsilon,
     Guidance,
-    Heads,
     Listed,
-    Patch,
     Probability,
     Rate,
-    Ratio,
     Real,
     Sampled,
     Seed,
@@ -41,10 +36,12 @@ from rfscale.numbers import (
     WeightDecay,
     Whole,
     Width,
-    listed,
 )
+from rfscale.registry import KEY, Written
 from rfscale.spec.axes import DEPTHS, FORMULATIONS, SAMPLES, SEEDS, STEPS, Layout, Placing, Role
-from rfscale.spec.trial import Evaluation, ResolvedTraining, Strict, Trial
+from rfscale.spec.judging import JUDGES, AnyJudge, JudgeError, JudgeSpec
+from rfscale.spec.schedule import AnySchedule, Constant
+from rfscale.spec.trial import Evaluation, PluginRef, ResolvedTraining, Strict, Trial, load_plugins, plugins_of
 
 
 class SweepError(RfscaleError, ValueError):
@@ -52,17 +49,6 @@ class SweepError(RfscaleError, ValueError):
 
 
 # --- what a user writes -----------------------------------------------------------------------------------------------
-
-
-class Ladder(Strict):
-    """The model sizes. SD3 ties everything to the depth d: width 64 d, d heads, MLP 4 times the width (section 4.1)."""
-
-    depths: Annotated[tuple[Depth, ...], Listed, Field(min_length=1)]
-    width_per_depth: Width = 64
-    heads: Heads | None = None  # None: as many as blocks
-    patch: Patch = 2
-    mlp_ratio: Ratio = 4
-    qk_norm: bool = True
 
 
 class Training(Strict):
@@ -88,6 +74,7 @@ class Training(Strict):
     # alpha of the paper's resolution-dependent shift (section 5.3.2): log-SNR falls by 2 ln(alpha), in training and in
     # generation alike.
     timestep_shift: Shift = 1.0
+    schedule: AnySchedule = Constant()
 
     @model_validator(mode="after")
     def _one_budget(self) -> Training:
@@ -110,7 +97,7 @@ class Training(Strict):
 
     def resolved(self, steps: int, width: int) -> ResolvedTraining:
         """The training of that many steps of a network of that width."""
-        given = self.model_dump(exclude={"steps", "samples", "lr_base_width"})
+        given = self.model_dump(exclude={"steps", "samples", "lr_base_width"}) | {"schedule": self.schedule}
         if self.lr_rule == "inverse_width":
             given["learning_rate"] *= (self.lr_base_width or width) / width
         if self.warmup_steps is None:
@@ -141,20 +128,28 @@ PAPER_SETTINGS = tuple(
 Weights = Literal["ema", "raw"]
 
 
-def _named(value: Any) -> Any:
-    """A judge by its name alone has its defaults."""
-    return [{"name": item} if isinstance(item, str) else item for item in listed(value)]
-
-
 class Quality(Strict):
     """How the images of finished trials are judged. Like `Samples`, it is no part of a trial's identity."""
 
-    judges: Annotated[tuple[JudgeSpec, ...], BeforeValidator(_named)] = ()  # (): the judge of the data's own world
+    judges: Annotated[tuple[AnyJudge, ...], Listed] = ()  # (): the judge of the data's own world
     settings: Annotated[tuple[Setting, ...], Listed, Field(min_length=1)] = PAPER_SETTINGS
     weights: Annotated[tuple[Weights, ...], Listed, Field(min_length=1)] = ("ema", "raw")
     # all: the EMA weights are kept at every validation point, and judged there too
     checkpoints: Literal["last", "all"] = "last"
     batch: Batch | None = None  # images drawn at once; None: 32 on a CPU, whose caches hold no more, 256 on a GPU
+
+    plugins: tuple[PluginRef, ...] = ()  # what the judges come from; no key of a sweep file's section
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plugins_first(cls, value: Any, info: ValidationInfo) -> Any:
+        if (
+            info.context and isinstance(value, Mapping) and "plugins" in value
+        ):  # a sweep file says them once, at its top
+            fields = [field for field in cls.model_fields if field != "plugins"]
+            raise PydanticCustomError(KEY, "unknown key", {"key": "plugins", "fields": fields})
+        load_plugins(value)
+        return value
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> Quality:
@@ -165,10 +160,10 @@ class Quality(Strict):
                 raise ValueError(f"the same entry stands twice in {what}; remove one")
         return self
 
-    def judges_of(self, data: DataSpec) -> tuple[JudgeSpec, ...]:
+    def judges_of(self, data: DataSource) -> tuple[JudgeSpec, ...]:
         """The judges that score images of this data. Raises JudgeError where one cannot, or none is named."""
-        own: dict[str, JudgeSpec] = {"shapes": ShapesJudge(), "glyphs": GlyphsJudge()}
-        judges = self.judges or ((own[data.name],) if data.name in own else ())
+        own = JUDGES.get(data.judge).model_validate({}) if data.judge else None
+        judges = self.judges or ((own,) if isinstance(own, JudgeSpec) else ())
         if not judges:
             raise JudgeError(
                 f"data `{data.name}` has no judge of its own; name one, such as `quality: {{judges: [clip]}}`"
@@ -194,8 +189,8 @@ class Grid(Strict):
     """The product of its axes: depths x formulations x budgets x seeds."""
 
     data: DataSpec = ShapesData(name="shapes")
-    text: TextSpec = TextSpec()
-    model: Ladder
+    text: AnyText = TextSpec()
+    model: Annotated[Ladder, Written(BACKBONES)]
     formulations: tuple[str, ...] = Field(min_length=1)
     training: Training
     seeds: Annotated[tuple[Seed, ...], Listed, Field(min_length=1)] = (0,)
@@ -214,26 +209,21 @@ class Grid(Strict):
     def trials(self) -> Iterator[tuple[Trial, dict[str, Any]]]:
         """Every trial of the product, in reading order, with its value of each axis."""
         model, training = self.model, self.training
+        plugins = plugins_of(self.data, self.text, model, training.schedule)
         lengths, written = (STEPS, training.steps) if training.steps else (SAMPLES, training.samples)
         for depth, name, (steps, length), seed in itertools.product(
             model.depths, self.formulations, zip(training.budgets, written or (), strict=True), self.seeds
         ):
-            width = model.width_per_depth * depth
+            network = model.at(depth)
             trial = Trial(
                 data=self.data,
                 text=self.text,
-                model=MMDiTSpec(
-                    depth=depth,
-                    width=width,
-                    heads=model.heads or depth,
-                    patch=model.patch,
-                    mlp_ratio=model.mlp_ratio,
-                    qk_norm=model.qk_norm,
-                ),
+                model=network,
                 formulation=name,
-                training=training.resolved(steps, width),
+                training=training.resolved(steps, network.width),
                 evaluation=self.evaluation,
                 seed=seed,
+                plugins=plugins,
             )
             yield trial, {DEPTHS: depth, FORMULATIONS: name, lengths: length, SEEDS: seed}
 

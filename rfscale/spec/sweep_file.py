@@ -10,15 +10,16 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from rfscale.data.base import DataError
-from rfscale.data.spec import DataSpec
+from rfscale.data.spec import DataSource
 from rfscale.numbers import Listed
 from rfscale.paths import PathError, expanded
 from rfscale.quoting import cut, quoted
+from rfscale.registry import load_plugin
 from rfscale.spec.axes import AxisError, Point, UnknownFieldError, layout
 from rfscale.spec.listed import listable, listed_fields, one_by_one
-from rfscale.spec.sentences import nearest, sentence, unknown_key
+from rfscale.spec.sentences import kind_of, nearest, sentence, unknown_key
 from rfscale.spec.sweep import Grid, Quality, Resources, Samples, Sweep, SweepError
-from rfscale.spec.trial import Strict, Trial, data_identity
+from rfscale.spec.trial import Strict, Trial, data_identity, plugins_of
 from rfscale.spec.yaml import YamlError, parse, read_text
 
 MAX_TRIALS = 5000
@@ -31,6 +32,7 @@ class _Header(Strict):
     resources: Resources = Resources()
     samples: Samples = Samples()
     quality: Quality = Quality()
+    plugins: Annotated[tuple[str, ...], Listed] = ()
     arms: dict[str, dict[str, Any]] = Field(default={}, description="label -> what it sets")
     tune: Annotated[tuple[str, ...], Listed] = ()
 
@@ -69,6 +71,7 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
     Raises SweepError.
     """
     _check_nothing_is_empty(raw, source)
+    _load_plugins(raw.get("plugins", ()), source, folder)
     body = {k: v for k, v in raw.items() if k not in _WHOLE}
     grids = raw.get("grids", [{}])
     _check_keys(body, Grid, source, extra=_WHOLE)
@@ -76,7 +79,7 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
         raise SweepError(f"{source}: grids must be a non-empty list of mappings, each overriding keys of the sweep")
     for i, grid in enumerate(grids):
         _check_part(grid, f"{source}: grids[{i}]")
-    header = _validated(_Header, _located_judges(_stated(raw), folder, source), source)
+    header = _validated(_Header, _stated(raw), source, folder)
     for name, arm in header.arms.items():
         _check_part(arm, f"{source}: arms.{name}")
     data_identity.cache_clear()  # an image folder may have changed since the last sweep of this process
@@ -96,12 +99,24 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
         question=header.question,
         resources=header.resources,
         samples=header.samples,
-        quality=header.quality if "quality" in raw else None,
+        quality=_with_plugins(header.quality) if "quality" in raw else None,
         trials=tuple(trials.values()),
         layout=placed,
         duplicates=len(points) - len(trials),
         notes=tuple(_notes(raw, grids)),
     )
+
+
+def _load_plugins(given: Any, source: str, folder: Path | None) -> None:
+    """Run the plug-ins that a sweep names, before anything that may come from them is read.
+
+    Raises SweepError, and PluginError where that is not allowed.
+    """
+    paths = [given] if isinstance(given, str) else given
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+        raise SweepError(f"{source}: plugins = {quoted(given)} is no list of Python files; write plugins: [mine.py]")
+    for path in paths:
+        load_plugin(_beside(folder, path, f"{source}: plugins:"))
 
 
 def _points(
@@ -114,14 +129,14 @@ def _points(
 ) -> list[Point]:
     """The trials of one entry of `grids:`, arm by arm, each with its place on the axes."""
     points: list[Point] = []
-    checked: set[DataSpec] = set()
+    checked: set[DataSource] = set()
     for arm, overrides in (arms or {"": {}}).items():
         where = f"{source}: arms.{arm}" if arm else source
         whole = _merged(body, overrides)
         combinations = math.prod(len(values) for _, values in listed_fields(whole))
         ahead = before + len(points)
         for one, fields in one_by_one(whole):
-            written = _validated(Grid, _located(one, folder, where), where)
+            written = _validated(Grid, one, where, folder)
             count = max(before + len(points) + written.count, ahead + combinations * written.count)
             if count > MAX_TRIALS:
                 raise SweepError(f"{where}: {_too_many(written, whole, count)}")
@@ -130,6 +145,10 @@ def _points(
                 for trial, values in _grid_trials(written, checked, where)
             ]
     return points
+
+
+def _with_plugins(quality: Quality) -> Quality:
+    return quality.model_copy(update={"plugins": plugins_of(*quality.judges)})
 
 
 def _stated(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,7 +204,7 @@ def _check_part(part: Mapping[str, Any], source: str) -> None:
     _check_keys(part, Grid, source)
 
 
-def _grid_trials(grid: Grid, checked: set[DataSpec], source: str) -> list[tuple[Trial, dict[str, Any]]]:
+def _grid_trials(grid: Grid, checked: set[DataSource], source: str) -> list[tuple[Trial, dict[str, Any]]]:
     """The trials and where they stand on the axes; `checked`: the data that needs no second look."""
     try:
         if grid.data not in checked:
@@ -206,55 +225,25 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        if (
-            isinstance(value, Mapping)
-            and isinstance(old, Mapping)
-            and value.get("name", old.get("name")) == old.get("name")
-        ):
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and _same_choice(key, old, value):
             value = {**old, **value}
         merged[key] = value
     return merged
 
 
-def _located(raw: dict[str, Any], folder: Path | None, source: str) -> dict[str, Any]:
-    """A relative image folder is relative to the sweep file, so that the pair can be moved together."""
-    data = raw.get("data")
-    if folder is None or not isinstance(data, Mapping) or data.get("name") != "folder":
-        return raw
-    return {**raw, "data": {**data, "path": _beside(folder, data.get("path"), f"{source}: data.path")}}
+def _same_choice(section: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether both speak of the same choice, so that the keys of the first still mean something."""
+    kind = kind_of(section)
+    if kind is None:
+        return True
+    was = old.get(kind.tag, kind.default)
+    return bool(new.get(kind.tag, was) == was)
 
 
-# Keys of a judge that name a file or a folder. A model that is no path is a name on the hub.
-_JUDGE_FILES = ("prompts", "weights", "metadata")
-_JUDGE_MODELS = ("model", "detector", "clip")
-
-
-def _located_judges(raw: dict[str, Any], folder: Path | None, source: str) -> dict[str, Any]:
-    """Relative files of a judge are relative to the sweep file, as image folders are."""
-    quality = raw.get("quality")
-    if folder is None or not isinstance(quality, Mapping) or "judges" not in quality:
-        return raw
-
-    def located(key: str, value: Any) -> Any:
-        is_path = key in _JUDGE_FILES or (
-            key in _JUDGE_MODELS and isinstance(value, str) and value.startswith((".", "/", "~"))
-        )
-        return _beside(folder, value, f"{source}: quality.judges: {key}") if is_path else value
-
-    judges = quality["judges"] if isinstance(quality["judges"], list | tuple) else [quality["judges"]]
-    there = [{k: located(k, v) for k, v in j.items()} if isinstance(j, Mapping) else j for j in judges]
-    return {**raw, "quality": {**quality, "judges": there}}
-
-
-def _beside(folder: Path, given: Any, what: str) -> Any:
-    """A path from a sweep file, absolute; anything that is no text is left to the checks of its field.
-
-    Raises SweepError.
-    """
-    if not isinstance(given, str) or not given:
-        return given
+def _beside(folder: Path | None, given: str, what: str) -> str:
+    """A path from a sweep file, absolute. Raises SweepError."""
     try:
-        return str((folder / expanded(given, what)).resolve())
+        return str(((folder or Path()) / expanded(given, what)).resolve())
     except PathError as error:
         raise SweepError(str(error)) from error
 
@@ -262,9 +251,9 @@ def _beside(folder: Path, given: Any, what: str) -> Any:
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def _validated(model: type[_Model], raw: Mapping[str, Any], source: str) -> _Model:
+def _validated(model: type[_Model], raw: Mapping[str, Any], source: str, folder: Path | None) -> _Model:
     try:
-        return model.model_validate(raw)
+        return model.model_validate(raw, context={"folder": folder})
     except ValidationError as error:
         raise SweepError(f"{source}: {sentence(error)}") from error
 

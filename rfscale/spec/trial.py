@@ -11,14 +11,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, field_validator, model_validator
 
-from rfscale.backbones.mmdit.cost import ModelShape
+from rfscale.backbones.base import BACKBONES, BackboneSpec, Cost
 from rfscale.backbones.mmdit.spec import MMDiTSpec
-from rfscale.data.spec import DataSpec
-from rfscale.data.text import TextSpec
+from rfscale.data.spec import DATA, DataSource, DataSpec
+from rfscale.data.text import TEXT, AnyText, TextSpec
 from rfscale.flow.formulations import canonical
 from rfscale.numbers import (
     Batch,
@@ -35,6 +35,8 @@ from rfscale.numbers import (
     Warmup,
     WeightDecay,
 )
+from rfscale.registry import KINDS, load_plugin
+from rfscale.spec.schedule import SCHEDULES, AnySchedule, Constant
 
 
 class Strict(BaseModel):
@@ -75,6 +77,7 @@ class ResolvedTraining(Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     text_dropout: Probability = 0.1
     timestep_shift: Shift = 1.0
+    schedule: AnySchedule = Constant()
 
     @property
     def samples(self) -> int:
@@ -87,8 +90,28 @@ _NOT_IDENTITY = {"lr_rule"}
 
 
 @lru_cache(maxsize=64)
-def data_identity(spec: DataSpec) -> dict[str, Any]:
-    return spec.identity()
+def data_identity(spec: DataSource) -> dict[str, Any]:
+    return DATA.identity(spec)
+
+
+class PluginRef(Strict):
+    """A plug-in that a trial needs: where it lies, which is no part of the identity, and what it says, which is."""
+
+    path: str
+    sha256: str
+
+
+def plugins_of(*specs: BaseModel) -> tuple[PluginRef, ...]:
+    """The plug-ins that the choices come from."""
+    found = (kind.plugin_of(spec) for spec in specs for kind in KINDS.values() if kind.holds(spec))
+    return tuple(PluginRef(path=p.path, sha256=p.sha256) for p in dict.fromkeys(found) if p is not None)
+
+
+def load_plugins(value: object) -> None:
+    """Run the plug-ins that a record names, where that is allowed. Raises PluginError."""
+    for plugin in (value.get("plugins") or ()) if isinstance(value, Mapping) else ():
+        ref = PluginRef.model_validate(plugin)
+        load_plugin(ref.path, ref.sha256)
 
 
 class Trial(Strict):
@@ -100,17 +123,20 @@ class Trial(Strict):
     """
 
     data: DataSpec
-    text: TextSpec = TextSpec()
-    model: MMDiTSpec
+    text: AnyText = TextSpec()
+    model: Annotated[BackboneSpec, BACKBONES]
     formulation: str
     training: ResolvedTraining
     evaluation: Evaluation = Evaluation()
     seed: Seed
+    plugins: tuple[PluginRef, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
     def _from_flat(cls, value: Any) -> Any:
-        """A record of an older store names the fields of model and training side by side."""
+        """A record of an older store names the fields of model and training side by side. Plug-ins come first: they
+        may hold what the rest names."""
+        load_plugins(value)
         if not isinstance(value, Mapping) or "model" in value or "training" in value:
             return value
         nested = {"model": MMDiTSpec.model_fields, "training": ResolvedTraining.model_fields}
@@ -129,17 +155,31 @@ class Trial(Strict):
         return self
 
     @cached_property
-    def shape(self) -> ModelShape:
+    def shape(self) -> Cost:
         """The model's shape, with its parameters and FLOPs."""
         return self.model.shape(self.data, self.text)
 
     def identity(self) -> dict[str, Any]:
         """The fields that are hashed: those without a default, and those that differ from it.
 
-        Those of model and training stand side by side with the others: so they did in the first ids.
+        Those of training, and of the first backbone, stand side by side with the others: so they did in the first ids.
         """
-        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"data": True, "training": _NOT_IDENTITY})
-        return {**fields.pop("model"), **fields.pop("training"), **fields, "data": data_identity(self.data)}
+        apart = {"data", "text", "model", "training", "plugins"}
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude=apart)
+        training = self.training.model_dump(mode="json", exclude_defaults=True, exclude={*_NOT_IDENTITY, "schedule"})
+        model = BACKBONES.identity(self.model)
+        fields |= {"model": model} if BACKBONES.tag in model else model
+        optional = {
+            "text": TEXT.identity(self.text),
+            "schedule": SCHEDULES.identity(self.training.schedule),
+            "plugins": sorted(plugin.sha256 for plugin in self.plugins),
+        }
+        return {
+            **training,
+            **fields,
+            **{key: value for key, value in optional.items() if value},
+            "data": data_identity(self.data),
+        }
 
     @cached_property
     def trial_id(self) -> str:
@@ -153,9 +193,15 @@ class Trial(Strict):
         What decides which trials are comparable. An image folder is the fingerprint of its content, not its path.
         `training.samples` is there beside steps and batch: a sweep may fix either length.
         """
-        fields = self.model_dump(mode="json", exclude={"data": {"path"}, "training": _NOT_IDENTITY})
-        fields["data"] |= data_identity(self.data)
+        fields = self.model_dump(mode="json", exclude={"data", "plugins"})
+        fields["training"] = {k: v for k, v in fields["training"].items() if k not in _NOT_IDENTITY}
         fields["training"]["samples"] = self.training.samples
+        if self.plugins:
+            fields["plugins"] = [plugin.sha256 for plugin in self.plugins]
+        # Text, model and schedule hold no paths of ours; a plug-in's may.
+        fields["text"], fields["model"] = self.text.record(), self.model.record()
+        fields["training"]["schedule"] = self.training.schedule.record()
+        fields["data"] = {**self.data.record(), **data_identity(self.data)}
         return dict(_flat(fields))
 
     def parameters(self) -> dict[str, str | int | float]:
@@ -172,7 +218,7 @@ class Trial(Strict):
             "heads": model.heads,
             "patch": model.patch,
             "parameters": sum(groups.values()),
-            "parameters_core": groups["attention"] + groups["mlp"],
+            "parameters_core": groups.get("attention", 0) + groups.get("mlp", 0),
             "forward_flops": flops.forward,
             "train_flops_per_step": flops.train * training.batch,
             "train_flops": flops.train * training.samples,
@@ -197,5 +243,7 @@ def _flat(fields: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[s
     for key, value in fields.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield prefix + key, json.dumps(value)
         else:
             yield prefix + key, value

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rfscale.backbones.mmdit.network import MMDiT
 from rfscale.spec.trial import ResolvedTraining, Trial
 from rfscale.store import TrialFolder
 from rfscale.store.files import replacing_folder
@@ -35,7 +34,7 @@ class Position:
 class TrainState:
     """What a step changes, and all that it changes."""
 
-    def __init__(self, model: MMDiT, training: ResolvedTraining) -> None:
+    def __init__(self, model: nn.Module, training: ResolvedTraining) -> None:
         self.model = model
         self.ema = copy.deepcopy(model).requires_grad_(False)
         self.optimizer = _optimizer(model, training)
@@ -46,11 +45,12 @@ class TrainState:
     @classmethod
     def at_the_start(cls, trial: Trial, placement: Placement) -> TrainState:
         """The state before the first step: weights drawn from the trial's seed, on its device."""
-        model = MMDiT(trial.shape, torch.Generator().manual_seed(trial.seed)).to(placement.device)
+        drawn = torch.Generator().manual_seed(trial.seed)
+        model = trial.model.build(trial.data, trial.text, drawn).to(placement.device)
         state = cls(model, trial.training)
         if placement.compile:
-            for block in model.blocks:
-                block.compile()
+            for part in trial.model.parts(model):
+                part.compile()
         return state
 
     def save(self, folder: TrialFolder) -> None:

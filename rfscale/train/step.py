@@ -17,7 +17,7 @@ from rfscale.flow.formulations import Formulation, formulation
 from rfscale.flow.noise import Stream, normal, stratified, uniform
 from rfscale.spec.trial import ResolvedTraining, Trial
 from rfscale.train.placement import Placement
-from rfscale.train.schedule import Schedule, constant
+from rfscale.train.schedule import Schedule, schedule_of
 from rfscale.train.state import TrainState
 
 
@@ -34,8 +34,7 @@ class Recipe:
     @classmethod
     def of(cls, trial: Trial, placement: Placement) -> Recipe:
         training = trial.training
-        schedule = constant(training.learning_rate, training.warmup_steps)
-        return cls(trial.seed, formulation(trial.formulation), training, schedule, placement)
+        return cls(trial.seed, formulation(trial.formulation), training, schedule_of(training), placement)
 
 
 class Sums:

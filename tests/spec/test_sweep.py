@@ -9,13 +9,13 @@ import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from rfscale.backbones.mmdit.spec import MMDiTSpec
-from rfscale.data.spec import DataSpec, DigitsData, ShapesData
+from rfscale.data.spec import DATA, DigitsData, ShapesData
 from rfscale.flow.formulations import canonical
 from rfscale.flow.presets import PRESETS
 from rfscale.judges import JudgeError
@@ -108,6 +108,8 @@ def test_defaults_are_pinned() -> None:
         if not field.is_required()
     }
     assert defaults.pop("text").model_dump() == {"encoder": "hash", "length": 16, "width": 64}
+    assert defaults.pop("schedule").model_dump() == {"name": "constant"}
+    assert defaults.pop("plugins") == ()
     assert defaults.pop("evaluation").model_dump() == {"images": 256, "points": 6}
     assert defaults == {
         "backbone": "mmdit",
@@ -124,7 +126,7 @@ def test_defaults_are_pinned() -> None:
         "text_dropout": 0.1,
         "timestep_shift": 1.0,
     }
-    shapes, glyphs, digits, folder = get_args(get_args(DataSpec)[0])
+    shapes, glyphs, digits, folder = (DATA.get(name) for name in ("shapes", "glyphs", "digits", "folder"))
     assert shapes(name="shapes").model_dump() == {"name": "shapes", "resolution": 16, "max_objects": 4}
     assert glyphs(name="glyphs").model_dump() == {"name": "glyphs", "resolution": 16, "max_letters": 4}
     assert digits(name="digits").model_dump() == {"name": "digits", "resolution": 8}
@@ -245,6 +247,7 @@ def test_the_record_of_an_identity_is_flat_resolved_and_whole(tiny: Mapping) -> 
         "training.precision": "fp32",
         "training.text_dropout": 0.1,
         "training.timestep_shift": 1.0,
+        "training.schedule.name": "constant",
         "evaluation.images": 16,
         "evaluation.points": 3,
         "seed": 0,
@@ -564,7 +567,7 @@ BAD_VALUES: dict[str, tuple[Mapping, str]] = {
     ),
     "unknown judge": (
         {"quality": {"judges": ["shaps"]}},
-        "quality.judges.0.name = shaps is not known; it must be one of shapes, glyphs, clip, inception, geneval",
+        "quality.judges.0.name = shaps is not known (did you mean 'shapes'?); it must be one of shapes, glyphs, ",
     ),
     "unknown key of a judge": (
         {"quality": {"judges": [{"name": "shapes", "imges": 3}]}},
@@ -600,7 +603,7 @@ BAD_VALUES: dict[str, tuple[Mapping, str]] = {
         {"data": {"name": "cifar"}},
         "data.name = cifar is not known; it must be one of shapes, glyphs, digits, fo",
     ),
-    "data without a name": ({"data": "shapes"}, "data = 'shapes' is not a mapping; write data: {key: value, ...}"),
+    "data without a name": ({"data": 3}, "data = 3 is not a mapping; write data: {key: value, ...}"),
     "missing folder": (
         {"data": {"name": "folder", "path": "/no/such/folder", "resolution": 8}},
         "the data folder /no/such/folder does not exist: give `path` an existing folder with a metadata.jsonl",

@@ -22,6 +22,7 @@ from rfscale.data import DataSpec
 from rfscale.data.base import FloatArray
 from rfscale.judges.base import Generate, Judge, JudgeError, Score
 from rfscale.judges.geneval.rule import Box, Detected, Metadata, evaluate, load_metadata, summary
+from rfscale.judges.geneval.spec import GenEvalJudge
 from rfscale.judges.published.clip import PACKAGES, Clip, load_clip_model
 from rfscale.judges.published.weights import (
     checksum,
@@ -34,7 +35,6 @@ from rfscale.judges.published.weights import (
     rgb,
     versions,
 )
-from rfscale.judges.spec import GenEvalJudge
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]

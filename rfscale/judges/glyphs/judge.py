@@ -27,7 +27,7 @@ from rfscale.data.font import ALPHABET, BITMAPS, LETTER_HEIGHT, LETTER_WIDTH
 from rfscale.data.glyphs import GRID, MAX_LETTERS, PITCH, Scene, draw, render, scenes
 from rfscale.data.spec import DataSpec, GlyphsData
 from rfscale.judges.base import Generate, Judge, JudgeError, Score, share
-from rfscale.judges.spec import GlyphsJudge
+from rfscale.judges.glyphs.spec import GlyphsJudge
 
 BAR: Final = 0.995  # of true renders that must be read exactly
 EXAM: Final = 2000  # true renders

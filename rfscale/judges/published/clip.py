@@ -18,6 +18,7 @@ from torch import Tensor
 from rfscale.data import DataSpec
 from rfscale.data.base import FloatArray
 from rfscale.judges.base import Generate, Judge, JudgeError, Score
+from rfscale.judges.published.spec import ClipJudge
 from rfscale.judges.published.weights import (
     BATCH,
     Reference,
@@ -32,7 +33,6 @@ from rfscale.judges.published.weights import (
     rgb,
     versions,
 )
-from rfscale.judges.spec import ClipJudge
 
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow")  # whose versions the features depend on
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from rfscale.data import DataSpec
 from rfscale.data.base import FloatArray
 from rfscale.judges.base import Generate, Judge, JudgeError, Score
+from rfscale.judges.published.spec import InceptionJudge
 from rfscale.judges.published.weights import (
     Reference,
     cannot_load,
@@ -37,7 +38,6 @@ from rfscale.judges.published.weights import (
     rgb,
     versions,
 )
-from rfscale.judges.spec import InceptionJudge
 from rfscale.store.files import replacing
 
 SIDE = 299  # pixels that the network takes

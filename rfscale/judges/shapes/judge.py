@@ -48,7 +48,7 @@ from rfscale.judges.shapes.encoder import (
     silent,
 )
 from rfscale.judges.shapes.phrases import ROLE, foils, parse, reversed_relation
-from rfscale.judges.spec import ShapesJudge
+from rfscale.judges.shapes.spec import ShapesJudge
 
 REFERENCE: Final = 2048  # true scenes that FID and KID compare with
 CANDIDATES: Final = 64  # captions among which the right one must be retrieved

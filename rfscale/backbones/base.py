@@ -1,0 +1,102 @@
+"""What every backbone gives: its spec, its costs in closed form, and its network. Imports no torch.
+
+A new backbone is a folder with a `BackboneSpec` and one line in `BACKBONES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from rfscale.backbones.mmdit.cost import Flops
+from rfscale.data.spec import DataSource
+from rfscale.data.text import EncoderSpec
+from rfscale.numbers import Depth, Heads, Listed, Patch, Width
+from rfscale.registry import Kind, Spec
+
+if TYPE_CHECKING:
+    from torch import Generator, nn
+
+
+class Cost(Protocol):
+    """What a network costs, in closed form: exact, and held to torch's own counter by a test."""
+
+    @property
+    def image_tokens(self) -> int: ...
+
+    @property
+    def tokens(self) -> int:
+        """Image and context tokens."""
+        ...
+
+    def parameters(self) -> dict[str, int]:
+        """Trainable parameters per group; those of `attention` and `mlp` are the core."""
+        ...
+
+    def parameter_count(self) -> int: ...
+
+    def flops(self) -> Flops:
+        """Of one sample."""
+        ...
+
+
+class BackboneSpec(Spec):
+    """One network, everything resolved, as a trial carries it. A subclass names itself in `backbone`, and may add
+    fields of its own. Never change a default: it is not in the ids."""
+
+    backbone: str
+    depth: Depth
+    width: Width
+    heads: Heads = 1
+    patch: Patch = 1
+
+    def shape(self, data: DataSource, text: EncoderSpec) -> Cost:
+        """The network's costs on that data. Raises ValueError, in one sentence, where it does not fit."""
+        raise NotImplementedError
+
+    def build(self, data: DataSource, text: EncoderSpec, generator: Generator | None = None) -> nn.Module:
+        """The network: (z (b, c, h, w), time (b,), condition) -> (b, c, h, w). All weights come from `generator`."""
+        raise NotImplementedError
+
+    def parts(self, network: nn.Module) -> Iterable[nn.Module]:
+        """What is compiled, each by itself, under `resources: {compile: true}`."""
+        return (network,)
+
+    @classmethod
+    def ladder(cls) -> type[Ladder]:
+        """What a sweep file says under `model:`: the fields of the spec, with a list of depths in the place of one."""
+        fields: dict[str, Any] = {
+            key: (info.annotation if not info.metadata else Annotated[(info.annotation, *info.metadata)], info)
+            for key, info in cls.model_fields.items()
+            if key not in ("backbone", "depth")
+        }
+        made: type[Ladder] = create_model(f"{cls.__name__}Ladder", __base__=Ladder, __doc__=cls.__doc__, **fields)
+        made.spec = cls
+        return made
+
+
+class Ladder(BaseModel):
+    """The model sizes of a sweep, as it says them under `model:`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec: ClassVar[type[BackboneSpec]]
+    backbone: str = "mmdit"
+    depths: Annotated[tuple[Depth, ...], Listed, Field(min_length=1, description="blocks of each size")]
+
+    def at(self, depth: int) -> BackboneSpec:
+        """The network of that depth."""
+        given = self.model_dump(exclude={"depths", "backbone"})
+        return type(self).spec.model_validate({**given, "depth": depth, "backbone": self.backbone})
+
+
+BACKBONES = Kind(
+    "backbones",
+    "model",
+    "backbone",
+    "mmdit",
+    {"mmdit": "rfscale.backbones.mmdit.spec:MMDiTSpec"},
+    written=lambda spec: spec.ladder(),
+)
