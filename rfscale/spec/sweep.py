@@ -143,9 +143,8 @@ class Quality(Strict):
     @model_validator(mode="before")
     @classmethod
     def _plugins_first(cls, value: Any, info: ValidationInfo) -> Any:
-        if (
-            info.context and isinstance(value, Mapping) and "plugins" in value
-        ):  # a sweep file says them once, at its top
+        # A sweep file says them once, at its top.
+        if info.context and isinstance(value, Mapping) and "plugins" in value:
             fields = [field for field in cls.model_fields if field != "plugins"]
             raise PydanticCustomError(KEY, "unknown key", {"key": "plugins", "fields": fields})
         load_plugins(value)
