@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from rfscale.names import RfscaleError
-
-if TYPE_CHECKING:
-    from rfscale.data.spec import DigitsData, FolderData, GlyphsData, ShapesData
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
@@ -29,6 +27,15 @@ class Captioned:
     captions: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much a data set holds; None is without end. `captions` are all of them, or a sample where there is no end."""
+
+    training: int | None = None
+    held_out: int | None = None
+    captions: Sequence[str] = ()
+
+
 class Dataset(Protocol):
     """An endless training stream per seed and one fixed held-out split.
 
@@ -37,9 +44,6 @@ class Dataset(Protocol):
     trial changes what the model sees. `validation(count)` gives the first min(count, available) images of the held-out
     split: the same for every seed, and never part of a training stream.
     """
-
-    @property
-    def spec(self) -> ShapesData | GlyphsData | DigitsData | FolderData: ...
 
     def train(self, seed: int, first: int, count: int) -> Captioned: ...
 

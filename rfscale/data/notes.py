@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-import numpy as np
-
-from rfscale.data.spec import DataSpec, DigitsData, FolderData, GlyphsData
-from rfscale.data.text import TextSpec, load_text_encoder
-
-_SAMPLE = 512  # captions of an endless world
+from rfscale.data.base import Extent
+from rfscale.data.spec import DataSource
+from rfscale.data.text import EncoderSpec, load_text_encoder
 
 
-@dataclass(frozen=True, slots=True)
-class _Extent:
-    """How much a data set holds; None is without end. `captions` are all of them, or a sample where there is no end."""
-
-    training: int | None
-    held_out: int | None
-    captions: Sequence[str]
-
-
-def data_notes(spec: DataSpec, text: TextSpec, images: int, steps: int, batch: int) -> Iterator[str]:
+def data_notes(spec: DataSource, text: EncoderSpec, images: int, steps: int, batch: int) -> Iterator[str]:
     """Sentences on validation with `images` and the longest training, of `steps` of `batch`. Raises DataError."""
-    extent = _extent(spec)
+    extent = spec.extent()
     if extent.held_out is not None and extent.held_out < images:
         yield (
             f"evaluation asks for {images:,} held-out images and data `{spec.name}` has {extent.held_out:,}: "
@@ -38,7 +25,7 @@ def data_notes(spec: DataSpec, text: TextSpec, images: int, steps: int, batch: i
     yield from _caption_notes(spec, text, extent)
 
 
-def _caption_notes(spec: DataSpec, text: TextSpec, extent: _Extent) -> Iterator[str]:
+def _caption_notes(spec: DataSource, text: EncoderSpec, extent: Extent) -> Iterator[str]:
     encoder = load_text_encoder(text)
     count = len(extent.captions)
     of = f"{count:,} captions" if extent.training is not None else f"the first {count:,} held-out captions"
@@ -49,23 +36,3 @@ def _caption_notes(spec: DataSpec, text: TextSpec, extent: _Extent) -> Iterator[
         )
     if unread:
         yield f"{unread:,} of {of} of data `{spec.name}` hold nothing that can be read: they train as empty ones"
-
-
-def _extent(spec: DataSpec) -> _Extent:
-    if isinstance(spec, FolderData):
-        from rfscale.data.listing import read_listing, split
-
-        held_out, training = split(spec.folder, read_listing(spec.folder), spec.validation_fraction)
-        return _Extent(len(training), len(held_out), [entry.text for entry in (*training, *held_out)])
-    if isinstance(spec, DigitsData):
-        from rfscale.data.digits import NAMES, SIZE, VALIDATION_SIZE, caption
-
-        return _Extent(SIZE - VALIDATION_SIZE, VALIDATION_SIZE, [caption(name) for name in NAMES])
-    first = np.arange(_SAMPLE, dtype=np.uint64)
-    if isinstance(spec, GlyphsData):
-        from rfscale.data import glyphs
-
-        return _Extent(None, None, [scene.caption for scene in glyphs.scenes(first, spec.max_letters)])
-    from rfscale.data import shapes
-
-    return _Extent(None, None, [scene.caption for scene in shapes.scenes(first, spec.max_objects)])

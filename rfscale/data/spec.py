@@ -6,15 +6,17 @@ import importlib.util
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, JsonValue
 
-from rfscale.data.base import DataError, Dataset
+from rfscale.data.base import DataError, Dataset, Extent
 from rfscale.data.endless import STREAM_BITS
 from rfscale.data.space import Space, pixel_space
 from rfscale.numbers import Real, Whole
 from rfscale.paths import expanded
 from rfscale.registry import Kind, PathField, Spec
 
+_SAMPLE = np.arange(512, dtype=np.uint64)  # of the captions of an endless world
 SEEDS = 2 ** (63 - STREAM_BITS)
 """Of an endless world, whose index has 64 bits: `rfscale.data.endless.train_indices` refuses the others."""
 
@@ -49,6 +51,10 @@ class DataSource(Spec):
     def check_stream(self, seed: int, samples: int) -> None:
         """Raises DataError for a seed or a number of samples that the data has not."""
 
+    def extent(self) -> Extent:
+        """How much there is of it. Raises DataError."""
+        return Extent()
+
     def load(self) -> Dataset:
         """The data set. Raises DataError when its files cannot be used."""
         raise NotImplementedError
@@ -65,6 +71,11 @@ class ShapesData(DataSource):
     def check_stream(self, seed: int, samples: int) -> None:
         """Raises DataError for a seed or a number of samples that the world has not."""
         _check_endless(self.name, seed, samples)
+
+    def extent(self) -> Extent:
+        from rfscale.data.shapes import scenes
+
+        return Extent(captions=[scene.caption for scene in scenes(_SAMPLE, self.max_objects)])
 
     def load(self) -> Dataset:
         from rfscale.data.shapes import ShapesDataset
@@ -85,6 +96,11 @@ class GlyphsData(DataSource):
     def check_stream(self, seed: int, samples: int) -> None:
         """Raises DataError for a seed or a number of samples that the world has not."""
         _check_endless(self.name, seed, samples)
+
+    def extent(self) -> Extent:
+        from rfscale.data.glyphs import scenes
+
+        return Extent(captions=[scene.caption for scene in scenes(_SAMPLE, self.max_letters)])
 
     def load(self) -> Dataset:
         from rfscale.data.glyphs import GlyphsDataset
@@ -107,6 +123,11 @@ class DigitsData(DataSource):
         if importlib.util.find_spec("sklearn") is None:
             raise DataError("data `digits` comes with scikit-learn, which is not installed: pip install scikit-learn.")
         return ()
+
+    def extent(self) -> Extent:
+        from rfscale.data.digits import NAMES, SIZE, VALIDATION_SIZE, caption
+
+        return Extent(SIZE - VALIDATION_SIZE, VALIDATION_SIZE, [caption(name) for name in NAMES])
 
     def load(self) -> Dataset:
         from rfscale.data.digits import DigitsDataset
@@ -157,6 +178,12 @@ class FolderData(DataSource):
         if not flat:
             return ()
         return (f"{len(flat):,} of {len(names):,} images of data `folder` are nearly of one colour, such as {flat[0]}",)
+
+    def extent(self) -> Extent:
+        from rfscale.data.listing import read_listing, split
+
+        held_out, training = split(self.folder, read_listing(self.folder), self.validation_fraction)
+        return Extent(len(training), len(held_out), [entry.text for entry in (*training, *held_out)])
 
     def load(self) -> Dataset:
         from rfscale.data.folder import FolderDataset
