@@ -21,7 +21,6 @@ from rfscale.numbers import Real, Whole, bounds_of
 from rfscale.paths import expanded
 from rfscale.quoting import quoted
 from rfscale.registry import allowing_plugins
-from rfscale.spec.notes import notes
 from rfscale.spec.sweep import Resources, Sweep, SweepError
 from rfscale.spec.trial import Trial
 from rfscale.store import Store

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, JsonValue
 
 from rfscale.names import RfscaleError
+from rfscale.registry import KINDS
 from rfscale.spec.trial import Trial
 
 Role = Literal["arm", "rung", "tuned", "seed"]
@@ -255,9 +256,9 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.12g}"
     if isinstance(value, BaseModel):
-        changed = value.model_dump(mode="json", exclude_defaults=True)
-        name = changed.pop("name", None) or changed.pop("encoder", None) or ""
-        return " ".join([str(name), *(f"{key} {shown(inner)}" for key, inner in changed.items())]).strip() or "default"
+        kind = next(kind for kind in KINDS.values() if kind.holds(value))
+        changed = value.model_dump(mode="json", exclude_defaults=True, exclude={kind.tag})
+        return " ".join([kind.name_of(value), *(f"{key} {shown(inner)}" for key, inner in changed.items())])
     return str(value)
 
 

@@ -242,7 +242,7 @@ def test_one_of_each_kind_is_added_by_one_file(
     assert planned.returncode == 0, planned.stderr
     plan = json.loads(planned.stdout)
     assert len(plan["trials"]) == len(plan["arms"]) == 2**4
-    assert plan["arms"][0] == "rf/square, encoder short, backbone twin, schedule linear"
+    assert plan["arms"][0] == "rf/square, backbone twin, encoder short, schedule linear"
     first = plan["trials"][0]["trial_id"]
     trained = rfscale("train", path, first, "--allow-plugins")
     assert trained.returncode == 0, trained.stderr
