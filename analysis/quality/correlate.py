@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from analysis.laws.status import FitError
+from analysis.laws.uncertainty import t_quantile
 
 Array = NDArray[np.float64]
 
@@ -277,7 +277,7 @@ def _jackknife(values: Array, n: int, given: int = 0) -> Estimate:
     z = np.arctanh(np.clip(values, -limit, limit))
     spread = np.sqrt((groups - 1) / groups * np.sum((z[1:] - z[1:].mean()) ** 2))
     se = max(float(spread), 1.03 / np.sqrt(max(n - 3 - given, 1)))
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, groups - 1)) * se
+    half = t_quantile(groups - 1, LEVEL) * se
     low, high = float(np.tanh(z[0] - half)), float(np.tanh(z[0] + half))
     return Estimate(estimate, min(low, estimate), max(high, estimate), n)
 
