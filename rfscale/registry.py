@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -140,7 +141,7 @@ class Kind:
     def holds(self, spec: BaseModel) -> bool:
         """Whether a spec, or what a sweep file says of one, is a choice of this kind."""
         name = getattr(spec, self.tag, None)
-        return name in self._classes and isinstance(spec, (self._classes[name], self.written(self._classes[name])))
+        return name in self and isinstance(spec, (self.get(str(name)), self.written(self.get(str(name)))))
 
     def plugin_of(self, spec: BaseModel) -> Plugin | None:
         """The plug-in that a spec comes from, None for our own and for installed packages."""
@@ -152,7 +153,7 @@ class Kind:
         return {**({} if name == self.default else {self.tag: name}), **spec.identity()}
 
     def _installed(self) -> dict[str, str]:
-        return {entry.name: entry.value for entry in entry_points(group=f"rfscale.{self.name}")}
+        return _entry_points(f"rfscale.{self.name}")
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -235,6 +236,12 @@ def _schema(read: Callable[[Any, ValidationInfo], Any]) -> CoreSchema:
 
 def _dumped(spec: BaseModel, info: core_schema.SerializationInfo) -> Any:
     return spec.model_dump(mode=info.mode, exclude_defaults=info.exclude_defaults)
+
+
+@cache
+def _entry_points(group: str) -> dict[str, str]:
+    """What installed packages add; they are looked for once per process."""
+    return {entry.name: entry.value for entry in entry_points(group=group)}
 
 
 def _summary(spec: type[BaseModel]) -> str:

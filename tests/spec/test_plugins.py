@@ -4,6 +4,7 @@ of each kind, added by its own file alone."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import environment_in, files_in
+from conftest import console_script, environment_in, files_in
 
 from rfscale.registry import PluginError, allowing_plugins, load_plugin
 from rfscale.spec.sweep_file import load_sweep
@@ -153,6 +154,27 @@ def test_what_is_wrong_with_a_plugin_is_one_sentence(tmp_path: Path) -> None:
                 load_plugin(str(path))
         with pytest.raises(PluginError, match="has changed since the trial was planned"):
             load_plugin(str(broken), "0" * 64)
+
+
+def test_an_installed_package_adds_one_by_an_entry_point(sweep: Path, tmp_path: Path) -> None:
+    """What is installed was trusted by whoever installed it: no permission is asked, and it is in no identity."""
+    site = tmp_path / "site"
+    info = site / "stripes-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stripes\nVersion: 1.0\n")
+    points = "[rfscale.data]\nstripes = stripes:StripesData\n[rfscale.backbones]\nplain = stripes:PlainSpec\n"
+    (info / "entry_points.txt").write_text(points)
+    text = EXAMPLE.read_text(encoding="utf-8")
+    (site / "stripes.py").write_text(text.replace("@DATA.add\n", "").replace("@BACKBONES.add\n", ""))
+    definition = yaml.safe_load(sweep.read_text())
+    del definition["plugins"]
+    sweep.write_text(yaml.safe_dump(definition))
+    environment = environment_in(tmp_path)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site), environment.get("PYTHONPATH", "")]))
+    command = console_script("plan", sweep, "--json")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {row["data"] for row in json.loads(done.stdout)["trials"]} == {"stripes"}
 
 
 # --- one of each kind, by its own file --------------------------------------------------------------------------------
