@@ -26,7 +26,7 @@ MIN_POINTS = 12
 ALARM = 0.005
 """p-value below which rows are said to depend on each other: 1 alarm in 200 tables of independent rows."""
 DRAWS = 1000
-MANY_POINTS, FEW_DRAWS = 4000, 200
+MANY_POINTS, FEW_DRAWS = 2000, 200
 """Of more points fewer draws are made; the tail of the largest statistic is then taken as Gumbel's."""
 MAX_POINTS = 20_000
 """Of more rows the first so many in the table are looked at: dependence shows in them just as well."""

@@ -5,14 +5,14 @@ Use them inside `with analysis.style.house_style():` for the look of the other f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.patches import Patch
 
-from analysis.laws import FitError, FitResult, IsoflopResult, PowerFit, Profile, compute_optimal, frontier
+from analysis.laws import FitError, FitResult, IsoflopResult, PowerFit, Prediction, Profile, compute_optimal, frontier
 from analysis.laws.forms import Array
 from analysis.laws.optimal import compute_rule
 from analysis.style import GREY, INK, PALETTE, log_axis, new_axes, pad
@@ -24,31 +24,42 @@ MANY_ROWS = 40
 
 
 def plot_fit(
-    result: FitResult | IsoflopResult | PowerFit, *, columns: Mapping[str, str] | None = None, ax: Axes | None = None
+    result: FitResult | IsoflopResult | PowerFit,
+    *,
+    columns: Mapping[str, str] | None = None,
+    predictions: Sequence[Prediction] = (),
+    ax: Axes | None = None,
 ) -> Axes:
-    """The figure that shows most of the result: surface for N and D, curve for one variable, isoFLOP profiles.
+    """The figure that shows most of the result: surface for N and D, curve for one variable, isoFLOP profiles;
+    residuals of other laws, and where the runs do not tell N from D.
 
     columns: {variable: column} of the table, for axes that have no name of their own (x and y of a power law).
+    predictions: shown with their intervals where the figure has a place for them.
     """
     if isinstance(result, IsoflopResult):
         return plot_isoflop(result, ax=ax)
     if isinstance(result, PowerFit):
         names = columns or {}
         return plot_power(result, x=names.get("x", "x"), y=names.get("y", "y"), ax=ax)
-    if len(result.problem.form.variables) == 1:
-        return plot_law(result, ax=ax)
-    return plot_surface(result, ax=ax)
+    variables = result.problem.form.variables
+    if len(variables) == 1:
+        return plot_law(result, predictions=predictions, ax=ax)
+    if set(variables) != {"N", "D"} or result.uncertainty.no_law is not None:
+        return plot_residuals(result, ax=ax)
+    return plot_surface(result, predictions=predictions, ax=ax)
 
 
-def plot_law(result: FitResult, *, ax: Axes | None = None) -> Axes:
-    """L(N), L(D) or L(C): points, law with its 95 % band, and the band of one more measurement; four times further.
+def plot_law(result: FitResult, *, predictions: Sequence[Prediction] = (), ax: Axes | None = None) -> Axes:
+    """L(N), L(D) or L(C): points, law with its 95 % band, and the band of one more measurement; four times further, or
+    as far as the predictions, which have the interval of one more measurement.
 
     For L(C) the runs on the compute frontier are filled, the others hollow.
     """
     ax = ax or new_axes()
     (variable,) = result.problem.form.variables
     x, loss = result.problem.x[variable], result.problem.loss
-    grid = np.geomspace(x.min() / 1.3, x.max() * 4.0, 200)
+    asked = [float(value) for found in predictions for value in found.at[variable]]
+    grid = np.geomspace(min([x.min(), *asked]) / 1.3, max([x.max() * 4.0, *(1.3 * value for value in asked)]), 200)
     line = result.predict({variable: grid})
     if np.all(np.isfinite(line.low)):
         ax.fill_between(
@@ -62,8 +73,11 @@ def plot_law(result: FitResult, *, ax: Axes | None = None) -> Axes:
         on_frontier[frontier(x, loss)] = True
         ax.plot(x[~on_frontier], loss[~on_frontier], "o", mfc="white", mec=INK, ms=4, mew=0.7, label="runs")
     ax.plot(x[on_frontier], loss[on_frontier], "o", color=INK, ms=4, label="frontier" if variable == "C" else "runs")
+    for k, found in enumerate(predictions):
+        _with_bar(ax, found.at[variable], found.value, found.prediction_low, found.prediction_high, _told(found), k)
     floor = result.estimate.get("E", 0.0)
-    shown = np.concatenate([loss, line.value])
+    sides = [side for found in predictions for side in (found.prediction_low, found.prediction_high)]
+    shown = np.concatenate([loss, line.value, *(side[np.isfinite(side)] for side in sides)])
     ax.set_xlim(grid[0], grid[-1])
     ax.set_ylim(*pad(shown, 0.08))
     if floor > ax.get_ylim()[0]:
@@ -75,20 +89,28 @@ def plot_law(result: FitResult, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_surface(result: FitResult, *, flops_per_nd: float | None = None, ax: Axes | None = None) -> Axes:
+def plot_surface(
+    result: FitResult,
+    *,
+    flops_per_nd: float | None = None,
+    predictions: Sequence[Prediction] = (),
+    ax: Axes | None = None,
+) -> Axes:
     """L(N, D) over compute and size (Hoffmann et al. 2022, figure 4): isoloss contours, runs, efficient frontier.
 
-    The runs stand at their measured compute where the fit has a column C, and contours and frontier at C = k N D, k
-    the geometric mean of C / (N D) over the runs; without C, k = 6 is assumed for both, and the axis says so. The
-    frontier is N_opt(C) with its 95 % band, drawn ten times past the largest run.
+    The runs stand at their measured compute where the fit has a column C, and contours, frontier and predictions at
+    C = k N D, k the geometric mean of C / (N D) over the runs; without C, k = 6 is assumed for all, and the axis says
+    so. The frontier is N_opt(C) with its 95 % band, drawn ten times past the largest run, or as far as predictions go.
     """
     ax = ax or new_axes(6.2, 4.4)
     size, data, loss = result.problem.x["N"], result.problem.x["D"], result.problem.loss
     rule = compute_rule(result.problem.x, flops_per_nd)
     flops_per_nd = rule.flops_per_nd
     compute = flops_per_nd * size * data if rule.spread is None else result.problem.x["C"]
-    c = np.geomspace(compute.min() / 2.0, compute.max() * 10.0, 120)
-    n = np.geomspace(size.min() / 2.0, size.max() * 4.0, 120)
+    at_n = np.array([value for found in predictions for value in found.at["N"]])
+    at_c = np.array([c for found in predictions for c in flops_per_nd * found.at["N"] * found.at["D"]])
+    c = np.geomspace(min([compute.min(), *at_c]) / 2.0, max([compute.max() * 10.0, *(2.0 * at_c)]), 120)
+    n = np.geomspace(min([size.min(), *at_n]) / 2.0, max([size.max() * 4.0, *(2.0 * at_n)]), 120)
     cc, nn = np.meshgrid(c, n)
     surface = result.law({"N": nn.ravel(), "D": (cc / (flops_per_nd * nn)).ravel()}).reshape(cc.shape)
     high = float(loss.max() * 1.05)
@@ -99,10 +121,11 @@ def plot_surface(result: FitResult, *, flops_per_nd: float | None = None, ax: Ax
     dots = ax.scatter(
         compute, size, c=loss, cmap="viridis_r", norm=norm, s=16, edgecolors=INK, linewidths=0.3, zorder=3
     )
-    best = compute_optimal(result, c, flops_per_nd)
-    ax.fill_between(c, best.size_interval[:, 0], best.size_interval[:, 1], color=RED, alpha=0.18, lw=0, zorder=2)
-    ax.plot(c, best.size, color=RED, lw=1.6, zorder=4)
-    a = result.derived["a"]
+    handles = _draw_frontier(ax, result, c, flops_per_nd, (n[0], n[-1]))
+    for k, found in enumerate(predictions):
+        marker = MARKERS[k % len(MARKERS)]
+        place = flops_per_nd * found.at["N"] * found.at["D"]
+        handles += ax.plot(place, found.at["N"], marker, color=BLUE, mec=INK, ms=9, zorder=5, label=_told(found))
     axis = AXIS_NAME["C"] if rule.spread else f"compute taken as {flops_per_nd:.3g} N D (FLOPs), not measured"
     ax.set(xlim=(c[0], c[-1]), ylim=(n[0], n[-1]), xlabel=axis, ylabel=AXIS_NAME["N"])
     log_axis(ax, "x", "power")
@@ -113,13 +136,52 @@ def plot_surface(result: FitResult, *, flops_per_nd: float | None = None, ax: Ax
     colours.set_ticks(ticks.tolist(), labels=[f"{tick:.3g}" for tick in ticks])
     colours.minorticks_off()
     colours.set_label("loss")
-    ax.legend(
-        handles=[Patch(color=RED, alpha=0.6, label=f"efficient frontier, $N_{{opt}} \\propto C^{{{a:.2f}}}$, 95 %")],
-        loc="lower left",
-        bbox_to_anchor=(0.0, 1.0),  # above the axes: anywhere inside it would cover contours and their labels
-        borderaxespad=0.2,
-    )
+    if handles:
+        ax.legend(
+            handles=handles,
+            loc="lower left",
+            bbox_to_anchor=(0.0, 1.0),  # above the axes: anywhere inside it would cover contours and their labels
+            borderaxespad=0.2,
+        )
     return ax
+
+
+def _draw_frontier(
+    ax: Axes, result: FitResult, compute: Array, flops_per_nd: float, sizes: tuple[float, float]
+) -> list[Artist]:
+    """N_opt(C) and its band, cut at the ends of the axis, as the legend has them; nothing where there is none."""
+    try:
+        best = compute_optimal(result, compute, flops_per_nd)
+    except FitError:  # a law whose loss does not fall with both N and D has no frontier: the contours show it
+        return []
+    exponent = f", $N_{{opt}} \\propto C^{{{result.derived['a']:.2f}}}$" if result.derived else ""
+    handles: list[Artist] = list(
+        ax.plot(compute, best.size, color=RED, lw=1.6, zorder=4, label=f"efficient frontier{exponent}")
+    )
+    low, high = (np.clip(best.size_interval[:, k], sizes[0] / 10.0, sizes[1] * 10.0) for k in (0, 1))
+    if np.all(np.isfinite(low)):
+        band = ax.fill_between(compute, low, high, color=RED, alpha=0.18, lw=0, zorder=2, label="its 95 % band")
+        handles.append(band)
+    return handles
+
+
+MARKERS = ("*", "P", "X", "D", "^", "v")
+
+
+def _with_bar(ax: Axes, x: Array, value: Array, low: Array, high: Array, label: str, k: int) -> None:
+    """Predicted points with their interval, where they have one."""
+    known = np.isfinite(low) & np.isfinite(high)
+    ax.vlines(x[known], low[known], high[known], color=RED, lw=1.2, zorder=4)
+    ax.plot(x, value, MARKERS[k % len(MARKERS)], color=RED, mec=INK, mew=0.5, ms=8, zorder=5, label=label)
+
+
+def _told(found: Prediction) -> str:
+    """A prediction in the legend: its value and the interval of one more run."""
+    if len(found.value) != 1:
+        return "predictions, one more run, 95 %"
+    low, high = float(found.prediction_low[0]), float(found.prediction_high[0])
+    sides = f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) and np.isfinite(high) else ""
+    return f"predicted: {found.value[0]:.4g}{sides}"
 
 
 def plot_isoflop(result: IsoflopResult, *, ax: Axes | None = None) -> Axes:

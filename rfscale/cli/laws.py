@@ -115,7 +115,7 @@ def fit(
     from analysis.report.page import save_figure
 
     try:
-        save_figure(lambda: plot_fit(found.result, columns=found.columns), plot)
+        save_figure(lambda: plot_fit(found.result, columns=found.columns, predictions=found.predictions), plot)
     except OSError as error:
         raise StoreError(f"cannot write {plot}: {error.strerror}; name another file with --plot") from error
     if not as_json:

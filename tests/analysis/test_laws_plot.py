@@ -104,3 +104,40 @@ def test_a_power_law_names_its_axes_and_its_band() -> None:
     assert [text.get_text() for text in ax.get_legend().get_texts()] == names
     two = plot_fit(fit_power(x[:2], x[:2]))
     assert "line, 95 %" not in [text.get_text() for text in two.get_legend().get_texts()]
+
+
+def test_the_legend_of_the_surface_names_the_band_that_is_drawn_and_the_predictions(surface: FitResult) -> None:
+    asked = [surface.predict({"N": 1e11, "D": 1e13}), surface.predict({"N": 1e8, "D": 1e13})]
+    ax = plot_fit(surface, predictions=asked)
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names[1] == "its 95 % band"
+    assert [name.split(":")[0] for name in names[2:]] == ["predicted", "predicted"]
+    assert f"{asked[0].value[0]:.4g}" in names[2]
+    stars = [line for line in ax.get_lines() if line.get_marker() in "*P"]
+    assert [float(line.get_xdata()[0]) for line in stars] == pytest.approx([6e24, 6e21])
+    assert [float(line.get_ydata()[0]) for line in stars] == [1e11, 1e8]
+    assert ax.get_xlim()[1] > 6e24
+    band = next(c for c in ax.collections if c.get_label() == "its 95 % band")
+    shown = ax.get_legend().legend_handles[1]
+    assert shown.get_facecolor() == pytest.approx(band.get_facecolor()[0])
+
+
+def test_a_curve_shows_its_predictions_with_their_intervals() -> None:
+    n = np.geomspace(1e6, 1e9, 14)
+    loss = (1.7 + 400 * n**-0.34) * np.exp(0.003 * np.random.default_rng(0).normal(size=14))
+    result = fit("N", {"N": n, "loss": loss}, bootstrap=50, checks=False)
+    asked = result.predict({"N": 1e11})
+    ax = plot_fit(result, predictions=[asked])
+    star = next(line for line in ax.get_lines() if line.get_marker() == "*")
+    assert (float(star.get_xdata()[0]), float(star.get_ydata()[0])) == (1e11, asked.value[0])
+    assert ax.get_xlim()[1] > 1e11
+    bars = [path for c in ax.collections for path in c.get_paths() if len(path.vertices) == 2]
+    (bar,) = bars
+    assert bar.vertices[:, 1].tolist() == pytest.approx([asked.prediction_low[0], asked.prediction_high[0]])
+
+
+def test_where_size_and_data_are_not_told_apart_no_surface_is_drawn() -> None:
+    n = np.geomspace(1e7, 1e10, 12)
+    loss = (1.8 + 480 * n**-0.35 + 2100 * (20 * n) ** -0.37) * np.exp(0.004 * np.random.default_rng(0).normal(size=12))
+    ax = plot_fit(fit("chinchilla", {"N": n, "D": 20 * n, "loss": loss}))
+    assert ax.get_xlabel() == "predicted loss"
