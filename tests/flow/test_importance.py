@@ -12,6 +12,7 @@ from scipy import stats
 from test_flow import ALL, SAMPLERS, f64, ldm_alphas
 from torch import Tensor
 
+from rfscale.data.batch import Condition
 from rfscale.flow.formulations import Formulation, formulation
 from rfscale.flow.importance import importance_weight, logsnr_density, mass, support, target_ratio, target_scale
 
@@ -208,11 +209,11 @@ def test_the_target_ratio_turns_one_loss_into_the_other(of: str, under: str) -> 
     generator = torch.Generator().manual_seed(0)
     x = torch.linspace(-8, 8, 17, dtype=torch.float64)
     x0, eps, wrong = torch.randn(3, 17, 1, 2, 2, generator=generator, dtype=torch.float64)
-    text = torch.zeros(17, 1, 1), torch.zeros(17, 1)
-    x0_hat, eps_hat = a.predict(lambda z, *_: wrong, *_z_and_level(a, x, x0, eps), *text)
+    text = Condition(torch.zeros(17, 1, 1), torch.zeros(17, 1))
+    x0_hat, eps_hat = a.predict(lambda z, *_: wrong, *_z_and_level(a, x, x0, eps), text)
     alpha, beta = (k.reshape(-1, 1, 1, 1) for k in b.coefficients(x)[2:4])
-    loss = a.loss(lambda *_: wrong, x0, eps, x, *text)
-    other = b.loss(lambda *_: alpha * x0_hat + beta * eps_hat, x0, eps, x, *text)
+    loss = a.loss(lambda *_: wrong, x0, eps, x, text)
+    other = b.loss(lambda *_: alpha * x0_hat + beta * eps_hat, x0, eps, x, text)
     assert torch.allclose(loss * target_ratio(a, b, x), other, rtol=1e-8)
 
 
