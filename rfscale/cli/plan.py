@@ -201,7 +201,9 @@ def list_kinds(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List what a sweep can name: data, text encoders, backbones, schedules, judges.
+    """List the choices of a sweep file.
+
+    Data, text encoders, backbones, schedules, judges.
 
     Each with its keys and their defaults. `rfscale formulations` lists the formulations.
     """

@@ -60,7 +60,7 @@ def test_every_command_has_help(command: str) -> None:
     assert text[1].strip().endswith("."), "a sentence says what it does"
     for line in done.stdout.splitlines():
         if line.startswith("  --"):
-            assert re.match(r"  --[a-z]+(, --[a-z]+)*( <[a-z\[\] ]+>)?  +\S", line), f"not explained: {line}"
+            assert re.match(r"  --[a-z-]+(, --[a-z-]+)*( <[a-z\[\] ]+>)?  +\S", line), f"not explained: {line}"
 
 
 def test_version_and_no_arguments() -> None:
