@@ -91,7 +91,7 @@ def _selected(sweep: Sweep, depths: Sequence[int], formulations: Sequence[str]) 
     """The trials of the sweep with these depths and formulations. Raises RatingError for one that it does not have."""
     wanted = [canonical(name) for name in formulations]
     for what, given in (("depth", depths), ("formulation", wanted)):
-        there = list(dict.fromkeys(getattr(trial, what) for trial in sweep.trials))
+        there = list(dict.fromkeys(trial.parameters()[what] for trial in sweep.trials))
         for value in given:
             if value not in there:
                 raise RatingError(
@@ -200,9 +200,9 @@ def _count(number: int, what: str) -> str:
 def _labels(trials: Sequence[Trial]) -> dict[str, str]:
     """Trial id -> formulation, and of depth, steps and seed what differs; the id too where that is not all."""
     fields = ("depth", "steps", "seed")
-    differing = [field for field in fields if len({getattr(trial, field) for trial in trials}) > 1]
+    differing = [field for field in fields if len({trial.parameters()[field] for trial in trials}) > 1]
     labels = {
-        trial.trial_id: ", ".join([trial.formulation, *(f"{field} {getattr(trial, field)}" for field in differing)])
+        trial.trial_id: ", ".join([trial.formulation, *(f"{field} {trial.parameters()[field]}" for field in differing)])
         for trial in trials
     }
     if len(set(labels.values())) < len(labels):
