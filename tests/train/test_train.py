@@ -532,7 +532,8 @@ def test_an_error_is_recorded_and_the_next_run_resumes(tiny: Mapping, tmp_path: 
     with pytest.raises(ValueError, match="cannot be decoded"):
         train(trial, folder, often, NO_IMAGES, vanish)
     state = folder.state()
-    assert (state.status, state.step) == (names.FAILED, 11)
+    assert state.status == names.FAILED
+    assert state.step in (10, 11)  # the next batch is made while a step runs: it was complete, or it was not
     assert state.reason.startswith("DataError: the image ")
     assert "Traceback" in read_json(folder.result)["traceback"]  # type: ignore[index]
     assert len(folder.checkpoints()) == 1
