@@ -120,18 +120,12 @@ def fit_table(
     of its own name. where_: a row filter (analysis.laws.where). form "isoflop" needs C, N, loss (D if known); form
     "power" is log-log regression of y on x with optional standard deviations sd of log y. `group` and `weight` name
     columns. objective, bootstrap, seed: None for the defaults of `fit`; degree, window, weights for those of `isoflop`
-    and `fit_power`. predict: points of the form's variables, or
-    {"C": ...} for the best N and D at that compute. flops_per_nd: k of C = k N D, None for that of the column C, or 6
-    without one. Raises FitError for all that cannot be done, a missing file and an option without effect included.
+    and `fit_power`. predict: points of the form's variables, or {"C": ...} for the best N and D at that compute.
+    flops_per_nd: k of C = k N D, None for that of the column C, or 6 without one. Raises FitError for all that cannot
+    be done, a missing file and an option without effect included.
     """
-    given: dict[str, object] = {
-        "objective": objective,
-        "delta": delta,
-        "bootstrap": bootstrap,
-        "seed": seed,
-        "group": group,
-    }
-    given |= {"weight": weight, "fixed": fixed, "predict": predict or None}
+    given: dict[str, object] = {"objective": objective, "delta": delta, "bootstrap": bootstrap, "seed": seed}
+    given |= {"group": group, "weight": weight, "fixed": fixed, "predict": predict or None}
     given |= {"degree": degree, "window": window, "weights": weights}
     _check_options(form, [name for name, value in given.items() if value is not None], predict)
     whole = read_table(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -11,63 +11,71 @@ from rfscale.cli.common import Json, app, check_png, one_sentence
 from rfscale.store import StoreError
 
 
+def _column(option: str, help_: str) -> Any:
+    return typer.Option(option, metavar="COLUMN", help=help_)
+
+
+Column = str | None
+FormOption = Annotated[
+    str,
+    typer.Option(
+        "--form",
+        help="N, D, C, chinchilla, tied, kaplan, repeated, isoflop, power ... (a wrong one lists all) or a formula "
+        'such as "E + A/N^a + B/D^b"',
+    ),
+]
+Select = Annotated[
+    str | None,
+    typer.Option("--select", help="forms to compare by held-out error and to average, such as chinchilla,tied"),
+]
+Objective = Annotated[
+    str | None,
+    typer.Option("--objective", help="huber, lad or ls of the log residual, or raw: ls of the loss [default: huber]"),
+]
+Delta = Annotated[
+    str | None, typer.Option("--delta", help="width of the Huber loss [default: from the residuals]; or chinchilla")
+]
+Bootstrap = Annotated[
+    int | None, typer.Option("--bootstrap", min=0, help="resamples for the intervals [default: 1000]")
+]
+Degree = Annotated[int | None, typer.Option("--degree", min=2, max=3, help="isoflop: 2 parabola, 3 cubic [default: 2]")]
+Window = Annotated[
+    float | None,
+    typer.Option("--window", help="isoflop: sizes within this factor of a budget's lowest point [default: 4]"),
+]
+Weights = Annotated[
+    Literal["random", "fixed", "none"] | None,
+    typer.Option("--weights", help="isoflop, power: random, fixed or none [default: random; power: fixed]"),
+]
+
+
 @app.command()
 @one_sentence
 def fit(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV file with a header row and one row per run")],
-    form: Annotated[
-        str,
-        typer.Option(
-            "--form",
-            help="N, D, C, chinchilla, tied, kaplan, repeated, isoflop, power ... (a wrong one lists all) or a formula "
-            'such as "E + A/N^a + B/D^b"',
-        ),
-    ] = "chinchilla",
-    select: Annotated[
-        str | None,
-        typer.Option("--select", help="forms to compare by held-out error and to average, such as chinchilla,tied"),
-    ] = None,
-    n: Annotated[str | None, typer.Option("--N", metavar="COLUMN", help="column of N, parameters")] = None,
-    d: Annotated[str | None, typer.Option("--D", metavar="COLUMN", help="column of D, samples or tokens")] = None,
-    c: Annotated[str | None, typer.Option("--C", metavar="COLUMN", help="column of C, training FLOPs")] = None,
-    x: Annotated[str | None, typer.Option("--x", metavar="COLUMN", help="column of x (--form power)")] = None,
-    y: Annotated[str | None, typer.Option("--y", metavar="COLUMN", help="column of y (--form power)")] = None,
-    sd: Annotated[str | None, typer.Option("--sd", metavar="COLUMN", help="column of the sd of log y (power)")] = None,
-    loss: Annotated[str | None, typer.Option("--loss", metavar="COLUMN", help="column of the loss")] = None,
+    form: FormOption = "chinchilla",
+    select: Select = None,
+    n: Annotated[Column, _column("--N", "column of N, parameters")] = None,
+    d: Annotated[Column, _column("--D", "column of D, samples or tokens")] = None,
+    c: Annotated[Column, _column("--C", "column of C, training FLOPs")] = None,
+    x: Annotated[Column, _column("--x", "column of x (--form power)")] = None,
+    y: Annotated[Column, _column("--y", "column of y (--form power)")] = None,
+    sd: Annotated[Column, _column("--sd", "column of the sd of log y (power)")] = None,
+    loss: Annotated[Column, _column("--loss", "column of the loss")] = None,
     where: Annotated[str, typer.Option("--where", help='rows to use, such as "kept == 1 and N > 1e6"')] = "",
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            "--objective",
-            help="huber, lad or ls of the log residual, or raw: ls of the loss [default: huber]",
-        ),
-    ] = None,
-    delta: Annotated[
-        str | None, typer.Option("--delta", help="width of the Huber loss [default: from the residuals]; or chinchilla")
-    ] = None,
-    bootstrap: Annotated[
-        int | None, typer.Option("--bootstrap", min=0, help="resamples for the intervals [default: 1000]")
-    ] = None,
+    objective: Objective = None,
+    delta: Delta = None,
+    bootstrap: Bootstrap = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="seed of the bootstrap [default: 42]")] = None,
-    group: Annotated[
-        str | None, typer.Option("--group", metavar="COLUMN", help="rows of one group are resampled together (one run)")
-    ] = None,
-    weight: Annotated[str | None, typer.Option("--weight", metavar="COLUMN", help="weights of the rows")] = None,
+    group: Annotated[Column, _column("--group", "rows of one group are resampled together (one run)")] = None,
+    weight: Annotated[Column, _column("--weight", "weights of the rows")] = None,
     fixed: Annotated[str | None, typer.Option("--fixed", help="parameters held, such as E=1.69")] = None,
     predict: Annotated[
         list[str] | None, typer.Option("--predict", help="a point, such as N=1e10,D=2e11; repeatable")
     ] = None,
-    degree: Annotated[
-        int | None, typer.Option("--degree", min=2, max=3, help="isoflop: 2 parabola, 3 cubic [default: 2]")
-    ] = None,
-    window: Annotated[
-        float | None,
-        typer.Option("--window", help="isoflop: sizes within this factor of a budget's lowest point [default: 4]"),
-    ] = None,
-    weights: Annotated[
-        Literal["random", "fixed", "none"] | None,
-        typer.Option("--weights", help="isoflop, power: random, fixed or none [default: random; power: fixed]"),
-    ] = None,
+    degree: Degree = None,
+    window: Window = None,
+    weights: Weights = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="PNG file for a figure of the fit")] = None,
     as_json: Json = False,
 ) -> None:

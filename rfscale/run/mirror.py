@@ -278,7 +278,7 @@ class Mirror:
         if state.status == names.RUNNING:
             self._client.update_run(copy.run_id, "RUNNING")
         else:  # at the time of the last file, not of this call, which may come days later
-            self._client.set_terminated(copy.run_id, _ENDED.get(state.status, "KILLED"), _last_written(folder))
+            self._client.set_terminated(copy.run_id, _ENDED.get(state.status, "KILLED"), folder.last_written())
         tags = {
             names.TAG_REASON: state.reason,
             names.TAG_COMMIT: attempt["commit"],
@@ -382,11 +382,6 @@ def _started(record: dict[str, Any]) -> int:
     """When the training began, over all its attempts, in milliseconds since 1970: the start time of its run."""
     began = datetime.strptime(record["attempts"][0]["started"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     return int(began.timestamp() * 1000)
-
-
-def _last_written(folder: TrialFolder) -> int:
-    files = [file for file in (folder.result, folder.journal, folder.record) if file.exists()]
-    return max(int(file.stat().st_mtime * 1000) for file in files)
 
 
 def _changed(folder: TrialFolder, copy: _Copy) -> bool:

@@ -86,6 +86,11 @@ class TrialFolder:
         """Complete checkpoints, newest first. A temporary folder of a killed process is not one."""
         return sorted(self.path.glob("checkpoint-*[0-9]"), reverse=True)
 
+    def last_written(self) -> int:
+        """When its record, journal or result was last written, in milliseconds since 1970."""
+        files = [file for file in (self.result, self.journal, self.record) if file.exists()]
+        return max(int(file.stat().st_mtime * 1000) for file in files)
+
     # --- how it stands ------------------------------------------------------------------------------------------------
 
     def state(self) -> State:
