@@ -286,7 +286,7 @@ STATUSES: dict[str, str] = {
     RUNNING: "a process is training it now",
     PARTIAL: "it was begun and will resume from its last checkpoint",
     FINISHED: "last step reached, finite metrics, readable weights",
-    DIVERGED: "its loss left the range of sense; deterministic, so it is not tried again",
+    DIVERGED: "its loss diverged; training is deterministic, so it is not tried again",
     FAILED: "it ended with an error; the next run tries it again",
     DROPPED: "it is in no fit, with the reason beside it",
 }

@@ -203,7 +203,7 @@ class Kind:
     # --- listing ------------------------------------------------------------------------------------------------------
 
     def table(self) -> list[dict[str, Any]]:
-        """For each name its summary and its fields: key, default ("required" where there is none) and meaning."""
+        """For each name its summary and its fields: key, default ("required" without one) and meaning."""
         rows = []
         for name in self.names():
             spec = self.get(name)

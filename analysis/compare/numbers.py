@@ -39,11 +39,21 @@ def fixed(value: float, sides: tuple[float, float], decimals: int) -> str:
     return f"{told} [{decimal(sides[0], decimals)}, {decimal(sides[1], decimals)}]" if known else told
 
 
+def plain(value: float, decimals: int) -> str:
+    """A number that has no interval, with so many decimals; a dash for what is not known."""
+    return decimal(value, decimals) if math.isfinite(value) else NOT_KNOWN
+
+
 def probability(p: float) -> str:
     """A p value; below 0.001 the digits mean nothing."""
     if not math.isfinite(p):
         return NOT_KNOWN
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def p_of(p: float) -> str:
+    """What follows the letter p in a sentence: '= 0.03', '< 0.001'."""
+    return f"= {probability(p)}" if p >= 0.001 else probability(p)
 
 
 def sentence(text: str) -> str:
@@ -55,12 +65,15 @@ def percent(ratio: Estimate) -> str:
     """'2.9 % [1.6, 4.1] lower'; the interval of a lower loss is printed as the reduction."""
     if not math.isfinite(ratio.estimate):
         return "not comparable"
+    return f"{size_of_change(ratio)} {'lower' if ratio.estimate < 1 else 'higher'}"
+
+
+def size_of_change(ratio: Estimate) -> str:
+    """'2.9 % [1.6, 4.1]': by how much a ratio is off 1, whatever its direction."""
     sign = -1 if ratio.estimate < 1 else 1
     sides = sorted(100 * sign * (side - 1) for side in ratio.interval)
     text = f"{decimal(100 * sign * (ratio.estimate - 1), 1)} %"
-    if all(map(math.isfinite, sides)):
-        text += f" [{decimal(sides[0], 1)}, {decimal(sides[1], 1)}]"
-    return f"{text} {'lower' if sign < 0 else 'higher'}"
+    return f"{text} [{decimal(sides[0], 1)}, {decimal(sides[1], 1)}]" if all(map(math.isfinite, sides)) else text
 
 
 def listed(items: Sequence[str], most: int = 4) -> str:

@@ -12,6 +12,7 @@ from analysis.compare.numbers import fixed as fixed
 from analysis.compare.numbers import interval as interval
 from analysis.compare.numbers import listed, percent
 from analysis.compare.numbers import number as number
+from analysis.compare.numbers import plain as plain
 from analysis.compare.numbers import probability as probability
 from analysis.compare.numbers import sentence as sentence
 from analysis.compare.numbers import with_interval as with_interval
@@ -20,9 +21,15 @@ from analysis.compare.tuned import Choice
 
 def tie_words(comparison: Comparison, standing: Standing) -> str:
     """'tied with a, b': the arms that the data do not tell apart from this one; untested, what was seen of it."""
+    told = tied_or_seen(comparison, standing)
+    return f"tied with {told}" if told and comparison.spread != "none" else told
+
+
+def tied_or_seen(comparison: Comparison, standing: Standing) -> str:
+    """The arms that the data do not tell apart from this one, 'a, b'; untested, what was seen of it."""
     if comparison.spread == "none":
         return "" if standing.arm == comparison.reference else wording_trend.seen_words(standing.seen)
-    return f"tied with {labels.between(standing.tied_with).join(standing.tied_with)}" if standing.tied_with else ""
+    return labels.between(standing.tied_with).join(standing.tied_with)
 
 
 def ranking_text(comparison: Comparison) -> str:
@@ -32,12 +39,25 @@ def ranking_text(comparison: Comparison) -> str:
     lines = _columns(rows)
     notes = [sentence(comparison.basis)]
     if len(comparison.standings) > 1:
-        notes[0] += " p is Holm-corrected; compute is the factor in FLOPs to equal loss."
+        notes[0] += f" {families(comparison)} Compute is the factor in FLOPs to equal loss."
     notes += filter(None, (pairing_sentence(comparison), wording_trend.yardstick_sentence(comparison)))
     notes += filter(None, (left_out_sentence(comparison), *wording_trend.trend_text(comparison)))
     if comparison.choices:
         notes += ["", *_columns(tuned_rows(comparison)), *tuned_sentences(comparison)]
     return "\n".join([f"Ranking of {comparison.sweep} by val/loss, {comparison.n_trials} trials", *lines, *notes])
+
+
+def families(comparison: Comparison) -> str:
+    """Over how many comparisons Holm's correction goes in the column p, and in the ties; "" where nothing is tested."""
+    n = len(comparison.standings)
+    if comparison.spread == "none" or n < 2:
+        return ""
+    if n == 2:
+        return "p is of equal losses."
+    return (
+        f"p is Holm-corrected over the {n - 1} comparisons with {comparison.reference}, ties over all "
+        f"{n * (n - 1) // 2} pairs: two that are tied may have a p below 0.05."
+    )
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

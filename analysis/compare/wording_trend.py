@@ -6,7 +6,7 @@ import math
 
 from analysis.compare.arms import Comparison
 from analysis.compare.estimate import Estimate
-from analysis.compare.numbers import NOT_KNOWN, fixed, listed, percent, probability
+from analysis.compare.numbers import NOT_KNOWN, fixed, listed, p_of, probability, size_of_change
 from analysis.compare.seen import Seen
 from analysis.compare.trend import BENT, Trend
 from analysis.style import decimal, si
@@ -72,15 +72,10 @@ def trend_sentence(trend: Trend, reference: str) -> str:
     if trend.surely:
         verb = "grows" if rises == behind else "shrinks"
         first = f"{what} {verb} with size: its loss relative to {reference}'s {'rises' if rises else 'falls'} by "
-        first += f"{percent(trend.change).rsplit(' ', 1)[0]} {over} (p {_p(trend.p)})"
+        first += f"{size_of_change(trend.change)} {over} (p {p_of(trend.p)})"
     else:
-        first = f"No change of {what} with size is shown ({per_tenfold(trend.change)} {over}, p {_p(trend.p)})"
+        first = f"No change of {what} with size is shown ({per_tenfold(trend.change)} {over}, p {p_of(trend.p)})"
     return f"{first}; {_ahead_words(trend, reference)}."
-
-
-def _p(p: float) -> str:
-    told = probability(p)
-    return told if told.startswith("<") else f"= {told}"
 
 
 def _why_no_change(trend: Trend) -> str:
@@ -177,7 +172,7 @@ def yardstick_sentence(comparison: Comparison) -> str:
         return ""
     first = other.order[0]
     rank = comparison.standing(first).rank
-    told = f"By {other.key}, which weighs low noise most, the order is another: {first} is first"
+    told = f"By {other.key}, which weighs low noise most, the order differs: {first} is first"
     told += f" (by val/loss it is number {rank})" if rank > 1 else " by both, but behind it the order changes"
     told += f"; Kendall's tau between the two orders is {other.tau:.2f}"
     if other.turned:

@@ -210,7 +210,7 @@ def select_table(
         raise FitError(f"--select has {', '.join(forms) or 'no form'}: give two or more different forms.")
     for form in forms:
         if form in _VARIABLES:
-            raise FitError(f"--select compares laws of the loss, and {form!r} is none: leave it out.")
+            raise FitError(f"--select compares laws of the loss, and {form!r} is not one: leave it out.")
         _check_options(form, [], predict)
     whole = read_table(path)
     table = whole.where(where_) if where_ else whole

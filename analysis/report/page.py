@@ -135,7 +135,7 @@ def _text(table: SweepTable, comparison: Comparison, ladder: Ladder, quality: Qu
         parts.append(wording_quality.quality_text(quality))
     if len(table.rejected):
         n = len(table.rejected)
-        parts.append(f"{n} run{'s are' if n > 1 else ' is'} in no number above; the report says why.")
+        parts.append(f"{n} run{'s were' if n > 1 else ' was'} left out; the report says why.")
     parts += [f"Note: {note}." for note in table.notes]
     return "\n\n".join([*parts, f"Report: {path}"])
 

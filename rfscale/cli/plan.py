@@ -68,7 +68,7 @@ def plan(
         return
     for option, value in (("--target", target), ("--out", out), ("--formulation", formulation)):
         if value is not None:
-            raise SweepError(f"{option} says nothing without --budget; add --budget FLOPS, or remove it")
+            raise SweepError(f"{option} has no effect without --budget; add --budget FLOPS, or remove it")
     planned = study.plan()
     definition = planned.sweep
     rows = [_row(definition, one) for one in planned.trials]

@@ -33,7 +33,11 @@ def evaluate(
     cpus: Cpus = None,
     gpus: Gpus = None,
     again: Annotated[
-        bool, typer.Option("--again", help="score all anew, such as after a change of a judge; the later scores count")
+        bool,
+        typer.Option(
+            "--again",
+            help="score everything again, as after a change of a judge; new scores count",
+        ),
     ] = False,
 ) -> None:
     """Judge the images of finished trials, then write the report.

@@ -48,7 +48,7 @@ def rate(
     prompts: Annotated[int, typer.Option("--prompts", help="held-out captions to draw")] = 20,
     pairs: Annotated[int, typer.Option("--pairs", help="pairs of images that one person compares")] = 30,
     steps: Annotated[int, typer.Option("--steps", help="steps of the ODE solver")] = 50,
-    guidance: Annotated[float, typer.Option("--guidance", help="classifier-free guidance scale; 1 is none")] = 2.5,
+    guidance: Annotated[float, typer.Option("--guidance", help="classifier-free guidance scale; 1 turns it off")] = 2.5,
     results: Annotated[
         bool, typer.Option("--results", help="say what the votes so far mean, and serve nothing")
     ] = False,

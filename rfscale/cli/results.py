@@ -82,7 +82,7 @@ def compare(
 
     typer.echo(ranking_text(found.comparison))
     if len(found.table.rejected):
-        typer.echo(f"runs that are in no number: {len(found.table.rejected)}; the report says why")
+        typer.echo(f"runs left out: {len(found.table.rejected)}; the report says why")
 
 
 @app.command()
@@ -96,7 +96,7 @@ def sample(
     out: Annotated[Path, typer.Option("--out", help="PNG file to write")] = Path("sample.png"),
     count: Annotated[int, typer.Option("--count", help="images of each prompt")] = 4,
     steps: Annotated[int, typer.Option("--steps", help="steps of the ODE solver")] = 50,
-    guidance: Annotated[float, typer.Option("--guidance", help="classifier-free guidance scale; 1 is none")] = 2.5,
+    guidance: Annotated[float, typer.Option("--guidance", help="classifier-free guidance scale; 1 turns it off")] = 2.5,
     seed: Annotated[int, typer.Option("--seed", help="seed of the noise")] = 0,
     raw: Annotated[bool, typer.Option("--raw", help="weights as trained instead of their EMA")] = False,
 ) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from rfscale.data.base import FloatArray, check_stream
+from rfscale.data.base import Captioned, FloatArray, check_stream
 from rfscale.data.counter import UIntArray
 
 # GenEval's colour names, less brown and black, which the dark ground would swallow.
@@ -24,6 +25,35 @@ BACKGROUND: Final = (56, 56, 56)
 COLOURS: Final = tuple(PALETTE)
 
 STREAM_BITS: Final = 40  # an index is (stream, number): stream 0 is the held-out split, stream seed + 1 trains
+
+
+class _Scene(Protocol):
+    @property
+    def caption(self) -> str: ...
+
+
+S = TypeVar("S", bound=_Scene)
+
+
+class EndlessDataset(Generic[S]):
+    """Batches of a world: scenes by their indices, and images of scenes. Seeds and sample numbers must stay below 2^23
+    and 2^40."""
+
+    def __init__(self, scenes: Callable[[UIntArray], Sequence[S]], render: Callable[[Sequence[S]], FloatArray]) -> None:
+        self._scenes, self._render = scenes, render
+
+    def train(self, seed: int, first: int, count: int) -> Captioned:
+        return self._batch(train_indices(seed, first, count))
+
+    def validation(self, count: int) -> Captioned:
+        return self._batch(validation_indices(count))
+
+    def captions(self, indices: UIntArray) -> tuple[str, ...]:
+        return tuple(scene.caption for scene in self._scenes(indices))
+
+    def _batch(self, indices: UIntArray) -> Captioned:
+        world = self._scenes(indices)
+        return Captioned(self._render(world), tuple(scene.caption for scene in world))
 
 
 def validation_indices(count: int) -> UIntArray:

@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rfscale.data.base import Captioned, FloatArray, IndexArray
+from rfscale.data.base import FloatArray, IndexArray
 from rfscale.data.counter import UIntArray, hash64, uniform
 from rfscale.data.endless import (
     BACKGROUND,
@@ -34,11 +34,8 @@ from rfscale.data.endless import (
     PALETTE,
     STREAM_BITS,
     signed_unit,
-    train_indices,
-    validation_indices,
 )
 from rfscale.data.font import ALPHABET, BITMAPS, LETTER_HEIGHT, LETTER_WIDTH
-from rfscale.data.spec import GlyphsData
 
 MAX_LETTERS: Final = 4
 GRID: Final = 16  # cells along a side of the picture
@@ -66,23 +63,6 @@ class Scene:
     @property
     def caption(self) -> str:
         return f"the word {' '.join(self.word)} in {self.colour}"
-
-
-class GlyphsDataset:
-    """Batches of rendered words. Seeds and sample numbers must stay below 2^23 and 2^40."""
-
-    def __init__(self, spec: GlyphsData) -> None:
-        self.spec = spec
-
-    def train(self, seed: int, first: int, count: int) -> Captioned:
-        return self._batch(train_indices(seed, first, count))
-
-    def validation(self, count: int) -> Captioned:
-        return self._batch(validation_indices(count))
-
-    def _batch(self, indices: UIntArray) -> Captioned:
-        world = scenes(indices, self.spec.max_letters)
-        return Captioned(render(world, self.spec.resolution), tuple(scene.caption for scene in world))
 
 
 def scenes(indices: Sequence[int] | UIntArray, max_letters: int = MAX_LETTERS) -> list[Scene]:

@@ -19,11 +19,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rfscale.data.base import Captioned, FloatArray
+from rfscale.data.base import FloatArray
 from rfscale.data.counter import UIntArray, uniform
-from rfscale.data.endless import BACKGROUND, COLOURS, PALETTE, signed_unit, train_indices, validation_indices
+from rfscale.data.endless import BACKGROUND, COLOURS, PALETTE, signed_unit
 from rfscale.data.raster import SHAPES, draw
-from rfscale.data.spec import ShapesData
 
 RELATIONS: Final = ("left of", "right of", "above", "below")
 MAX_OBJECTS: Final = 4
@@ -88,23 +87,6 @@ class Scene:
     objects: tuple[SceneObject, ...]
     caption: str
     relation: Relation | None = None
-
-
-class ShapesDataset:
-    """Batches of rendered scenes. Seeds and sample numbers must stay below 2^23 and 2^40."""
-
-    def __init__(self, spec: ShapesData) -> None:
-        self.spec = spec
-
-    def train(self, seed: int, first: int, count: int) -> Captioned:
-        return self._batch(train_indices(seed, first, count))
-
-    def validation(self, count: int) -> Captioned:
-        return self._batch(validation_indices(count))
-
-    def _batch(self, indices: UIntArray) -> Captioned:
-        world = scenes(indices, self.spec.max_objects)
-        return Captioned(render(world, self.spec.resolution), tuple(scene.caption for scene in world))
 
 
 def scenes(indices: Sequence[int] | UIntArray, max_objects: int = MAX_OBJECTS) -> list[Scene]:

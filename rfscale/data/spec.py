@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, JsonValue
 
 from rfscale.data.base import DataError, Dataset, Extent
-from rfscale.data.endless import STREAM_BITS
+from rfscale.data.endless import STREAM_BITS, EndlessDataset
 from rfscale.data.space import Space, pixel_space
 from rfscale.numbers import Real, Whole
 from rfscale.paths import expanded
@@ -60,7 +61,26 @@ class DataSource(Spec):
         raise NotImplementedError
 
 
-class ShapesData(DataSource):
+class _EndlessWorld(DataSource):
+    """A world that is a pure function of the index."""
+
+    def load(self) -> EndlessDataset[Any]:
+        raise NotImplementedError
+
+    def check_stream(self, seed: int, samples: int) -> None:
+        """Raises DataError for a seed or a number of samples that the world has not."""
+        if seed >= SEEDS or samples > 2**STREAM_BITS:
+            given = f"seed {seed:,}" if seed >= SEEDS else f"a training of {samples:,} samples"
+            raise DataError(
+                f"{given} is more than data `{self.name}` has: it has the seeds 0 to {SEEDS - 1:,} and "
+                f"{2**STREAM_BITS:,} samples for each."
+            )
+
+    def extent(self) -> Extent:
+        return Extent(captions=self.load().captions(_SAMPLE))
+
+
+class ShapesData(_EndlessWorld):
     """The endless captioned world of coloured shapes (`rfscale.data.shapes`): no files, no download."""
 
     judge = "shapes"
@@ -68,22 +88,15 @@ class ShapesData(DataSource):
     resolution: Annotated[int, Whole(8, 256)] = Field(default=16, description="side of the square image in pixels")
     max_objects: Annotated[int, Whole(1, 4)] = Field(default=4, description="an image holds 1 to max_objects objects")
 
-    def check_stream(self, seed: int, samples: int) -> None:
-        """Raises DataError for a seed or a number of samples that the world has not."""
-        _check_endless(self.name, seed, samples)
+    def load(self) -> EndlessDataset[Any]:
+        from rfscale.data.shapes import render, scenes
 
-    def extent(self) -> Extent:
-        from rfscale.data.shapes import scenes
-
-        return Extent(captions=[scene.caption for scene in scenes(_SAMPLE, self.max_objects)])
-
-    def load(self) -> Dataset:
-        from rfscale.data.shapes import ShapesDataset
-
-        return ShapesDataset(self)
+        return EndlessDataset(
+            partial(scenes, max_objects=self.max_objects), partial(render, resolution=self.resolution)
+        )
 
 
-class GlyphsData(DataSource):
+class GlyphsData(_EndlessWorld):
     """The endless captioned world of short rendered words (`rfscale.data.glyphs`): no files, no download."""
 
     judge = "glyphs"
@@ -93,19 +106,12 @@ class GlyphsData(DataSource):
     )
     max_letters: Annotated[int, Whole(1, 4)] = Field(default=4, description="a word has 1 to max_letters letters")
 
-    def check_stream(self, seed: int, samples: int) -> None:
-        """Raises DataError for a seed or a number of samples that the world has not."""
-        _check_endless(self.name, seed, samples)
+    def load(self) -> EndlessDataset[Any]:
+        from rfscale.data.glyphs import render, scenes
 
-    def extent(self) -> Extent:
-        from rfscale.data.glyphs import scenes
-
-        return Extent(captions=[scene.caption for scene in scenes(_SAMPLE, self.max_letters)])
-
-    def load(self) -> Dataset:
-        from rfscale.data.glyphs import GlyphsDataset
-
-        return GlyphsDataset(self)
+        return EndlessDataset(
+            partial(scenes, max_letters=self.max_letters), partial(render, resolution=self.resolution)
+        )
 
 
 class DigitsData(DataSource):
@@ -204,12 +210,3 @@ DATA = Kind(
     },
 )
 DataSpec = Annotated[DataSource, DATA]
-
-
-def _check_endless(world: str, seed: int, samples: int) -> None:
-    if seed >= SEEDS or samples > 2**STREAM_BITS:
-        given = f"seed {seed:,}" if seed >= SEEDS else f"a training of {samples:,} samples"
-        raise DataError(
-            f"{given} is more than data `{world}` has: it has the seeds 0 to {SEEDS - 1:,} and {2**STREAM_BITS:,} "
-            "samples for each."
-        )

@@ -88,7 +88,7 @@ def evaluate(
                     judge = _judge(unit.judge, trial, folder, store, device)
                     drawer = Drawer(trial, _weights(trial, folder, unit, device), unit.setting, device, quality.batch)
                     scores = list(judge.score(drawer))
-                except (JudgeError, StoreError) as error:  # of this unit: the others are none the worse for it
+                except (JudgeError, StoreError) as error:  # of this one: the others are still scored
                     problem = problem or error
                     continue
                 drawer.save(folder.sample_grid(unit.step, unit.judge.label, unit.label))
@@ -171,7 +171,7 @@ def _known_judges(judge: Judge, trial: Trial, folder: TrialFolder) -> dict[str, 
     if differs and judge.label in {label for _, label, _ in _scored(folder)}:
         raise JudgeError(
             f"trial {trial.trial_id} has scores of another judge {judge.label} (it differs in {', '.join(differs)}); "
-            f"judge with that one, or score the whole sweep anew with `rfscale evaluate SWEEP --again`"
+            f"judge with that one, or score the whole sweep again with `rfscale evaluate SWEEP --again`"
         )
     return {**known, judge.label: identity}
 

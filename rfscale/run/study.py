@@ -126,7 +126,7 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The arms compared, and the runs that are in no number with their reasons."""
+    """The arms compared, and the runs that were left out with their reasons."""
 
     comparison: Comparison
     table: SweepTable
@@ -141,7 +141,7 @@ class Study:
 
     @property
     def ids(self) -> frozenset[str]:
-        """The trials that the sweep file has now: what an earlier version of it trained is in no number."""
+        """The trials that the sweep file has now: what an earlier version of it trained is left out."""
         return frozenset(trial.trial_id for trial in self.sweep.trials)
 
     # --- before -------------------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ from pydantic import BaseModel, ValidationError
 from rfscale.quoting import cut, quoted
 from rfscale.registry import CHOICE, KEY, KINDS, PATH, Kind
 from rfscale.spec.sweep import Grid, Quality, Resources, Samples, Setting, Training
-from rfscale.spec.trial import Evaluation
+from rfscale.spec.trial import Evaluation, Strict
 
 LONGEST = 500
 """Characters of a sentence, without the file's name before it."""
 
-_SECTIONS: dict[str, type[BaseModel]] = {
+_SECTIONS: dict[str, type[Strict]] = {
     "training": Training,
     "evaluation": Evaluation,
     "samples": Samples,
@@ -60,7 +60,7 @@ def _told(problem: str, given: Any, context: dict[str, Any], message: str, locat
         return str(context["error"])
     if problem == "extra_forbidden":
         kind = Setting if location[:2] == ["quality", "settings"] else _SECTIONS.get(location[0], Grid)
-        return unknown_key(location[-1], ".".join(location[:-1]), kind.model_fields)
+        return unknown_key(location[-1], ".".join(location[:-1]), kind.keys())
     if problem == "value_error":
         return f"{name + ': ' if name else ''}{context['error']}"
     if problem == "missing":

@@ -19,29 +19,31 @@ from rfscale.flow.presets import expand
 from rfscale.names import RfscaleError, setting_label
 from rfscale.numbers import (
     Batch,
-    Clip,
-    Decay,
-    Epsilon,
     Guidance,
     Listed,
-    Probability,
     Rate,
     Real,
     Sampled,
     Seed,
-    Shift,
     SolverSteps,
     Steps,
     Warmup,
-    WeightDecay,
     Whole,
     Width,
 )
 from rfscale.registry import KEY, Written
 from rfscale.spec.axes import DEPTHS, FORMULATIONS, SAMPLES, SEEDS, STEPS, Layout, Placing, Role
 from rfscale.spec.judging import JUDGES, AnyJudge, JudgeError, JudgeSpec
-from rfscale.spec.schedule import AnySchedule, Constant
-from rfscale.spec.trial import Evaluation, PluginRef, ResolvedTraining, Strict, Trial, load_plugins, plugins_of
+from rfscale.spec.trial import (
+    Evaluation,
+    Optimisation,
+    PluginRef,
+    ResolvedTraining,
+    Strict,
+    Trial,
+    load_plugins,
+    plugins_of,
+)
 
 
 class SweepError(RfscaleError, ValueError):
@@ -51,7 +53,7 @@ class SweepError(RfscaleError, ValueError):
 # --- what a user writes -----------------------------------------------------------------------------------------------
 
 
-class Training(Strict):
+class Training(Optimisation):
     """One training. `steps` and `samples` are two ways to say the same; a list of them is an axis of the grid."""
 
     steps: Annotated[tuple[Steps, ...], Listed, Field(min_length=1)] | None = None
@@ -62,19 +64,7 @@ class Training(Strict):
     lr_rule: Literal["constant", "inverse_width"] = "constant"
     lr_base_width: Width | None = None
     warmup_steps: Warmup | None = None  # None: min(1000, steps / 20)
-    weight_decay: WeightDecay = 0.0
-    beta1: Decay = 0.9
-    beta2: Decay = 0.99
-    adam_eps: Epsilon = 1e-8
-    grad_clip: Clip = 1.0
-    ema_decay: Decay = 0.99
     ema_every: Steps | None = None  # None: max(1, steps / 5000), the paper's 100 at its 500,000 steps
-    precision: Literal["fp32", "bf16"] = "fp32"
-    text_dropout: Probability = 0.1
-    # alpha of the paper's resolution-dependent shift (section 5.3.2): log-SNR falls by 2 ln(alpha), in training and in
-    # generation alike.
-    timestep_shift: Shift = 1.0
-    schedule: AnySchedule = Constant()
 
     @model_validator(mode="after")
     def _one_budget(self) -> Training:
@@ -83,7 +73,7 @@ class Training(Strict):
         if self.lr_rule == "inverse_width" and self.lr_base_width is None:
             raise ValueError("lr_rule inverse_width needs lr_base_width, the width at which learning_rate holds")
         if self.lr_rule == "constant" and self.lr_base_width is not None:
-            raise ValueError("lr_base_width says nothing under lr_rule constant; remove it, or set inverse_width")
+            raise ValueError("lr_base_width has no effect under lr_rule constant; remove it, or set inverse_width")
         if self.warmup_steps is not None and self.warmup_steps > min(self.budgets):
             raise ValueError(
                 f"warmup_steps = {self.warmup_steps} is longer than a training of {min(self.budgets)} steps; shorten it"

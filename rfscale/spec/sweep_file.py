@@ -156,7 +156,7 @@ def _stated(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_nothing_is_empty(value: Any, source: str, place: str = "") -> None:
-    """A key without a value says nothing, and would be read as the default: raise SweepError that names it."""
+    """A key without a value would be read as the default: raise SweepError that names it."""
     if value is None:
         raise SweepError(f"{source}: {cut(place)} is empty; give it a value, or leave it out")
     if isinstance(value, Mapping):

@@ -44,6 +44,11 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def keys(cls) -> list[str]:
+        """What may be written, a section's own keys before those that it shares with others."""
+        return sorted(cls.model_fields, key=lambda key: key not in cls.__annotations__)
+
 
 class Evaluation(Strict):
     """When and on how much the validation profile is measured."""
@@ -58,7 +63,24 @@ class Evaluation(Strict):
         return tuple(sorted({round(total * math.exp(-ratio * i)) for i in range(self.points)}))
 
 
-class ResolvedTraining(Strict):
+class Optimisation(Strict):
+    """What a training is made of, whatever its length and the width of its network."""
+
+    weight_decay: WeightDecay = 0.0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.99
+    adam_eps: Epsilon = 1e-8
+    grad_clip: Clip = 1.0
+    ema_decay: Decay = 0.99
+    precision: Literal["fp32", "bf16"] = "fp32"
+    text_dropout: Probability = 0.1
+    # alpha of the paper's resolution-dependent shift (section 5.3.2): log-SNR falls by 2 ln(alpha), in training and in
+    # generation alike.
+    timestep_shift: Shift = 1.0
+    schedule: AnySchedule = Constant()
+
+
+class ResolvedTraining(Optimisation):
     """How one trial is trained, with what follows from its length and width worked out (`rfscale.spec.sweep.Training`
     is what the user writes)."""
 
@@ -67,17 +89,7 @@ class ResolvedTraining(Strict):
     learning_rate: Rate
     lr_rule: str = "constant"  # where learning_rate comes from; no part of the identity
     warmup_steps: Warmup
-    weight_decay: WeightDecay = 0.0
-    beta1: Decay = 0.9
-    beta2: Decay = 0.99
-    adam_eps: Epsilon = 1e-8
-    grad_clip: Clip = 1.0
-    ema_decay: Decay = 0.99
     ema_every: Steps
-    precision: Literal["fp32", "bf16"] = "fp32"
-    text_dropout: Probability = 0.1
-    timestep_shift: Shift = 1.0
-    schedule: AnySchedule = Constant()
 
     @property
     def samples(self) -> int:

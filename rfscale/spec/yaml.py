@@ -221,7 +221,7 @@ def _bases(value: Any, event: Event) -> Sequence[dict[str, Any]]:
     bases = value if isinstance(value, list) else [value]
     for base in bases:
         if not isinstance(base, dict):
-            _refuse(event, f"<< merges mappings; {quoted(base)} is none, write << with an alias of a mapping")
+            _refuse(event, f"<< merges mappings; {quoted(base)} is not a mapping, write << with an alias of a mapping")
     return bases
 
 

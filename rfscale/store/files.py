@@ -69,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, TypeError) as error:  # rfscale writes it whole: a disk or somebody else has changed it
         raise StoreError(
-            f"{path} is damaged ({error}); restore it, or remove the folder {path.parent} to train the trial anew"
+            f"{path} is damaged ({error}); restore it, or remove the folder {path.parent} to train the trial again"
         ) from error
 
 

@@ -122,9 +122,7 @@ def test_another_yardstick_that_orders_otherwise_is_said_beside_the_ranking(tmp_
     assert c.other.order == ("rf", "better", "worse")
     assert c.other.turned == (("better", "rf"),)
     assert c.other.n_told == 3
-    told = (
-        "By val/bits_per_dim, which weighs low noise most, the order is another: rf is first (by val/loss it is number"
-    )
+    told = "By val/bits_per_dim, which weighs low noise most, the order differs: rf is first (by val/loss it is number"
     assert f"{told} 2)" in ranking_text(c)
 
 

@@ -70,7 +70,7 @@ def test_the_text_has_ranking_exponent_prediction_and_path(report: Report) -> No
     assert re.search(r"d = 4: predicted 0\.\d+ \[0\.\d+, 0\.\d+\] from the smaller ones, measured", text)
     assert f"measured {held.measured:.4f}: {abs(100 * held.miss):.1f} % too" in text
     assert f"an interval of a factor of {held.width:.3g}" in text
-    assert "1 run is in no number above" in text
+    assert "1 run was left out; the report says why" in text
     assert text.endswith(str(report.path))
     assert "one seed" in text.lower()
     assert text.index("(d: blocks of the model)") < text.index("d = 4:"), "explained at its first place"

@@ -517,7 +517,7 @@ def test_files_that_cannot_be_written_are_refused_before_anything_is_computed(
     for option in (["--target", "depth=2,steps=9"], ["--out", "x.yaml"], ["--formulation", "rf"]):
         done = invoke("plan", path, *option)
         assert done.exit_code == 2
-        assert f"{option[0]} says nothing without --budget" in done.stderr
+        assert f"{option[0]} has no effect without --budget" in done.stderr
 
 
 def test_plan_and_status_say_where_they_looked(tiny: Mapping, write_sweep: WriteSweep, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rfscale.data import Dataset, DataSpec, DigitsData, FolderData, ShapesData, load
+from rfscale.data import Dataset, DataSource, DataSpec, DigitsData, FolderData, ShapesData, load
 from rfscale.data.counter import hash64, shuffled_stream, uniform
 
 
@@ -35,16 +35,21 @@ def image_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["shapes", "digits", "folder"])
-def dataset(request: pytest.FixtureRequest, image_folder: Path) -> Dataset:
+def source(request: pytest.FixtureRequest, image_folder: Path) -> DataSource:
     if request.param == "shapes":
-        return load(ShapesData(name="shapes"))
+        return ShapesData(name="shapes")
     if request.param == "digits":
-        return load(DigitsData(name="digits", resolution=16))
-    return load(FolderData(name="folder", path=str(image_folder), resolution=8))
+        return DigitsData(name="digits", resolution=16)
+    return FolderData(name="folder", path=str(image_folder), resolution=8)
 
 
-def test_images_are_float32_in_the_signed_unit_range(dataset: Dataset) -> None:
-    side, channels = dataset.spec.resolution, dataset.spec.channels
+@pytest.fixture
+def dataset(source: DataSource) -> Dataset:
+    return load(source)
+
+
+def test_images_are_float32_in_the_signed_unit_range(source: DataSource, dataset: Dataset) -> None:
+    side, channels = source.resolution, source.channels
     for batch in (dataset.train(3, 5, 7), dataset.validation(2)):
         count = len(batch.captions)
         assert batch.images.shape == (count, channels, side, side)
@@ -56,13 +61,13 @@ def test_images_are_float32_in_the_signed_unit_range(dataset: Dataset) -> None:
     assert dataset.train(0, 0, 0).images.shape == (0, channels, side, side)
 
 
-def test_a_sample_does_not_depend_on_the_batch_cut(dataset: Dataset) -> None:
+def test_a_sample_does_not_depend_on_the_batch_cut(source: DataSource, dataset: Dataset) -> None:
     whole = dataset.train(1, 10, 40)
     for cut in (1, 7, 39):
         parts = dataset.train(1, 10, cut), dataset.train(1, 10 + cut, 40 - cut)
         assert np.array_equal(np.concatenate([part.images for part in parts]), whole.images)
         assert parts[0].captions + parts[1].captions == whole.captions
-    again = load(dataset.spec).train(1, 10, 40)
+    again = load(source).train(1, 10, 40)
     assert np.array_equal(again.images, whole.images)
     assert again.captions == whole.captions
 

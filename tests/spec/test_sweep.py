@@ -463,7 +463,7 @@ BAD_FILES = {
     "a key that is no text": (BASE + "1: 2\n", "line 6: the key 1 is not text"),
     "a key that is a list": (BASE + "? [1, 2]\n: 3\n", "the key [1, 2] is not text"),
     "bad syntax": (BASE + "seeds: [1,\n", "cannot be read as YAML: line 7: "),
-    "a date that is none": (BASE + "seeds: 2024-13-45\n", "seeds.0 = '2024-13-45': it should be a whole number from 0"),
+    "an impossible date": (BASE + "seeds: 2024-13-45\n", "seeds.0 = '2024-13-45': it should be a whole number from 0"),
     "an endless alias": (BASE + "data: &a {name: *a}\n", "line 6: the alias 'a' stands inside what it names"),
     "too deep": ("[" * 3000, "nested too deeply"),
 }
@@ -519,7 +519,7 @@ BAD_VALUES: dict[str, tuple[Mapping, str]] = {
     "an empty quality": ({"quality": None}, "quality is empty; give it a value, or leave it out"),
     "no judge": ({"quality": {"judges": []}}, "quality.judges is an empty list; give it a value, or"),
     "a truth value for a number": ({"training": {"batch": True}}, "training.batch = true: it should be a whole number"),
-    "a base width without its rule": ({"training": {"lr_base_width": 64}}, "lr_base_width says nothing under lr_rule"),
+    "a base width without its rule": ({"training": {"lr_base_width": 64}}, "lr_base_width has no effect under lr_rule"),
     "a warm-up that never ends": (
         {"training": {"steps": 100, "warmup_steps": 101}},
         "warmup_steps = 101 is longer than a training of 100 steps; shorten it",

@@ -107,8 +107,8 @@ def bomb(levels: int, width: int = 10) -> str:
 
 
 REFUSED = {
-    "a merge of text": ("a: {<<: text}", "line 1: << merges mappings; 'text' is none"),
-    "a merge of a list of text": ("a: {<<: [text]}", "<< merges mappings; 'text' is none"),
+    "a merge of text": ("a: {<<: text}", "line 1: << merges mappings; 'text' is not a mapping"),
+    "a merge of a list of text": ("a: {<<: [text]}", "<< merges mappings; 'text' is not a mapping"),
     "a tag": ("a: !!int 3", "line 1: the tag '!!int' is not allowed, only plain values are; remove it"),
     "the tag that says nothing": ("a: ! 3", "the tag '!' is not allowed"),
     "a tag of a list": ("a: !!set [x]", "the tag '!!set' is not allowed"),

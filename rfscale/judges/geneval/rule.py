@@ -170,7 +170,7 @@ def _metadata(line: str, where: str) -> Metadata:
         relation, target = clause.get("position", (RELATIONS[0], -1))
         if relation not in RELATIONS or target >= number or (target < 0 and "position" in clause):
             raise JudgeError(
-                f"{where}: position {[relation, target]} of clause {number} is none; "
+                f"{where}: position {[relation, target]} of clause {number} cannot be used; "
                 f"give one of {', '.join(RELATIONS)} and the number of an earlier clause"
             )
     return metadata
