@@ -39,7 +39,8 @@ def ranking_text(comparison: Comparison) -> str:
     lines = _columns(rows)
     notes = [sentence(comparison.basis)]
     if len(comparison.standings) > 1:
-        notes[0] += f" {families(comparison)} Compute is the factor in FLOPs to equal loss."
+        told = families(comparison), "Compute is the factor in FLOPs to equal loss."
+        notes[0] = " ".join(filter(None, (notes[0], *told)))
     notes += filter(None, (pairing_sentence(comparison), wording_trend.yardstick_sentence(comparison)))
     notes += filter(None, (left_out_sentence(comparison), *wording_trend.trend_text(comparison)))
     if comparison.choices:

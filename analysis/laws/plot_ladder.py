@@ -146,7 +146,7 @@ def _laws(ax: Axes, ladder: Ladder, variable: Variable, look: Mapping[str, Look]
         if law.banded:
             ax.fill_between(law.x, band.low, band.high, color=style.colour, alpha=0.12, lw=0, zorder=1)
     if drawn:
-        whose = " of the best" if sum(law.law is not None for law in ladder.laws) > len(drawn) else ""
+        whose = ", for the best" if sum(law.law is not None for law in ladder.laws) > len(drawn) else ""
         banded = sum(law.banded for law in drawn)
         band_too = ",\nand its 95 % band" if banded else ""
         if 0 < banded < len(drawn):

@@ -10,6 +10,7 @@ from analysis.laws.ladder import FURTHER, ArmLaw, Ladder
 from analysis.laws.misfit import SAYS_LITTLE, HeldOut, Miss
 
 LAWS_SHOWN = 8  # lines of laws in the terminal; the report has all of them
+PARAMETERS = ("E", "alpha", "beta")
 SURFACE = "L(N, D) = E + A / N^alpha + B / D^beta"
 
 
@@ -26,12 +27,22 @@ def answer(ladder: Ladder, arm: str) -> str:
     return " ".join([*parts, held_out_sentence(law)])
 
 
-def parameters(law: ArmLaw) -> str:
+def parameters(law: ArmLaw, without: Sequence[str] = ()) -> str:
     """'E 0.075 [0, 0.107], alpha 0.51 [0.28, 0.87] and beta 0.94 [0.80, 1.1]' of a law that is there."""
     assert law.law is not None
     value, sides = law.law.estimate(law.arm), law.law.interval(law.arm)
-    told = listed([f"{name} {with_interval(value[name], sides[name], 3)}" for name in ("E", "alpha", "beta")])
+    names = [name for name in PARAMETERS if name not in without]
+    told = listed([f"{name} {with_interval(value[name], sides[name], 3)}" for name in names])
     return told + (" (E is not told from 0)" if sides["E"][0] <= 0.0 else "")
+
+
+def _own(law: ArmLaw) -> list[str]:
+    """The parameters that every arm has to itself, A and B aside."""
+    assert law.law is not None
+    if len(law.law.arms) == 1:
+        return []
+    layout = law.law.layout
+    return [name for name, is_own in (("alpha", layout.own_alpha), ("beta", layout.own_beta)) if is_own]
 
 
 def _shared_words(law: ArmLaw) -> str:
@@ -39,10 +50,19 @@ def _shared_words(law: ArmLaw) -> str:
     assert law.law is not None
     if len(law.law.arms) == 1:
         return ""
-    layout = law.law.layout
-    own = [name for name, is_own in (("alpha", layout.own_alpha), ("beta", layout.own_beta)) if is_own]
-    shared = [name for name in ("E", "alpha", "beta") if name not in own]
+    own = _own(law)
+    shared = [name for name in PARAMETERS if name not in own]
     return f"; {listed(shared)} {'is' if len(shared) == 1 else 'are'} shared by {len(law.law.arms)} arms"
+
+
+def _floor_words(laws: Sequence[ArmLaw]) -> str:
+    """The parameters that the arms of one floor share, and the range of those that they do not."""
+    own = _own(laws[0])
+    ranges = []
+    for name in own:
+        values = [law.law.estimate(law.arm)[name] for law in laws if law.law is not None]
+        ranges.append(f"; {name} is each arm's own, {number(min(values), 3)} to {number(max(values), 3)}")
+    return parameters(laws[0], own) + _shared_words(laws[0]) + "".join(ranges)
 
 
 def shared_sentences(ladder: Ladder) -> list[str]:
@@ -147,10 +167,11 @@ def laws_text(ladder: Ladder, arms: Sequence[str]) -> str:
         "the largest size as predicted by the law of the smaller ones (d: blocks of the model)",
     ]
     for floor in ladder.floors:
-        law = next((ladder.law(arm) for arm in floor if ladder.law(arm).law), None)
-        if law is not None:
+        laws = [ladder.law(arm) for arm in floor if ladder.law(arm).law]
+        if laws:
             whose = "" if len(ladder.floors) == 1 else f"{listed(floor)}: "
-            lines.append(f"{whose}{parameters(law)}{_shared_words(law)}")
+            lines.append(whose + _floor_words(laws))
+    lines += filter(None, [misses_sentence(ladder)])
     shown = arms if len(arms) <= LAWS_SHOWN else arms[: LAWS_SHOWN - 1]
     width = max(map(len, shown))
     for name in shown:
@@ -167,6 +188,6 @@ def _line(ladder: Ladder, law: ArmLaw) -> str:
     if law.now is None or law.further is None or law.arm == ladder.reference:
         return told
     return (
-        f"a FLOP is worth {efficiency_words(law.now)} of {ladder.reference}'s, at {FURTHER:g} times the compute "
-        f"{efficiency_words(law.further)}; {told}"
+        f"by the law a FLOP is worth {efficiency_words(law.now)} of {ladder.reference}'s at the end of the ladder, "
+        f"{efficiency_words(law.further)} at {FURTHER:g} times its compute; {told}"
     )

@@ -65,7 +65,7 @@ def test_the_text_has_ranking_exponent_prediction_and_path(report: Report) -> No
     held, now = law.held_out, law.now
     assert held is not None
     assert now is not None
-    assert f"a FLOP is worth {now.compute[0]:.2f} [" in text
+    assert f"by the law a FLOP is worth {now.compute[0]:.2f} [" in text
     assert re.search(r"alpha 0\.\d+ \[0\.\d+, 0\.\d+\]", text)
     assert re.search(r"d = 4: predicted 0\.\d+ \[0\.\d+, 0\.\d+\] from the smaller ones, measured", text)
     assert f"measured {held.measured:.4f}: {abs(100 * held.miss):.1f} % too" in text
