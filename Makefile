@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := rfscale analysis tests benchmarks
+TWO := --numprocesses 2 --dist loadfile  # two test files side by side, each in one thread
 
 .PHONY: quickstart test test-slow check format clean
 
@@ -9,7 +10,7 @@ quickstart: .venv/.main
 	$(BIN)/rfscale run experiments/quickstart.yaml
 
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow

@@ -120,7 +120,7 @@ def fit(
     if plot is None:
         return
     from analysis.laws.plot import plot_fit
-    from analysis.report.page import save_figure
+    from analysis.report.pictures import save_figure
 
     try:
         save_figure(lambda: plot_fit(found.result, columns=found.columns, predictions=found.predictions), plot)

@@ -184,7 +184,7 @@ def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, plot
     preference = fit_preference(chosen.assign(left=chosen["left"].map(named), right=chosen["right"].map(named)))
     if plot is not None:
         from analysis.preference.plot import plot_preference
-        from analysis.report.page import save_figure
+        from analysis.report.pictures import save_figure
 
         save_figure(lambda: plot_preference(preference), plot)
     if as_json:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from synthetic_sweep import FakeTrial, World, world_trials, write_sweep
 
-import analysis.report.page
+import analysis.report.pictures
 from analysis.laws.misfit import Miss, largest_miss
 from analysis.laws.wording import misses_sentence
 from analysis.report.page import write_report
@@ -53,7 +53,7 @@ def test_the_page_says_which_laws_miss_their_points(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bend: float, told: bool
 ) -> None:
     """A smooth law cannot pass a middle size whose losses are 25 % too high; that shows where seeds agree."""
-    monkeypatch.setattr(analysis.report.page, "DPI", 30)
+    monkeypatch.setattr(analysis.report.pictures, "DPI", 30)
 
     def edit(trial: FakeTrial) -> FakeTrial:
         factor = bend if trial.params["depth"] == 3 else 1.0

@@ -30,7 +30,7 @@ from synthetic_sweep import (
     write_sweep,
 )
 
-import analysis.report.page
+import analysis.report.pictures
 from analysis.compare import wording
 from analysis.compare.arms import Estimate
 from analysis.laws import FitError
@@ -168,7 +168,7 @@ def test_a_history_is_asked_for_only_where_there_can_be_one() -> None:
 def test_a_sweep_without_scores_costs_no_call_and_has_no_section(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(analysis.report.page, "DPI", 30)
+    monkeypatch.setattr(analysis.report.pictures, "DPI", 30)
     monkeypatch.setattr("analysis.table.scores.read_scores", lambda *_: pytest.fail("asked for scores"))
     report = write_report(
         write_sweep(tmp_path, "plain", world_trials(World({"rf": 1.0}, depths=(1,)))), "plain", tmp_path / "out"
@@ -519,7 +519,7 @@ def test_nothing_is_printed_as_minus_zero() -> None:
 
 
 def test_spelling_is_shown_against_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analysis.report.page, "DPI", 30)
+    monkeypatch.setattr(analysis.report.pictures, "DPI", 30)
     world = World({"rf": 1.0, "better": 1.3}, depths=(1, 2, 3))
     report = write_report(write_sweep(tmp_path, "words", world_trials(world), _spelling), "words", tmp_path / "out")
     assert report.quality is not None
@@ -641,7 +641,7 @@ def test_a_path_length_that_no_judge_gave_has_no_column_or_a_sentence(
 def test_captions_say_what_points_and_bars_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: tuple[int, ...], words: str
 ) -> None:
-    monkeypatch.setattr(analysis.report.page, "DPI", 30)
+    monkeypatch.setattr(analysis.report.pictures, "DPI", 30)
     world = World(THREE, depths=(1, 2), seeds=seeds, noise=0.004, quality=True, profile=True)
     metrics = [
         names.quality_key("path_length", JUDGE, names.setting_label(s, g, w))
@@ -717,7 +717,7 @@ def test_the_figure_over_solver_steps_shows_means_over_seeds_at_the_largest_size
 
 
 def test_the_report_has_its_section_figures_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analysis.report.page, "DPI", 30)
+    monkeypatch.setattr(analysis.report.pictures, "DPI", 30)
     world = World(THREE, depths=(1, 2), seeds=(0, 1), noise=0.004, quality=True, along=True)
     uri = write_sweep(tmp_path, "small", world_trials(world), _edited)
     report = write_report(uri, "small", tmp_path / "out")

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from synthetic_sweep import ALPHA, BETA, E, FakeTrial, World, world_trials, write_sweep
 
 import analysis.report.page
+import analysis.report.pictures
 from analysis.laws.ladder import ladder_laws
+from analysis.report.figures import FIGURES, ReportFigure, Results
 from analysis.report.page import Report, write_report
+from analysis.report.pictures import Draw
 from analysis.table.read import TableError, read_sweep
 from rfscale import names
 
@@ -139,7 +143,7 @@ def test_an_exponent_of_few_sizes_is_that_of_the_law_with_its_floor_and_its_inte
 def test_what_cannot_be_said_is_said_to_be_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World, words: str
 ) -> None:
-    monkeypatch.setattr(analysis.report.page, "DPI", 30)
+    monkeypatch.setattr(analysis.report.pictures, "DPI", 30)
     uri = write_sweep(tmp_path, "thin", world_trials(world))
     report = write_report(uri, "thin", tmp_path / "out")
     assert words in report.path.read_text()
@@ -153,3 +157,21 @@ def test_a_sweep_without_a_finished_trial_writes_nothing(tmp_path: Path) -> None
     with pytest.raises(TableError, match="of 12, 12 failed; the first of them: out of memory"):
         write_report(uri, "lost", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_figure_is_added_by_one_function_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _losses(results: Results) -> tuple[str, Draw]:
+        def draw() -> Figure:
+            figure = Figure()
+            figure.subplots().plot(results.table.trials[names.VAL_LOSS])
+            return figure
+
+        return "Every <b>loss</b>.", draw
+
+    added = (*FIGURES, ReportFigure("losses", "ranking", _losses), ReportFigure("absent", "ranking", lambda _: None))
+    monkeypatch.setattr(analysis.report.page, "FIGURES", added)
+    uri = write_sweep(tmp_path, "quick", world_trials(World(THREE, noise=0.002)))
+    page = write_report(uri, "quick", tmp_path / "out").path.read_text()
+    assert "Every &lt;b&gt;loss&lt;/b&gt;." in page[page.index("<h2>Ranking") : page.index("<h2>Scaling laws")]
+    assert (tmp_path / "out" / "losses.png").stat().st_size > 1000
+    assert not (tmp_path / "out" / "absent.png").exists()

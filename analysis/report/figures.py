@@ -1,0 +1,228 @@
+"""The figures of the report, in reading order: a name, the section of the page, and what draws it.
+
+To add one: a function from the results to its caption and drawing, and one line in `FIGURES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from matplotlib.figure import Figure
+
+from analysis.compare import plot, wording
+from analysis.compare.arms import Comparison
+from analysis.laws import plot_ladder
+from analysis.laws.ladder import Ladder
+from analysis.quality import plot as plot_quality
+from analysis.quality.summary import Quality
+from analysis.report.pictures import Draw
+from analysis.style import PALETTE, Look, legend_beside, log_axis
+from analysis.table.read import SweepTable
+from rfscale import names
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a report is about: the trials compared, what was made of them, and how each arm is drawn."""
+
+    table: SweepTable
+    comparison: Comparison
+    ladder: Ladder
+    quality: Quality | None
+    look: Mapping[str, Look]
+
+    @property
+    def several(self) -> bool:
+        return len(self.comparison.standings) > 1
+
+    @property
+    def many(self) -> bool:
+        return len(self.comparison.standings) > plot_ladder.LAWS_UP_TO
+
+
+Section = Literal["answer", "ranking", "trend", "laws", "training", "quality", "quality by size", "quality by steps"]
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """`make` gives the caption and the drawing, or None where the data do not allow the figure."""
+
+    name: str
+    section: Section
+    make: Callable[[Results], tuple[str, Draw] | None]
+
+
+def _loss_against_compute(r: Results) -> tuple[str, Draw]:
+    return (
+        f"Validation loss along every training against its compute ({r.ladder.description}). Markers: the end of "
+        f"training. {plot_ladder.caption(r.ladder, 'C', r.look)} All sizes train for the same steps, so this is the "
+        f"loss along the ladder, not the lowest loss that a budget can buy.",
+        lambda: plot_ladder.plot_loss_against_compute(r.table, r.ladder, look=r.look),
+    )
+
+
+def _loss_against_parameters(r: Results) -> tuple[str, Draw]:
+    return (
+        "Validation loss at the end of training against all trainable parameters. "
+        + plot_ladder.caption(r.ladder, "N", r.look),
+        lambda: plot_ladder.plot_loss_against_parameters(r.ladder, look=r.look),
+    )
+
+
+def _ranking(r: Results) -> tuple[str, Draw] | None:
+    if not r.several:
+        return None
+    return (
+        f"Each {r.comparison.noun}'s loss relative to {r.comparison.reference}, paired within size and seed. Colour: "
+        f"whether the interval is below, around or above 0. {wording.sentence(r.comparison.basis)}",
+        lambda: plot.plot_ranking(r.comparison),
+    )
+
+
+def _compute_multiplier(r: Results) -> tuple[str, Draw] | None:
+    if not r.several:
+        return None
+    return (
+        f"The factor in training FLOPs at which each {r.comparison.noun} reaches the losses of "
+        f"{r.comparison.reference}, averaged in logarithms over the losses of the last fourfold of compute. Sorted by "
+        f"this factor, not by the loss. Colour: whether the interval is below, around or above 1.",
+        lambda: plot.plot_compute_multiplier(r.comparison),
+    )
+
+
+def _trend(r: Results) -> tuple[str, Draw] | None:
+    comparison = r.comparison
+    if not comparison.trends:
+        return None
+    by_seeds = comparison.spread == "seeds"
+    return (
+        f"Each {comparison.noun}'s loss in multiples of {comparison.reference}'s against size. Markers: means "
+        f"over seeds{' with 95 % intervals' if by_seeds else ', without intervals'}; lines: the trend in the "
+        f"logarithm of the size, dotted up to 10 times the largest; {'band of the best' if r.many else 'bands'}: 95 % "
+        f"interval{'' if by_seeds else ', which a single seed cannot give'}.",
+        lambda: plot.plot_trend(comparison, look=r.look),
+    )
+
+
+def _learning_curves(r: Results) -> tuple[str, Draw]:
+    return (
+        "Validation loss (EMA weights) during training, one panel per size.",
+        lambda: _panels_of_sizes(r.table, r.comparison, r.look),
+    )
+
+
+def _loss_per_level(r: Results) -> tuple[str, Draw] | None:
+    if not r.several or not r.table.trials[[names.val_level(t) for t in names.LOSS_LEVELS]].notna().all(axis=None):
+        return None
+    return (
+        f"Where the difference lies: velocity MSE at each noise level relative to {r.comparison.reference}, largest "
+        f"size{_bands(r)}{_leaving(r)}",
+        lambda: plot.plot_loss_levels(r.table, r.comparison.reference, look=r.look),
+    )
+
+
+def _denoising_profile(r: Results) -> tuple[str, Draw] | None:
+    if not r.several or not len(r.table.profile):
+        return None
+    return (
+        f"Error of the denoised image over log-SNR relative to {r.comparison.reference}, largest size, last step"
+        f"{_bands(r)} Every {r.comparison.noun} sees the same problem at a given log-SNR. The axis is for "
+        f"log-SNRs from {-plot.CENTRAL_LOGSNR:g} to {plot.CENTRAL_LOGSNR:g}, on which all of them train; "
+        f"lines may leave it beyond.{_leaving(r)}",
+        lambda: plot.plot_denoising_profile(r.table, r.comparison.reference, look=r.look),
+    )
+
+
+def _quality_against_loss(r: Results) -> tuple[str, Draw] | None:
+    quality = r.quality
+    if quality is None or not plot_quality.shown(quality):
+        return None
+    return (
+        "Validation loss against each metric at the end of training, one point per trial. Bars: one standard error of "
+        "the score, over its images. Dashed: a curve fitted to the points; the table below says of which shape. "
+        "Dotted: what true images score.",
+        lambda: plot_quality.panels_loss_against_quality(quality, r.look),
+    )
+
+
+def _quality_against_steps(r: Results) -> tuple[str, Draw] | None:
+    quality = r.quality
+    if quality is None or not plot_quality.shown(quality) or not plot_quality.with_steps(quality):
+        return None
+    return (
+        f"What the number of solver steps costs at the largest size (the paper's Fig. 3). {_points(quality)}",
+        lambda: plot_quality.panels_quality_against_steps(quality, r.look),
+    )
+
+
+def _quality_against_compute(r: Results) -> tuple[str, Draw] | None:
+    quality = r.quality
+    if quality is None or not plot_quality.shown(quality):
+        return None
+    return (
+        f"Sample quality at the end of training against training compute, along the sizes. {_points(quality)}",
+        lambda: plot_quality.panels_quality_against_compute(quality, r.look),
+    )
+
+
+FIGURES = (
+    ReportFigure("loss_against_compute", "answer", _loss_against_compute),
+    ReportFigure("ranking", "ranking", _ranking),
+    ReportFigure("compute_multiplier", "ranking", _compute_multiplier),
+    ReportFigure("trend", "trend", _trend),
+    ReportFigure("loss_against_parameters", "laws", _loss_against_parameters),
+    ReportFigure("quality_against_loss", "quality", _quality_against_loss),
+    ReportFigure("quality_against_compute", "quality by size", _quality_against_compute),
+    ReportFigure("quality_against_steps", "quality by steps", _quality_against_steps),
+    ReportFigure("learning_curves", "training", _learning_curves),
+    ReportFigure("loss_per_level", "training", _loss_per_level),
+    ReportFigure("denoising_profile", "training", _denoising_profile),
+)
+
+
+# --- pieces of captions, and panels -----------------------------------------------------------------------------------
+
+
+def _bands(r: Results) -> str:
+    if r.comparison.n_seeds == 1:
+        return ". One seed, so no error bars: how far another would differ is not known."
+    return f", {'band of the best:' if r.many else 'bands of'} two standard errors over seeds."
+
+
+def _leaving(r: Results) -> str:
+    far = len(r.comparison.standings) > len(PALETTE)
+    return f" Lines of {r.comparison.noun}s far behind leave the axis." if far else ""
+
+
+def _points(quality: Quality) -> str:
+    """What a point and its bar are, with one seed and with several."""
+    if quality.scores.groupby(["arm", "size"])["seed"].nunique().max() == 1:
+        return "Points: single trials; bars: one standard error over the images. Another seed may differ by more."
+    return (
+        "Points: means over seeds; bars: one standard error of that mean, or over the images where there is one seed."
+    )
+
+
+def _panels_of_sizes(table: SweepTable, comparison: Comparison, look: Mapping[str, Look]) -> Figure:
+    labels = [size.label for size in comparison.sizes]
+    columns = len(labels) if len(labels) <= 3 else 2
+    rows = -(-len(labels) // columns)
+    figure = Figure(figsize=(3.3 * columns + 1.9, 2.5 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for i, ax in enumerate(grid.flat):
+        if i < len(labels):
+            plot.plot_learning_curves(table, labels[i], look=look, ax=ax)
+            ax.set_ylabel("validation loss" if i % columns == 0 else "")
+            ax.set_xlabel("training steps" if i + columns >= len(labels) else "")
+        else:
+            ax.set_axis_off()
+    panels = list(grid.flat)[: len(labels)]
+    low, high = min(ax.get_ylim()[0] for ax in panels), max(ax.get_ylim()[1] for ax in panels)
+    for ax in panels:
+        ax.set_ylim(low, high)
+        log_axis(ax, "y")
+        ax.label_outer(remove_inner_ticks=False)
+    legend_beside(grid[0, -1], look)
+    return figure
