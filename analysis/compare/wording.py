@@ -185,7 +185,7 @@ def _as_seen(comparison: Comparison) -> str:
     if not shown.n:
         return f", but shares no trial with {against}"
     seeds = "one seed" if comparison.n_seeds == 1 else "the trials that are shared"
-    return f": {wording_trend.seen_words(shown)} than {against}; {seeds} cannot give an interval"
+    return f": {wording_trend.seen_words(shown, against)}; {seeds} cannot give an interval"
 
 
 def _by_how_much(comparison: Comparison) -> str:

@@ -15,18 +15,19 @@ WORDS = {"N": "parameters", "C": "training FLOPs"}
 TURNED_SHOWN = 3
 
 
-def seen_words(found: Seen) -> str:
-    """'worse at every size, by 2.3 to 10 times', 'better at 3 of 4 sizes (-7.1 to +1.2 %)'"""
+def seen_words(found: Seen, than: str = "") -> str:
+    """'worse at every size, by 2.3 to 10 times', 'better than rf at 3 of 4 sizes (-7.1 to +1.2 %)'"""
+    than = f" than {than}" if than else ""
     if not found.n:
         return "shares no trial"
     if found.n == 1:
-        return f"{'worse' if found.worse else 'better'} by {_by(found.low)} at the one size"
+        return f"{'worse' if found.worse else 'better'}{than} by {_by(found.low)} at the one size"
     if found.one_sided:
         low, high = (found.low, found.high) if found.worse else (found.high, found.low)
-        told = f"{'worse' if found.worse else 'better'} at every size, by {_span(low, high)}"
+        told = f"{'worse' if found.worse else 'better'}{than} at every size, by {_span(low, high)}"
         return told + (", more than it varies about its trend" if found.beyond else "")
     word, n = ("worse", found.worse) if 2 * found.worse >= found.n else ("better", found.n - found.worse)
-    return f"{word} at {n} of {found.n} sizes ({_signed(found.low)} to {_signed(found.high)} %)"
+    return f"{word}{than} at {n} of {found.n} sizes ({_signed(found.low)} to {_signed(found.high)} %)"
 
 
 def _by(ratio: float) -> str:

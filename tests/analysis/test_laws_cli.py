@@ -282,7 +282,7 @@ def test_a_figure_that_fails_to_be_written_keeps_the_numbers(table: Path, monkey
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("analysis.report.page.save_figure", full)
+    monkeypatch.setattr("analysis.report.pictures.save_figure", full)
     done = fit_command(table, "--form", "power", "--x", "size", "--y", "flops", "--plot", table.with_name("a.png"))
     assert done.exit_code == 2
     assert "y = k x^a" in done.stdout
@@ -291,7 +291,7 @@ def test_a_figure_that_fails_to_be_written_keeps_the_numbers(table: Path, monkey
 
 def test_the_figure_of_a_power_law_has_the_columns_on_its_axes(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    monkeypatch.setattr("analysis.report.page.save_figure", lambda draw, path: drawn.append(draw()))
+    monkeypatch.setattr("analysis.report.pictures.save_figure", lambda draw, path: drawn.append(draw()))
     options = ("--form", "power", "--x", "size", "--y", "flops")
     assert fit_command(table, *options, "--plot", table.with_name("fit.png")).exit_code == 0
     assert (drawn[0].get_xlabel(), drawn[0].get_ylabel()) == ("size", "flops")

@@ -133,7 +133,7 @@ def test_an_exponent_of_few_sizes_is_that_of_the_law_with_its_floor_and_its_inte
 @pytest.mark.parametrize(
     ("world", "words"),
     [
-        (World(THREE, depths=(2,)), "at the one size than rf; one seed cannot give an interval"),
+        (World(THREE, depths=(2,)), "at the one size; one seed cannot give an interval"),
         (World({"rf": 1.0}, depths=(2,)), "needs 3 sizes, there are 1"),
         (World(THREE, depths=(1, 2)), "needs 3 sizes, there are 2"),
         (World({"rf": 1.0}), "rf is the only formulation"),
