@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import erfc, sqrt
 
 import numpy as np
 
 from analysis.laws.forms import Array
+from analysis.laws.optimum import solve
+from analysis.laws.problem import CHECKED_POINTS, Problem
 from analysis.laws.result import FitResult
+from analysis.laws.status import Status
+from analysis.laws.uncertainty import quantify
 
 MIN_POINTS = 12
 
@@ -114,6 +118,61 @@ def influence(result: FitResult) -> tuple[Array, Array]:
     left = np.maximum(1.0 - leverage, 1e-9)
     cook = problem.weight * result.residuals**2 * leverage / (problem.p * noise**2 * left**2)
     return leverage, cook
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the data say of values that are held: `p` of the F test against the fit that leaves them free, which gives
+    `estimate` and `interval` of each; NaN and a `reason` where it could not be made."""
+
+    p: float
+    estimate: Mapping[str, float]
+    interval: Mapping[str, tuple[float, float]]
+    reason: str = ""
+
+
+def held_against_data(problem: Problem, objective: str) -> Held | None:
+    """F = 2 (Q_held - Q_free) E[psi'] / (q E[psi^2]) for q values held, Q with the free fit's delta. With groups F is
+    divided by the mean design effect (Rao & Scott 1984): of the held values, variance with groups over that without.
+    None where nothing is held."""
+    from scipy.special import fdtrc
+
+    if not problem.fixed:
+        return None
+    problem = problem.sample(CHECKED_POINTS)
+    free = replace(problem, fixed={})
+    df, q = free.n - free.p, len(problem.fixed)
+    if df < MIN_REPEATS:
+        return Held(float("nan"), {}, {}, f"{free.n} points are too few for the {free.p} parameters of the free form")
+    if free.relation is not None:
+        return Held(float("nan"), {}, {}, f"{' and '.join(free.relation.variables)} move together")
+    # Least absolute deviations have no second derivative to compare by.
+    best = solve(free, "ls" if objective == "ls" else "huber")
+    held = solve(problem, best.objective, best.delta if best.objective == "huber" else None)
+    residual = problem.log_loss - free.model.forward(best.theta[None]).log_prediction[0]
+    psi = np.clip(residual, -best.delta, best.delta)
+    inside = max(float(np.mean(np.abs(residual) <= best.delta)), 0.05)
+    scale = float(np.sum(problem.weight * psi**2)) / df / inside
+    result = FitResult(free, best, quantify(free, best, 0, 0), Status())
+    left = df if problem.groups is None else min(df, problem.n_groups - 1)
+    effect = 1.0 if problem.groups is None else _design_effect(result, tuple(problem.fixed), scale / inside)
+    f = 2.0 * (held.value - best.value) / (q * scale * effect) if scale > 0.0 else float("nan")
+    p = float(fdtrc(q, left, max(f, 0.0)))
+    return Held(
+        p,
+        {name: result.estimate[name] for name in problem.fixed},
+        {name: result.interval[name] for name in problem.fixed},
+    )
+
+
+def _design_effect(result: FitResult, names: tuple[str, ...], variance: float) -> float:
+    """tr(V_0^-1 V) / q of the named parameters, at least 1: V by clusters, V_0 = `variance` (J' W J)^-1."""
+    problem = result.problem
+    gradient = result.report_gradient()[[problem.form.parameters.index(name) for name in names]]
+    jacobian = problem.model.jacobian(problem.model.forward(result.optimum.theta[None]))[0]
+    plain = variance * np.linalg.pinv((jacobian * problem.weight) @ jacobian.T)
+    with_groups = gradient @ result.uncertainty.covariance @ gradient.T
+    return max(float(np.trace(np.linalg.pinv(gradient @ plain @ gradient.T) @ with_groups)) / len(names), 1.0)
 
 
 def _ranks(values: Array) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from analysis.laws.diagnostics import MIN_POINTS, repeats, runs_test
+from analysis.laws.diagnostics import MIN_POINTS, held_against_data, repeats, runs_test
 from analysis.laws.forms import EXPONENT_BOUNDS, PowerLaws
 from analysis.laws.identify import ABSENT_SHARE
 from analysis.laws.problem import CHECKED_POINTS, Problem, distinct_sizes, one_variable_forms, simpler_form
@@ -38,6 +38,7 @@ def judge(result: FitResult) -> FitResult:
         *_residuals(result),
         *_repeats(result),
         *_dependence(result),
+        *_held_values(result),
     ]
     return replace(result, status=Status(tuple(reasons)))
 
@@ -202,6 +203,25 @@ def _repeats(result: FitResult) -> Iterator[Reason]:
             Code.DOUBTFUL,
             f"Rows of equal {names} differ by {found.noise:.0%} among themselves ({found.n_rows} rows at "
             f"{found.n_points} points): no law in {names} gets below that; a variable is missing, or noise is large.",
+        )
+
+
+def _held_values(result: FitResult) -> Iterator[Reason]:
+    """Values that are held and that the data refuse; and that this could not be tested."""
+    depends = result.dependence is not None and result.dependence.found  # then the test's p means nothing
+    found = None if depends else held_against_data(result.problem, result.objective)
+    if found is None:
+        return
+    held = ", ".join(f"{name} = {value:g}" for name, value in result.problem.fixed.items())
+    if found.reason:
+        yield Reason(Code.NOTE, f"Whether the data allow {held} was not tested: {found.reason}.")
+    elif found.p < STRUCTURE:
+        free = ", ".join(
+            f"{name} = {value:.4g} [{found.interval[name][0]:.4g}, {found.interval[name][1]:.4g}]"
+            for name, value in found.estimate.items()
+        )
+        yield Reason(
+            Code.DOUBTFUL, f"The data speak against {held}: left free it is {free} (F test, p = {found.p:.1g})."
         )
 
 

@@ -116,7 +116,7 @@ class FitResult:
     def standard_error(self) -> dict[str, float]:
         if self.uncertainty.uses_draws:
             return {name: float(np.std(draws, ddof=1)) for name, draws in self.draws.items()}
-        gradient = self._report_gradient()
+        gradient = self.report_gradient()
         variance = _quadratic_form(gradient, self.uncertainty.covariance)
         return {name: float(np.sqrt(value)) for name, value in zip(self.problem.form.parameters, variance, strict=True)}
 
@@ -142,7 +142,7 @@ class FitResult:
 
         Scale coefficients get it in their logarithm; E and the exponents as they are, cut at zero.
         """
-        gradient = self._report_gradient()
+        gradient = self.report_gradient()
         se = np.sqrt(_quadratic_form(gradient, self.uncertainty.covariance))
         t = self.uncertainty.t_quantile
         out: dict[str, Interval] = {}
@@ -309,7 +309,7 @@ class FitResult:
         return np.asarray(self.problem.form.report(theta, self.problem.centre, self.problem.fixed))
 
     @np.errstate(all="ignore")
-    def _report_gradient(self) -> Array:
+    def report_gradient(self) -> Array:
         """d parameters / d theta, (len(parameters), p), by complex step."""
         return self._complex_step(self._report).T
 

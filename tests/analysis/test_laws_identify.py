@@ -9,6 +9,8 @@ import pytest
 
 from analysis.laws import Code, FitError, FitResult, PowerLaws, Term, compute_optimal, fit
 from analysis.laws.catalogue import FORMS
+from analysis.laws.diagnostics import held_against_data
+from analysis.laws.problem import make_problem
 from analysis.laws.sizes import count_distinct, levels, moving_together
 
 N = np.geomspace(1e7, 1e10, 12)
@@ -136,6 +138,38 @@ def test_a_held_value_that_no_law_can_have_is_refused(form: str, fixed: dict[str
     d = 20 * N * np.exp(np.random.default_rng(1).normal(size=12))
     with pytest.raises(FitError, match=words):
         fit(form, {"N": N, "D": d, "loss": losses(N, d)}, fixed=fixed)
+
+
+def test_a_held_value_that_the_data_refuse_is_said_to_be_and_the_true_one_is_not() -> None:
+    n, d = (values.ravel() for values in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 1e11, 6)))
+    data = {"N": n, "D": d, "loss": losses(n, d)}
+    right, wrong = (fit("chinchilla", data, fixed={"E": e}, bootstrap=0, checks=False).status for e in (1.8, 0.9))
+    assert right.ok
+    assert wrong.has(Code.DOUBTFUL)
+    assert "The data speak against E = 0.9: left free it is E = 1." in wrong.sentences[0]
+
+
+def test_rows_of_few_runs_do_not_speak_against_a_true_value_as_many_rows_would() -> None:
+    """Offsets of 8 runs move a free E by more than 320 rows of their own would allow."""
+    rng = np.random.default_rng(0)
+    refused = {"by rows": 0, "by runs": 0}
+    for _ in range(40):
+        n, d = np.repeat(np.geomspace(1e7, 1e9, 8), 40), np.tile(np.geomspace(1e9, 1e11, 40), 8)
+        offset = np.repeat(0.01 * rng.normal(size=8), 40)
+        data = {"N": n, "D": d, "loss": losses(n, d, 0.002, int(rng.integers(1e6))) * np.exp(offset)}
+        for kind, groups in (("by rows", None), ("by runs", n)):
+            found = held_against_data(make_problem("chinchilla", data, groups=groups, fixed={"E": 1.8}), "huber")
+            refused[kind] += found is not None and found.p < 0.001
+    assert refused["by rows"] >= 8
+    assert refused["by runs"] <= 2
+
+
+def test_that_a_held_value_was_not_tested_is_said() -> None:
+    d = 20 * N
+    status = fit("chinchilla", {"N": N, "D": d, "loss": losses(N, d)}, fixed={"beta": 0.37, "B": 2100}).status
+    assert any("allow beta = 0.37, B = 2100 was not tested: N and D move together" in s for s in status.sentences)
+    few = fit("N", {"N": N[:6], "loss": losses(N[:6], d[:6])}, fixed={"E": 1.8}, bootstrap=0, checks=False).status
+    assert "6 points are too few for the 3 parameters" in few.sentences[-1]
 
 
 @pytest.mark.parametrize("labels", [["a", None] * 6, ["a", ""] * 6, [1.0, np.nan] * 6])
