@@ -13,7 +13,7 @@ test: .venv/.dev
 	$(BIN)/python -m pytest $(TWO)
 
 test-slow: .venv/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(TWO)
 
 check: .venv/.dev
 	$(BIN)/ruff check $(SOURCES)
