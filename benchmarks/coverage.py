@@ -1,17 +1,24 @@
 """Do the 95 % intervals cover 95 % of the time?
 
     python benchmarks/coverage.py [--datasets 400] [--bootstrap 1000]
+    python benchmarks/coverage.py --worlds [--datasets 20]
 
 Simulates data sets from a known surface L = E + A/N^alpha + B/D^beta under four kinds of noise, fits each with the
 defaults of `analysis.laws.fit`, and counts how often the truth is inside: alpha, beta, E, the exponent a, the law
 extrapolated to 4 x the largest size and data, and one more measurement there. Prints the table of docs/fitting.md.
+
+--worlds: is a new run at 10 and 100 times the largest compute inside its 95 % interval where the law is wrong, and how
+much wider is the interval by what the held-out checks missed? The worlds are the right law; a learning rate that is off
+by 3 % in loss at both ends of the ladder (quadratic in log N, as for one rate at all sizes, and carried on); and N
+counted without embeddings, of which there are 2e5 N^(1/3) (a vocabulary of 130,000; Pearce and Song 2024, eq. 7).
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,13 +116,104 @@ def simulate(name: str, datasets: int, bootstrap: int, seed: int = 0) -> dict[st
     return {method: np.mean(rows, axis=0) for method, rows in hits.items()}
 
 
+OFF_AT_ENDS = 0.03
+EMBEDDINGS = 2e5
+
+
+def rate_off(n: Array, d: Array) -> Array:
+    middle, half = 0.5 * np.log(N_RANGE[0] * N_RANGE[1]), 0.5 * np.log(N_RANGE[1] / N_RANGE[0])
+    return np.asarray(law(n, d) * (1.0 + OFF_AT_ENDS * ((np.log(n) - middle) / half) ** 2))
+
+
+def without_embeddings(n: Array, d: Array) -> Array:
+    return law(n + EMBEDDINGS * n ** (1.0 / 3.0), d)
+
+
+WORLDS: dict[str, Callable[[Array, Array], Array]] = {
+    "the law holds": law,
+    "learning rate off at the ends": rate_off,
+    "N without embeddings": without_embeddings,
+}
+NOISES = (0.002, 0.005, 0.01)
+AHEAD = (10.0, 100.0)
+
+
+def isoflop(budgets: int, sizes: int) -> tuple[Array, Array]:
+    """Sizes around 20 samples per parameter at each budget, within the range of the sizes."""
+    best = np.geomspace(4.0 * N_RANGE[0], N_RANGE[1] / 4.0, budgets)[:, None]
+    n = best * np.geomspace(0.25, 4.0, sizes)
+    return n.ravel(), (20.0 * best**2 / n).ravel()
+
+
+def ladder(sizes: int, ratios: tuple[float, ...]) -> tuple[Array, Array]:
+    n = np.repeat(np.geomspace(*N_RANGE, sizes), len(ratios))
+    return n, n * np.tile(ratios, sizes)
+
+
+SHAPES: dict[str, tuple[Array, Array]] = {
+    "grid 5 x 5": grid(5, 5)[:2],
+    "5 budgets x 6 sizes": isoflop(5, 6),
+    "7 sizes x 3 samples per parameter": ladder(7, (6.0, 20.0, 60.0)),
+}
+
+
+def ahead(n: Array, d: Array) -> dict[str, Array]:
+    """`AHEAD` times the largest compute, in N and D alike from the size and samples of the last run."""
+    last = int(np.argmax(n * d))
+    return {"N": n[last] * np.sqrt(AHEAD), "D": d[last] * np.sqrt(AHEAD)}
+
+
+def far(world: str, shape: str, noise: float, datasets: int, bootstrap: int) -> Iterator[tuple[Array, Array, bool]]:
+    """Per data set and place of `AHEAD`: is a new run inside, and how much wider (in log) the interval is than without
+    the held-out checks; and whether the status is doubted."""
+    (n, d), truth = SHAPES[shape], WORLDS[world]
+    rng = np.random.default_rng([list(SHAPES).index(shape), int(1e4 * noise)])
+    at = ahead(n, d)
+    for _ in range(datasets):
+        loss = truth(n, d) * np.exp(noise * rng.normal(size=len(n)))
+        new = truth(at["N"], at["D"]) * np.exp(noise * rng.normal(size=len(AHEAD)))
+        result = fit("chinchilla", {"N": n, "D": d, "loss": loss}, bootstrap=bootstrap)
+        found, plain = result.predict(at), replace(result, rollout=None).predict(at)
+        inside_it, inside_plain = ((p.prediction_low <= new) & (new <= p.prediction_high) for p in (found, plain))
+        wider = np.log(found.prediction_high / found.prediction_low) / np.log(
+            plain.prediction_high / plain.prediction_low
+        )
+        yield np.concatenate([inside_plain, inside_it]), wider, not result.status.ok
+
+
+def worlds(datasets: int, bootstrap: int, only: str) -> None:
+    print("| world | shape | noise | plain, 10 x | 100 x | covers at 10 x | 100 x | times wider | 100 x | not ok |")
+    print("|---|---|---|" + "---|" * 7)
+    for world in WORLDS:
+        if only not in world:
+            continue
+        every = []
+        for shape in SHAPES:
+            for noise in NOISES:
+                rows = list(far(world, shape, noise, datasets, bootstrap))
+                every += rows
+                print(f"| {world} | {shape} | {noise:.1%} | {_cells(rows)} |", flush=True)
+        print(f"| **{world}** | all | | {_cells(every)} |", flush=True)
+
+
+def _cells(rows: list[tuple[Array, Array, bool]]) -> str:
+    covered, wider, doubted = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+    cells = [f"{100 * share:.0f}" for share in covered.mean(axis=0)]
+    return " | ".join([*cells, *(f"{ratio:.2f}" for ratio in np.median(wider, axis=0)), f"{100 * doubted.mean():.0f}"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", type=int, default=400)
     parser.add_argument("--bootstrap", type=int, default=1000)
-    parser.add_argument("--only", default="", help="settings whose name contains this")
+    parser.add_argument("--only", default="", help="settings (worlds) whose name contains this")
+    parser.add_argument("--worlds", action="store_true", help="wrong laws, far ahead")
     arguments = parser.parse_args()
     started = time.perf_counter()
+    if arguments.worlds:
+        worlds(arguments.datasets, arguments.bootstrap, arguments.only)
+        print(f"{time.perf_counter() - started:.0f} s")
+        return
     print("| setting | method | " + " | ".join(QUANTITIES) + " |")
     print("|---|---|" + "---|" * len(QUANTITIES))
     for name in SETTINGS:

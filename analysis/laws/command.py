@@ -20,6 +20,7 @@ from analysis.laws.isoflop import WINDOW, IsoflopResult, isoflop
 from analysis.laws.optimal import ComputeRule, compute_optimal, compute_rule
 from analysis.laws.powerfit import PowerFit, Weights, fit_power
 from analysis.laws.problem import find_form
+from analysis.laws.reach import COMPUTE, beyond
 from analysis.laws.result import FitResult, Prediction
 from analysis.laws.select import Averaged, FormScore, average, select
 from analysis.laws.status import FitError
@@ -273,7 +274,7 @@ def _isoflop_optimum(result: IsoflopResult, compute: float) -> dict[str, float]:
     for name, power in (("N_opt", result.size), ("D_opt", result.data)):
         value, low, high = (float(side[0]) for side in power.predict(compute))
         row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-    return row
+    return row | {"beyond": compute / max(profile.compute for profile in result.profiles)}
 
 
 def _law_optimum(result: FitResult, compute: float, rule: ComputeRule) -> dict[str, float]:
@@ -285,7 +286,8 @@ def _law_optimum(result: FitResult, compute: float, rule: ComputeRule) -> dict[s
         ("loss", best.loss, best.loss_interval),
     ):
         row |= {name: float(value[0]), f"{name}_low": float(interval[0, 0]), f"{name}_high": float(interval[0, 1])}
-    return row | {"undefined_share": float(best.undefined[0])}
+    far = float(beyond(result.largest, {"N": best.size, "D": best.data})[COMPUTE][0])
+    return row | {"undefined_share": float(best.undefined[0]), "beyond": far}
 
 
 def read_csv(path: str | Path) -> Mapping[str, Column]:

@@ -96,6 +96,7 @@ class Design:
             f"Next experiment: runs for {self.flops:.4g} of {self.budget:.4g} FLOPs",
             *([f"    {self.unspent}"] if self.unspent else []),
             f"    predicted loss at {where}: {p.value[0]:.5g}  [{p.low[0]:.5g}, {p.high[0]:.5g}] (95 %)",
+            *(f"      {note}" for note in p.notes(0)),
             f"    its standard error: {self.log_sd_before:.3%} now, {self.log_sd_after:.3%} expected after these runs "
             f"({self.log_sd_if_wrong:.3%} if the law is off by as much as the pilot cannot see)",
             "    N            D            repeats  FLOPs        share",

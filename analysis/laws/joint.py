@@ -26,6 +26,7 @@ from analysis.laws.effects import Effects, Noise, effects
 from analysis.laws.forms import EXPONENT_BOUNDS, LOG_COEFFICIENT_SPAN, Array, LogSumExp
 from analysis.laws.noise import noise_scale
 from analysis.laws.optimum import HUBER_EFFICIENCY
+from analysis.laws.reach import largest
 from analysis.laws.result import Interval, Prediction
 from analysis.laws.solve import Minima, minimise
 from analysis.laws.status import FitError
@@ -106,7 +107,8 @@ class JointLaw:
         low, high = np.exp(np.percentile(log_draws, PERCENT, axis=0))
         new_low, new_high = np.exp(np.percentile(log_draws + self._new_noise(samples), PERCENT, axis=0))
         se = np.std(np.exp(log_draws), axis=0, ddof=1)
-        return Prediction({"N": size, "D": samples}, value, low, high, new_low, new_high, se)
+        fitted = largest({"N": self.curves.n, "D": self.curves.d})
+        return Prediction({"N": size, "D": samples}, value, low, high, new_low, new_high, se, largest=fitted)
 
     def law(self, arm: str, n: ArrayLike, d: ArrayLike) -> Array:
         """The predicted loss alone, (m,)."""

@@ -19,6 +19,9 @@ STRUCTURE = 1e-3
 """A runs test below this p-value is reported."""
 LARGE_NOISE = 0.05
 """Residuals above this (standard deviation of the log loss) are reported: measured losses repeat to less than 1 %."""
+DOUBTED = 6.0
+"""Along an axis the law is doubted where the squared mean held-out error is more than this many times the variance that
+was claimed for it: of right laws, one in twenty along one of three axes."""
 CLOSE_MINIMUM = 0.05
 """A second minimum within this relative excess of the objective is a rival."""
 
@@ -246,12 +249,15 @@ def _held_out(result: FitResult) -> Iterator[Reason]:
     rollout = result.rollout
     if rollout is None or not rollout.rows:
         return
-    if rollout.inflation > 1.5:
-        yield Reason(
-            Code.NOTE,
-            f"Larger runs that were hidden are missed by {rollout.inflation:.2g} x the in-sample error, and "
-            f"{rollout.coverage:.0%} of them lie inside their 95 % interval: widen extrapolations by as much.",
-        )
+    for axis, row in rollout.by_axis.items():
+        if row.excess_ratio > DOUBTED:
+            name = "compute" if axis in ("C", "ND") else axis
+            yield Reason(
+                Code.DOUBTFUL,
+                f"The largest {name}, hidden, is missed by {abs(np.mean(row.errors)):.2%} on average where a standard "
+                f"error of {row.claimed:.2%} was claimed: predictions beyond are widened by what was missed, growing "
+                f"with the distance.",
+            )
 
 
 def _data(result: FitResult) -> Iterator[Reason]:

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.compare.labels import size
+from analysis.laws.reach import far_words
 from analysis.laws.result import Prediction
 from rfscale import names
 
@@ -85,6 +86,7 @@ class HeldOut:
     measured: float
     n_measured: int
     n_fitted: int
+    far: str = ""  # in words, where it is far beyond what the law was fitted to
 
     @staticmethod
     def of(label: str, x: float, prediction: Prediction, measured: Array, n_fitted: int) -> HeldOut:
@@ -99,6 +101,7 @@ class HeldOut:
             measured=float(np.exp(np.mean(np.log(measured)))),
             n_measured=len(measured),
             n_fitted=n_fitted,
+            far=far_words(prediction.beyond(0)),
         )
 
     @property

@@ -13,7 +13,7 @@ from analysis.laws.forms import Array, PowerLaws
 from analysis.laws.problem import Problem
 from analysis.laws.result import FitResult
 from analysis.laws.status import FitError
-from analysis.laws.uncertainty import percentile_interval
+from analysis.laws.uncertainty import percentile_interval, wider
 
 FLOPS_PER_PARAMETER_AND_SAMPLE = 6.0
 """C = 6 N D of decoder-only language models. An MM-DiT needs another number: pass your own."""
@@ -93,6 +93,7 @@ def compute_optimal(
     loss_draws = _log_loss_at(problem, draws, size_draws, log_product)
     tail = result.interval_tail
     size_interval = np.exp(np.stack(percentile_interval(size_draws, tail), axis=-1))
+    missed = result.widening({"N": size, "D": data})
     return ComputeOptimal(
         compute=c,
         size=size,
@@ -100,7 +101,7 @@ def compute_optimal(
         data=data,
         data_interval=np.exp(log_product)[:, None] / size_interval[:, ::-1],
         loss=loss,
-        loss_interval=np.exp(np.stack(percentile_interval(loss_draws, tail), axis=-1)),
+        loss_interval=np.exp(np.stack(wider(*percentile_interval(loss_draws, tail), 2.0 * missed), axis=-1)),
         undefined=np.mean(~np.isfinite(size_draws), axis=0),
     )
 

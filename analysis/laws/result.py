@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
@@ -15,9 +15,10 @@ from analysis.laws.forms import Array, PowerLaws
 from analysis.laws.noise import noise_scale
 from analysis.laws.optimum import Optimum
 from analysis.laws.problem import Problem
+from analysis.laws.reach import beyond, far_words, largest
 from analysis.laws.records import Rollout, SensitivityRow
 from analysis.laws.status import FitError, Status
-from analysis.laws.uncertainty import LEVEL, Uncertainty, expanded_tail, percentile_interval
+from analysis.laws.uncertainty import LEVEL, Uncertainty, expanded_tail, percentile_interval, wider
 
 Interval = tuple[float, float]
 
@@ -33,6 +34,8 @@ class Prediction:
     """Predicted loss at given points, each field (m,).
 
     `low`, `high`: interval of the law itself; `prediction_low`, `prediction_high`: of one more measured loss there.
+    `missed`: the standard deviation of the log loss by which both were widened for what held-out checks missed.
+    `largest`: of what the law was fitted to (`reach.largest`).
     """
 
     at: Mapping[str, Array]
@@ -43,6 +46,18 @@ class Prediction:
     prediction_high: Array
     standard_error: Array
     level: float = LEVEL
+    missed: Array = field(default_factory=lambda: np.zeros(1))
+    largest: Mapping[str, float] = field(default_factory=dict)
+
+    def beyond(self, i: int) -> dict[str, float]:
+        """By which factor point i goes beyond the largest that was fitted, of each variable and of compute."""
+        return {name: float(values[i]) for name, values in beyond(self.largest, self.at).items()}
+
+    def notes(self, i: int) -> tuple[str, ...]:
+        """What is to be said with point i: how far it is, and by how much its intervals were widened."""
+        missed = float(np.broadcast_to(self.missed, self.value.shape)[i])
+        widened = f"intervals widened by {missed:.2%} of the loss (standard deviation), as held-out runs were missed"
+        return tuple(note for note in (far_words(self.beyond(i)), widened if missed > 0.0 else "") if note)
 
     def rows(self) -> list[dict[str, float]]:
         """One dict per point, JSON-ready."""
@@ -55,6 +70,7 @@ class Prediction:
                 "prediction_low": float(self.prediction_low[i]),
                 "prediction_high": float(self.prediction_high[i]),
                 "standard_error": float(self.standard_error[i]),
+                "beyond": max(self.beyond(i).values(), default=float("nan")),
             }
             for i in range(len(self.value))
         ]
@@ -253,17 +269,31 @@ class FitResult:
         if relation is not None:
             none = np.full(len(value), np.nan)
             known = np.where(relation.leaves(x), np.nan, value)
-            return Prediction(x, known, none, none, none, none, none, self.level)
+            return Prediction(x, known, none, none, none, none, none, self.level, largest=self.largest)
         band = self._bootstrap_band if self.uncertainty.uses_draws else self._t_band
         chunks = [
             band({name: values[i : i + POINTS_AT_ONCE] for name, values in x.items()})
             for i in range(0, len(value), POINTS_AT_ONCE)
         ]
         low, high, prediction_low, prediction_high, se = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        missed = self.widening(x)
         low, high, prediction_low, prediction_high = (
-            np.exp(np.clip(side, -700.0, 700.0)) for side in (low, high, prediction_low, prediction_high)
+            np.exp(np.clip(side, -700.0, 700.0))
+            for side in (*wider(low, high, 2.0 * missed), *wider(prediction_low, prediction_high, 2.0 * missed))
         )
-        return Prediction(x, value, low, high, prediction_low, prediction_high, se, self.level)
+        se = np.hypot(se, value * missed)
+        return Prediction(x, value, low, high, prediction_low, prediction_high, se, self.level, missed, self.largest)
+
+    def widening(self, x: Mapping[str, Array]) -> Array:
+        """Standard deviation (m,) of log predictions from what the held-out checks missed (`Rollout.widening`)."""
+        if self.rollout is None:
+            return np.zeros(len(next(iter(x.values()))))
+        return self.rollout.widening(x)
+
+    @property
+    def largest(self) -> dict[str, float]:
+        """The largest value fitted of each variable, and of the compute."""
+        return largest({name: self.problem.x[name] for name in self.problem.form.variables})
 
     def law(self, at: Mapping[str, ArrayLike]) -> Array:
         """Predicted loss at new points, (m,), without intervals."""

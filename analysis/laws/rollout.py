@@ -39,7 +39,11 @@ def roll_out(problem: Problem, objective: str, delta: float | None, seed: int, d
                 rows.append(row)
     # A simpler form stands in only where the form itself cannot be tested at all: its misses are its own.
     rows = [row for row in rows if row.form == problem.form.name] or rows
-    return Rollout(tuple(rows), "" if rows else "; ".join(dict.fromkeys(reasons)) or "no size can be hidden")
+    per_nd = 1.0
+    if {"N", "D", "C"} <= set(problem.x):
+        per_nd = float(np.exp(np.mean(np.log(problem.x["C"] / (problem.x["N"] * problem.x["D"])))))
+    reason = "" if rows else "; ".join(dict.fromkeys(reasons)) or "no size can be hidden"
+    return Rollout(tuple(rows), reason, per_nd, problem.form.name)
 
 
 def _axes(problem: Problem) -> Iterator[tuple[str, Array]]:
@@ -92,6 +96,7 @@ def _one_cut(
         form=form.name,
         n_train=int(keep.sum()),
         n_test=int(hidden.sum()),
+        units=int(hidden.sum() if problem.groups is None else len(np.unique(problem.groups[hidden]))),
         x=values[hidden],
         measured=problem.loss[hidden],
         predicted=predicted.value,

@@ -109,6 +109,7 @@ class Averaged:
     low: Array  # the sides of the 95 % interval
     high: Array
     between: Array  # standard deviation of the log prediction between the forms
+    notes: tuple[str, ...]  # what is to be said with the first point
 
 
 def average(results: Sequence[FitResult], weights: Sequence[float], at: Mapping[str, ArrayLike]) -> Averaged:
@@ -124,7 +125,7 @@ def average(results: Sequence[FitResult], weights: Sequence[float], at: Mapping[
     between = np.sqrt(np.sum(share * (log_value - mean) ** 2, axis=0))
     half = 1.96 * np.sqrt(np.sum(share * sd**2, axis=0) + between**2)
     at_points = {name: np.atleast_1d(np.asarray(values, dtype=np.float64)) for name, values in at.items()}
-    return Averaged(at_points, np.exp(mean), np.exp(mean - half), np.exp(mean + half), between)
+    return Averaged(at_points, np.exp(mean), np.exp(mean - half), np.exp(mean + half), between, predicted[0].notes(0))
 
 
 def _badness(score: FormScore) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from analysis.laws.isoflop import IsoflopResult
 from analysis.laws.optimal import ComputeRule
 from analysis.laws.powerfit import PowerFit
+from analysis.laws.reach import COMPUTE, far_words
 from analysis.laws.result import FitResult, Prediction
 from analysis.laws.select import Averaged, FormScore
 
@@ -173,6 +174,7 @@ def predictions_text(predictions: Iterable[Prediction]) -> str:
                 f"  [{number(prediction.low[i])}, {number(prediction.high[i])}]"
                 f"  [{number(prediction.prediction_low[i])}, {number(prediction.prediction_high[i])}]"
             )
+            lines += [f"      {note}" for note in prediction.notes(i)]
     return "\n".join(lines)
 
 
@@ -185,6 +187,8 @@ def optima_text(rows: Iterable[Mapping[str, float]]) -> str:
             if name in row
         ]
         lines.append(f"    C = {number(row['C'])}: " + ", ".join(parts))
+        far = far_words({COMPUTE: row["beyond"]})
+        lines += [f"      {far}"] if far else []
         share = row.get("undefined_share", 0.0)
         if share >= 0.005:
             lines.append(
@@ -343,6 +347,7 @@ def selection_text(path: str, kept: int, scores: Sequence[FormScore], averages: 
             f"    {place}: {found.value[0]:.5g} [{found.low[0]:.5g}, {found.high[0]:.5g}]   "
             f"between the forms {found.between[0]:.2%}"
         )
+        lines += [f"      {note}" for note in found.notes]
     return "\n".join(lines)
 
 

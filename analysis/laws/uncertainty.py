@@ -211,6 +211,14 @@ def percentile_interval(draws: Array, tail: float) -> tuple[Array, Array]:
     return below[int(np.floor(tail * last))], above[int(np.ceil((1.0 - tail) * last))]
 
 
+def wider(low: Array, high: Array, extra: Array) -> tuple[Array, Array]:
+    """An interval with a further independent error of half-width `extra`: the half-widths add as squares."""
+    half = 0.5 * (high - low)
+    with np.errstate(invalid="ignore"):
+        more = np.where((extra > 0.0) & np.isfinite(half), np.hypot(half, extra) - half, 0.0)
+    return low - more, high + more
+
+
 def expanded_tail(units: int, level: float = LEVEL) -> float:
     """Tail of the expanded percentile interval (Hesterberg 2015): Phi(-sqrt(n / (n - 1)) t_{n-1}).
 

@@ -135,7 +135,8 @@ def verdict(held: HeldOut) -> str:
         return f"{told}, without an interval"
     where = "inside" if held.inside else "outside"
     told += f", {where} an interval of a factor of {held.width:.3g}"
-    return f"{told}, which says little" if held.says_little else told
+    told = f"{told}, which says little" if held.says_little else told
+    return f"{told} ({held.far})" if held.far else told
 
 
 def efficiency_words(found: Efficiency | None) -> str:

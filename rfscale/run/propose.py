@@ -90,6 +90,7 @@ class Proposal:
             "",
             f"  target: depth {self.target.depth}, {self.target.steps} steps; predicted loss {p.value[0]:.5g}, 95 % "
             f"interval {p.low[0]:.5g} to {p.high[0]:.5g}",
+            *(f"  {note}" for note in p.notes(0)),
             f"  its standard error: {design.log_sd_before:.2%} now, {design.log_sd_after:.2%} expected after these "
             f"runs",
             "",
