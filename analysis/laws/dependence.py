@@ -35,6 +35,8 @@ LAGS = (1, 2, 3, 4, 5, 6, 8)
 CLIP = 3.0
 """Residuals count up to so many standard deviations (by the median absolute deviation)."""
 MIN_LEFT = 0.1
+ROUNDING = 1e-9
+"""Residuals below this are those of arithmetic, and go together as it pleases."""
 
 Index = NDArray[np.intp]
 
@@ -98,6 +100,8 @@ def dependence(problem: Problem, optimum: Optimum, seed: int = 0) -> Dependence:
         return Dependence(float("nan"), "", {}, f"{problem.n} points are too few, {MIN_POINTS} are needed")
     if problem.n - problem.p < problem.p:
         return Dependence(float("nan"), "", {}, "too few degrees of freedom are left")
+    if optimum.sigma < ROUNDING:
+        return Dependence(float("nan"), "", {}, "the law passes through the rows up to rounding")
     kinds = _companies({name: problem.x[name][:MAX_POINTS] for name in problem.form.variables})
     residual, basis = (values[:MAX_POINTS] for values in _residuals(problem, optimum))
     found = np.array([kind.statistic(residual[None])[0] for kind in kinds])

@@ -8,6 +8,7 @@ from math import erfc, sqrt
 
 import numpy as np
 
+from analysis.laws.dependence import dependence
 from analysis.laws.forms import Array
 from analysis.laws.optimum import solve
 from analysis.laws.problem import CHECKED_POINTS, Problem
@@ -129,6 +130,7 @@ class Held:
     estimate: Mapping[str, float]
     interval: Mapping[str, tuple[float, float]]
     reason: str = ""
+    depends: bool = False  # rows depend on each other in the free fit too: then p means nothing
 
 
 def held_against_data(problem: Problem, objective: str) -> Held | None:
@@ -162,6 +164,7 @@ def held_against_data(problem: Problem, objective: str) -> Held | None:
         p,
         {name: result.estimate[name] for name in problem.fixed},
         {name: result.interval[name] for name in problem.fixed},
+        depends=dependence(free, best).found,
     )
 
 

@@ -24,6 +24,10 @@ from analysis.laws.uncertainty import Uncertainty, quantify
 PRESETS: dict[str, float] = {"chinchilla": 1e-3}
 """Named values of delta: Hoffmann et al. 2022 use 1e-3 on log loss."""
 
+MAX_DRAWS = 100_000
+MAX_SEED = 2**32 - 1
+"""Of numpy's legacy generator, which draws the resamples."""
+
 
 def fit(
     form: str | Form,
@@ -58,6 +62,10 @@ def fit(
     threshold = PRESETS[delta] if isinstance(delta, str) and delta in PRESETS else delta
     if isinstance(threshold, str):
         raise FitError(f"delta preset {delta!r} is unknown: use {', '.join(PRESETS)} or a number.")
+    if not 0 <= bootstrap <= MAX_DRAWS:
+        raise FitError(f"bootstrap is {bootstrap}: give a number of resamples from 0 to {MAX_DRAWS:,}; 1,000 will do.")
+    if not 0 <= seed <= MAX_SEED:
+        raise FitError(f"seed is {seed}: give a whole number from 0 to {MAX_SEED}.")
     problem = make_problem(form, data, loss, weights=weights, groups=groups, fixed=fixed)
     if objective == "raw":
         problem, objective = with_raw_weights(problem), "ls"

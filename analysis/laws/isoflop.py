@@ -291,7 +291,8 @@ def _judge(
     lowest = float(sizes[np.argmin(losses)])
     if len(ordered) <= degree:
         add = (below[0], above[0])
-        return bad(f"has {len(ordered)} sizes, and a polynomial of degree {degree} needs {degree + 1}", add)
+        given = "1 size" if len(ordered) == 1 else f"{len(ordered)} sizes"
+        return bad(f"has {given}, and a polynomial of degree {degree} needs {degree + 1}", add)
     if not np.isfinite(place):
         curvature = np.polyval(np.polyder(fit.coefficients, 2), np.log(lowest) - fit.shift)
         falls = fit.coefficients[-2] < 0.0 if curvature > 0.0 else losses[np.argmax(sizes)] < losses[np.argmin(sizes)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from analysis.laws.diagnostics import MIN_POINTS, held_against_data, repeats, runs_test
+from analysis.laws.diagnostics import MIN_POINTS, Held, held_against_data, repeats, runs_test
 from analysis.laws.forms import EXPONENT_BOUNDS, PowerLaws
 from analysis.laws.identify import ABSENT_SHARE
 from analysis.laws.problem import CHECKED_POINTS, Problem, distinct_sizes, one_variable_forms, simpler_form
@@ -40,8 +40,7 @@ def judge(result: FitResult) -> FitResult:
         *_held_out(result),
         *_residuals(result),
         *_repeats(result),
-        *_dependence(result),
-        *_held_values(result),
+        *_dependence_or_held_values(result),
     ]
     return replace(result, status=Status(tuple(reasons)))
 
@@ -209,13 +208,20 @@ def _repeats(result: FitResult) -> Iterator[Reason]:
         )
 
 
-def _held_values(result: FitResult) -> Iterator[Reason]:
+def _dependence_or_held_values(result: FitResult) -> Iterator[Reason]:
+    """A value held in error leaves residuals that go together, as rows of one run do: only one of both is said."""
+    held = held_against_data(result.problem, result.objective)
+    refused = held is not None and held.p < STRUCTURE and not held.depends
+    depends = result.dependence is not None and result.dependence.found
+    if held is not None and (refused or not depends):
+        yield from _held_values(result.problem, held)
+    if not (refused and depends):
+        yield from _dependence(result)
+
+
+def _held_values(problem: Problem, found: Held) -> Iterator[Reason]:
     """Values that are held and that the data refuse; and that this could not be tested."""
-    depends = result.dependence is not None and result.dependence.found  # then the test's p means nothing
-    found = None if depends else held_against_data(result.problem, result.objective)
-    if found is None:
-        return
-    held = ", ".join(f"{name} = {value:g}" for name, value in result.problem.fixed.items())
+    held = ", ".join(f"{name} = {value:g}" for name, value in problem.fixed.items())
     if found.reason:
         yield Reason(Code.NOTE, f"Whether the data allow {held} was not tested: {found.reason}.")
     elif found.p < STRUCTURE:
@@ -235,11 +241,12 @@ def _dependence(result: FitResult) -> Iterator[Reason]:
         return
     if found.found:
         sizes = " and ".join(f"{len(levels(problem.x[name]))} sizes of {name}" for name in problem.form.variables)
+        p = "< 0.001" if found.p < 1e-3 else f"= {found.p:.1g}"
         yield Reason(
             Code.DEPENDENT,
-            f"The {problem.n} rows ({sizes}) are not independent: residuals of {found.kind} go together (p "
-            f"< {max(found.p, 1e-3):.1g}). Intervals take rows as independent, so they are too narrow. Name the column "
-            f"of the run that each row is of with --group; if every row is a run of its own, the law bends otherwise.",
+            f"The {problem.n} rows ({sizes}) are not independent: residuals of {found.kind} go together (p {p}). "
+            f"Intervals take rows as independent, so they are too narrow. Name the column of the run that each row is "
+            f"of with --group; if every row is a run of its own, the law bends otherwise.",
         )
     elif found.reason:
         yield Reason(Code.NOTE, f"Whether rows depend on each other was not tested: {found.reason}.")
@@ -274,6 +281,13 @@ def _data(result: FitResult) -> Iterator[Reason]:
         yield Reason(
             Code.NOTE,
             f"Held-out test and sensitivity are made on {CHECKED_POINTS:,} of the {problem.n:,} rows, drawn at random.",
+        )
+    counted = 1.0 / float(np.mean(problem.weight**2)) * problem.n
+    if counted < 2 * problem.p:
+        yield Reason(
+            Code.WEAK,
+            f"The weights are so unequal that {problem.n} rows count as {counted:.1f}, for {problem.p} parameters: the "
+            f"intervals cannot be relied on; give weights nearer each other, or none.",
         )
     if result.uncertainty.n_failed:
         yield Reason(

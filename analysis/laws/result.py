@@ -213,7 +213,7 @@ class FitResult:
         for name, value in self.derived.items():
             jacobian = self._complex_step(partial(self._derived_one, name))
             width = self.uncertainty.t_quantile * float(np.sqrt(jacobian @ self.uncertainty.covariance @ jacobian))
-            out[name] = (value - width, value + width)
+            out[name] = (max(value - width, 0.0), min(value + width, 1.0))  # shares of one whole
         return out
 
     def _derived_one(self, name: str, theta: Array) -> Array:

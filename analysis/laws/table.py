@@ -82,10 +82,11 @@ class Table:
         bad = np.flatnonzero(~positive(numbers))
         if bad.size:
             found = numbers[bad[0]]
+            passes = "> 0" if not np.isinf(numbers[bad]).any() else f"> 0 and {written(name)} < 1e308"
             raise FitError(
                 f"column {name!r} is {'empty or nan' if np.isnan(found) else found} on line {self.lines[bad[0]]} of "
                 f"{self.path} ({bad.size} such line{'s' if bad.size > 1 else ''}): values must be positive and finite; "
-                f"leave such rows out with --where '{written(name)} > 0', and say so."
+                f"leave such rows out with --where '{written(name)} {passes}', and say so."
             )
         return numbers
 

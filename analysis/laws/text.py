@@ -214,7 +214,8 @@ def compute_line(rule: ComputeRule, column: str) -> str:
     low, high = rule.spread
     return (
         f"compute: C = {rule.flops_per_nd:.4g} N D, the geometric mean of column {column!r} ({low:.4g} to {high:.4g} "
-        f"over the runs)."
+        f"over the runs)"
+        + (": the column does not follow N D, so best sizes lean on a mean that no run has." if high > 4 * low else ".")
     )
 
 

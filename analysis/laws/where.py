@@ -155,9 +155,11 @@ class _Filter:
         if _is_text(left) != _is_text(right) and compare in _EQUALITY:
             left, right = self._as_written(a, left), self._as_written(b, right)
         if _is_text(left) != _is_text(right):
+            quoted = any(isinstance(node, ast.Constant) and isinstance(node.value, str) for node in (a, b))
+            advice = "take the quotes off, as a column of numbers is compared with a number"
             raise FitError(
                 f"the filter {_short(self.expression)!r} compares a number with text, {self._said(a)} with "
-                f"{self._said(b)}: put the text side in quotes."
+                f"{self._said(b)}: {advice if quoted else 'put the text side in quotes'}."
             )
         return np.broadcast_to(np.asarray(compare(left, right), dtype=bool), (self.n,))
 

@@ -221,3 +221,25 @@ def test_labels_are_compared_and_grouped_as_they_are_written(tmp_path: Path) -> 
     path.write_text("\n".join(["N,loss,run", *rows, "1e5,3,", "1e5,3,"]), encoding="utf-8")
     with pytest.raises(FitError, match=r"'run', named by --group, is empty or nan on line 14 and 1 more"):
         fit_table(path, "N", group="run")
+
+
+def test_advice_for_a_bad_cell_and_a_quoted_number_is_advice_that_works(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    rows = [f"{n:g},{'inf' if n == 4e6 else 2 + 40 * n**-0.3}" for n in np.arange(1, 9) * 1e6]
+    path.write_text("\n".join(["N,loss", *rows]), encoding="utf-8")
+    with pytest.raises(FitError, match=r"inf on line 5 .* --where 'loss > 0 and loss < 1e308'"):
+        fit_table(path, "N", checks=False, bootstrap=0)
+    assert fit_table(path, "N", where_="loss > 0 and loss < 1e308", checks=False, bootstrap=0).n_kept == 7
+    with pytest.raises(FitError, match="take the quotes off"):
+        fit_table(path, "N", where_="N > '2e6'")
+
+
+def test_a_column_of_compute_that_does_not_follow_n_d_is_said_to(tmp_path: Path) -> None:
+    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 4)))
+    loss = 1.8 + 480 * n**-0.35 + 2100 * d**-0.37
+    said = []
+    for flops in (6 * n * d, n):
+        table = np.column_stack([n, d, flops, loss])
+        np.savetxt(tmp_path / "runs.csv", table, delimiter=",", header="N,D,C,loss", comments="")
+        said.append("does not follow N D" in fit_table(tmp_path / "runs.csv", checks=False, bootstrap=0).to_text())
+    assert said == [False, True]

@@ -176,3 +176,47 @@ def test_that_a_held_value_was_not_tested_is_said() -> None:
 def test_a_missing_group_is_refused(labels: list[object]) -> None:
     with pytest.raises(FitError, match=r"no label at index 1 \(6 such\)"):
         fit("N", {"N": N, "loss": losses(N, 20 * N)}, groups=labels)  # type: ignore[arg-type]
+
+
+def crossed() -> dict[str, np.ndarray]:
+    n, d = (values.ravel() for values in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5)))
+    return {"N": n, "D": d, "loss": losses(n, d)}
+
+
+def test_residuals_that_a_wrong_held_value_leaves_are_not_laid_to_missing_groups() -> None:
+    result = fit("chinchilla", crossed(), fixed={"E": 0.9}, bootstrap=0)
+    assert result.dependence is not None
+    assert result.dependence.found
+    assert any("speak against E = 0.9" in sentence for sentence in result.status.sentences)
+    assert not any("--group" in sentence for sentence in result.status.sentences)
+
+
+def test_a_law_through_every_row_has_no_residuals_to_go_together() -> None:
+    data = crossed()
+    data["loss"] = losses(data["N"], data["D"], 0.0)
+    result = fit("chinchilla", data, bootstrap=0)
+    assert not result.status.has(Code.DEPENDENT)
+    assert any("up to rounding" in sentence for sentence in result.status.sentences)
+
+
+def test_weights_that_leave_few_rows_are_said_to() -> None:
+    weights = 10.0 ** np.random.default_rng(0).uniform(-12, 12, 25)
+    status = fit("chinchilla", crossed(), weights=weights, bootstrap=0, checks=False).status
+    assert status.has(Code.WEAK)
+    assert any("25 rows count as 1." in sentence for sentence in status.sentences)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"seed": 2**32}, "0 to 4294967295"), ({"bootstrap": 100_001}, "0 to 100,000")]
+)
+def test_options_beyond_what_can_be_drawn_are_refused(options: dict[str, int], words: str) -> None:
+    with pytest.raises(FitError, match=words):
+        fit("chinchilla", crossed(), **options)  # type: ignore[arg-type]
+
+
+def test_the_shares_of_compute_lie_between_0_and_1() -> None:
+    n, d = np.repeat([1e7, 3e7, 1e8, 3e8], 40), np.tile(np.geomspace(1e9, 1e11, 40), 4)
+    offset = np.repeat(0.01 * np.random.default_rng(3).normal(size=4), 40)
+    result = fit("chinchilla", {"N": n, "D": d, "loss": losses(n, d) * np.exp(offset)}, groups=n, checks=False)
+    assert result.derived_interval["a"][1] == 1.0
+    assert min(low for low, _ in result.derived_interval.values()) == 0.0
