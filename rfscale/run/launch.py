@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rfscale import names
+from rfscale.quoting import quoted
 from rfscale.run.tasks import Problem, evaluate_task, train_task
 from rfscale.spec.sweep import Quality, Resources, Sweep
 from rfscale.spec.trial import Trial
@@ -26,6 +30,8 @@ from rfscale.train import placement
 SAME_ERROR_LIMIT = 3
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 10.0
+JOIN_SECONDS = 90
+"""For joining a cluster: where something else listens at its address, Ray alone goes on trying for ten minutes."""
 
 
 class LaunchError(names.RfscaleError, RuntimeError):
@@ -185,6 +191,8 @@ def _start(address: str | None) -> Any:
         settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if address is None or _has_token():
         settings["RAY_AUTH_MODE"] = "token"  # the default of a local start; saying so silences the warning about it
+    if address is not None:
+        settings["RAY_BACKEND_LOG_LEVEL"] = "error"  # this process's own: a cluster that is not there is one sentence
     try:
         if address is not None and _loopback_only(address):
             settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -199,18 +207,43 @@ def _start(address: str | None) -> Any:
             # "local" never joins somebody else's cluster (ray issue 26678).
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
-        if address is None:
-            raise LaunchError(f"cannot start Ray here: {names.one_line(error, 300)}") from error
-        raise LaunchError(_cannot_join(address, error)) from error
+            with _at_most(JOIN_SECONDS):
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises plain ones, such as that its node timed out
+        raise LaunchError(_cannot_start(error) if address is None else _cannot_join(address, error)) from error
     return ray
+
+
+@contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError inside after that many seconds; in a thread that no signal reaches, never."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: object) -> None:
+        raise TimeoutError(f"no answer within {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _cannot_start(error: Exception) -> str:
+    return (
+        f"cannot start Ray here: {names.one_line(error, 300)}; try again when the machine is less busy, set RAY_TMPDIR "
+        "to a folder with a short path that can be written to, or use `rfscale train`, which needs no Ray"
+    )
 
 
 def _cannot_join(address: str | None, error: Exception) -> str:
     return (
-        f"cannot join the Ray cluster {address}: {names.one_line(error, 300)}; give HOST:PORT of a running cluster, "
-        "or 'auto' on one of its machines, with its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        f"cannot join the Ray cluster {quoted(address)}: {names.one_line(error, 300)}; give HOST:PORT of a running "
+        "cluster, or 'auto' on one of its machines, with its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -212,9 +214,37 @@ def test_more_than_one_gpu_per_trial_is_refused_before_ray_starts(
 
 
 def test_an_address_where_nobody_listens_is_one_sentence(store: Store) -> None:
-    with pytest.raises(LaunchError, match=r"^cannot join the Ray cluster 127\.0\.0\.1:9: .*HOST:PORT") as caught:
+    with pytest.raises(LaunchError, match=r"^cannot join the Ray cluster '127\.0\.0\.1:9': .*HOST:PORT") as caught:
         launch(small(), store, address="127.0.0.1:9")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["", "nohost", "127.0.0.1:99999999", "127.0.0.1:x", "ray://", "a b:c:1"])
+def test_an_address_that_is_none_is_one_sentence(store: Store, address: str) -> None:
+    with pytest.raises(LaunchError, match=f"^cannot join the Ray cluster {re.escape(repr(address))}: .*HOST:PORT"):
+        launch(small(), store, address=address)
+
+
+def test_a_ray_that_cannot_start_is_one_sentence(store: Store, tmp_path: Path, rfscale: Any) -> None:
+    """The temporary folder of Ray is a file, or so long that no socket can lie in it."""
+    path = tmp_path / "sweep.yaml"
+    path.write_text(json.dumps(SMALL))
+    (tmp_path / "a-file").touch()
+    for folder in (tmp_path / "a-file", tmp_path / ("x" * 120)):
+        done = rfscale("run", path, "--store", store.root, RAY_TMPDIR=str(folder))
+        assert done.returncode == 2, done.stderr
+        (said,) = done.stderr.splitlines()
+        assert said.startswith("rfscale: cannot start Ray here: ")
+        assert "set RAY_TMPDIR to a folder with a short path that can be written to" in said
+
+
+@pytest.mark.slow
+def test_where_something_else_listens_joining_has_an_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch_module, "JOIN_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(LaunchError, match="no answer within 1 seconds; give HOST:PORT of a running cluster"):
+            launch(small(), store, address=address)
 
 
 # --- on a cluster -----------------------------------------------------------------------------------------------------
