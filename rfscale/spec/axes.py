@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, JsonValue
 
 from rfscale.names import RfscaleError
+from rfscale.quoting import cut
 from rfscale.registry import KINDS
 from rfscale.spec.trial import Trial
 
@@ -214,7 +215,7 @@ class UnknownFieldError(AxisError):
     """A name under `tune:` that is no field."""
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(f"tune: {name} is no field of a trial")
+        super().__init__(f"tune: {cut(name)} is no field of a trial")
         self.name, self.known = name, known
 
 

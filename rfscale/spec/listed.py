@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_origin
 
+from rfscale.quoting import quoted
+from rfscale.spec.axes import AxisError
 from rfscale.spec.sentences import kind_of, section_of
 
 _SECTIONS = ("data", "text", "model", "training", "evaluation")
@@ -33,7 +35,10 @@ def listed_fields(grid: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
 
 
 def one_by_one(grid: Mapping[str, Any], seen: tuple[str, ...] = ()) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
-    """Every combination of one value per listed field, in reading order, with the names of those fields."""
+    """Every combination of one value per listed field, in reading order, with the names of those fields.
+
+    Raises AxisError where a value of a field is a list itself.
+    """
     first = next(listed_fields(grid), None)
     if first is None:
         yield dict(grid), seen
@@ -41,6 +46,8 @@ def one_by_one(grid: Mapping[str, Any], seen: tuple[str, ...] = ()) -> Iterator[
     field, values = first
     section, _, key = field.partition(".")
     for value in values:
+        if isinstance(value, list):
+            raise AxisError(f"{field} = {quoted(values)} has a list inside a list; write one list of values")
         one = {**grid[section], key: value} if key else value
         yield from one_by_one({**grid, section: one}, (*seen, field))
 

@@ -17,13 +17,15 @@ from rfscale.quoting import cut, quoted
 from rfscale.registry import load_plugin
 from rfscale.spec.axes import AxisError, Point, UnknownFieldError, layout
 from rfscale.spec.listed import listable, listed_fields, one_by_one
-from rfscale.spec.sentences import kind_of, nearest, sentence, unknown_key
+from rfscale.spec.sentences import LONGEST, kind_of, nearest, sentence, unknown_key
 from rfscale.spec.sweep import Grid, Quality, Resources, Samples, Sweep, SweepError
 from rfscale.spec.trial import Strict, Trial, data_identity, plugins_of
 from rfscale.spec.yaml import YamlError, parse, read_text
 
 MAX_TRIALS = 5000
 """Trials of one sweep, before duplicates are merged: the paper's study has 61 formulations on a few sizes."""
+MAX_LABEL = 100
+"""Characters of the label of an arm."""
 
 
 class _Header(Strict):
@@ -79,19 +81,21 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
         raise SweepError(f"{source}: grids must be a non-empty list of mappings, each overriding keys of the sweep")
     for i, grid in enumerate(grids):
         _check_part(grid, f"{source}: grids[{i}]")
+    _check_arms(raw.get("arms", {}), source)
     header = _validated(_Header, _stated(raw), source, folder)
-    for name, arm in header.arms.items():
-        _check_part(arm, f"{source}: arms.{name}")
     data_identity.cache_clear()  # an image folder may have changed since the last sweep of this process
     points: list[Point] = []
     for i, grid in enumerate(grids):
         where = source if len(grids) == 1 else f"{source}: grids[{i}]"
-        points += _points(_merged(body, grid), header.arms, i, len(points), where, folder)
+        try:
+            points += _points(_merged(body, grid), header.arms, i, len(points), where, folder)
+        except AxisError as error:
+            raise SweepError(f"{where}: {error}") from error
     trials = {point.trial.trial_id: point.trial for point in points}
     try:
         placed = layout(points, header.tune, lambda grid: listable(grid.model_dump()))
     except UnknownFieldError as error:
-        raise SweepError(f"{source}: {error}; {nearest(error.name, error.known)}") from error
+        raise SweepError(f"{source}: {cut(f'{error}; {nearest(error.name, error.known)}', LONGEST)}") from error
     except AxisError as error:
         raise SweepError(f"{source}: {error}") from error
     return Sweep(
@@ -202,6 +206,23 @@ def _check_part(part: Mapping[str, Any], source: str) -> None:
     if whole:
         raise SweepError(f"{source}: {whole[0]!r} is one for the whole sweep; write it at the top of the file")
     _check_keys(part, Grid, source)
+
+
+def _check_arms(arms: Any, source: str) -> None:
+    """A label stands in tables, figures and sentences: one line of it, short and not empty."""
+    if not isinstance(arms, Mapping):
+        raise SweepError(
+            f"{source}: arms = {quoted(arms)} is not a mapping; write arms: {{label: {{key: value, ...}}}}"
+        )
+    for label, arm in arms.items():
+        if not label.strip() or not label.isprintable() or len(label) > MAX_LABEL:
+            raise SweepError(
+                f"{source}: arms: {quoted(label)} is no label; give each arm a name of 1 to {MAX_LABEL} characters "
+                "that can be printed, on one line"
+            )
+        if not isinstance(arm, Mapping):
+            raise SweepError(f"{source}: arms.{label} = {quoted(arm)} is not a mapping; write the keys that it sets")
+        _check_part(arm, f"{source}: arms.{label}")
 
 
 def _grid_trials(grid: Grid, checked: set[DataSource], source: str) -> list[tuple[Trial, dict[str, Any]]]:

@@ -72,6 +72,20 @@ VARIANTS: tuple[Mapping, ...] = (
     },
 )
 
+ARMED: Mapping = {
+    **FULL,
+    "training": {**FULL["training"], "steps": [40], "learning_rate": [0.001, 0.002], "weight_decay": [0.0, 0.1]},
+    "seeds": [0],
+    "arms": {
+        "rf": {"formulations": "rf"},
+        "rf, shift 3": {"formulations": "rf", "training": {"timestep_shift": 3, "beta1": 0.7}},
+        "v": {"formulations": ["v/cos"], "model": {"qk_norm": True, "mlp_ratio": 3}},
+    },
+    "tune": ["training.learning_rate", "training.weight_decay"],
+}
+"""Named arms and tuned lists."""
+VARIANTS = (*VARIANTS, ARMED)
+
 _NOTHING_AND_TRUTH = "~ null yes no on Off y true FALSE True"
 _NUMBERS = """0 -0 -0.0 1 2 3 -1 1.5 1.0 1e3 2E+1 1e1 .5 5. +3 64 1e9 1e10 0600 032 09 0o600 0o17 0xFF 0b101 1_000 1:30
 1:30.5 190:20:30 2024-01-31 2024-13-45 12:30:45 = \u0661\u0662 \uff11\uff12 .inf -.inf +.INF .nan nan inf 1e400 -1e400
@@ -141,6 +155,81 @@ scalars = st.one_of(
 def odd_values(draw: st.DrawFn) -> tuple[Mapping, tuple[str | int, ...], str]:
     variant = draw(st.sampled_from(VARIANTS))
     return variant, draw(st.sampled_from(list(places(variant)))), draw(scalars)
+
+
+LISTED = tuple(
+    (section, key)
+    for section in ("data", "text", "model", "training", "evaluation")
+    for key, value in ARMED[section].items()
+    if (isinstance(value, int | float) and not isinstance(value, bool)) or key == "weight_decay"
+)
+"""Fields of one number, of which a list is an axis."""
+entries = st.one_of(
+    st.sampled_from(
+        [text for text in ODD if text and len(text) < 40 and not set(text) & set(",[]{}\n#&*!?|>'\"%@`\t: ")]
+    ),
+    st.integers(1, 64).map(str),
+    st.floats(0, 1).map(repr),
+    st.sampled_from(["yes", "true", "'1'", "[1]", "{a: 1}", "1", "1.0", "1e0", "0.5"]),
+)
+
+
+@st.composite
+def listed_values(draw: st.DrawFn) -> tuple[tuple[str, str], list[str]]:
+    """A field and the entries of a list that stands there: few or none, equal or of several kinds."""
+    return draw(st.sampled_from(LISTED)), draw(st.lists(entries, max_size=4))
+
+
+LABELS = (
+    "",
+    " ",
+    "rf",
+    "v",
+    "rf, shift 3",
+    "1",
+    "null",
+    "<<",
+    "*a",
+    "a\nb",
+    "x\u2028y",
+    "\u00e9",
+    "x" * 101,
+    "x" * 5000,
+)
+TUNABLE = (
+    *(
+        "training.learning_rate",
+        "training.beta1",
+        "training.timestep_shift",
+        "training.lerning_rate",
+        "seeds",
+        "training",
+    ),
+    *("model.depths", "formulations", "data.name", "arms", "", "a.b.c", "training.learning_rate ", "x" * 5000, "a\nb"),
+)
+
+
+@st.composite
+def odd_arms(draw: st.DrawFn) -> Mapping:
+    """Another arm or another label of one, and another `tune:`."""
+    section, key = draw(st.sampled_from(LISTED))
+    raw = draw(st.sampled_from(ODD)) if draw(st.booleans()) else f"[{', '.join(draw(st.lists(entries, max_size=3)))}]"
+    arm: Any = draw(
+        st.sampled_from(
+            [
+                {},
+                Raw(raw),
+                {section: {key: Raw(raw)}},
+                {section: Raw(raw)},
+                {"seeds": 1},
+                {"name": "x"},
+                {"grids": [{}]},
+            ]
+        )
+    )
+    arms = {**ARMED["arms"], draw(st.sampled_from(LABELS)): arm}
+    tune: Any = draw(st.one_of(st.lists(st.sampled_from(TUNABLE), max_size=3), st.sampled_from(TUNABLE)))
+    return {**ARMED, "arms": arms, **({"tune": tune} if draw(st.booleans()) else {})}
 
 
 _SIGNS = "*a # : , [ ] { } ' | > % @ ? ~ 0 - . e _ \ufeff \x00 \x07 \u2028 \u00e9 \U0001f642"

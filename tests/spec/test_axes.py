@@ -172,6 +172,12 @@ BAD: dict[str, tuple[Mapping, str]] = {
         {"tune": ["training.lerning_rate"]},
         "tune: training.lerning_rate is no field of a trial; did you mean 'training.learning_rate'?",
     ),
+    "a list inside a list": (
+        {"data": {"name": "shapes", "resolution": 8, "max_objects": [[1]]}},
+        "data.max_objects = [[1]] has a list inside a list; write one list of values",
+    ),
+    "a label of two lines": ({"arms": {"a\nb": {}}}, r"arms: 'a\\nb' is no label; give each arm a name"),
+    "no label": ({"arms": {"": {}}}, "arms: '' is no label; give each arm a name"),
     "one value": ({"tune": ["training.beta2"]}, "tune: training.beta2 has one value in this sweep; list several"),
     "a rung": ({"tune": ["model.depths"]}, "tune: model.depths is a rung, and cannot be tuned"),
     "a seed": ({"tune": ["seeds"]}, "tune: seeds is a seed, and cannot be tuned"),

@@ -18,7 +18,21 @@ from typing import Any
 import pytest
 from conftest import Mapping, files_in
 from hypothesis import HealthCheck, given, settings
-from mutations import FULL, ODD, VARIANTS, Raw, block_style, damaged_texts, file_of, odd_values, places, replaced
+from mutations import (
+    ARMED,
+    FULL,
+    ODD,
+    VARIANTS,
+    Raw,
+    block_style,
+    damaged_texts,
+    file_of,
+    listed_values,
+    odd_arms,
+    odd_values,
+    places,
+    replaced,
+)
 from PIL import Image
 
 from rfscale.spec.sweep import Sweep, SweepError
@@ -99,6 +113,8 @@ COMPARED = {
 
 
 def check_the_value_is_what_was_written(sweep: Sweep, at: tuple[str | int, ...], text: str, variant: Mapping) -> None:
+    if at[0] == "arms":
+        at = at[2:]
     if len(at) < 2 or (at[0], at[1]) not in COMPARED or "grids" in variant:
         return
     if text.startswith("[") or (len(at) > 2 and not text.strip()):  # a list, or a comma before its end
@@ -196,12 +212,45 @@ SYNONYMS = {
 }
 
 
+OTHERS = "warmup_steps|yaml: arms|read as YAML"  # named where a list breaks the file, or does not fit another key's
+
+
 def check_damaged_text(folder: Path, content: bytes) -> None:
     found = read(folder, content)
     if isinstance(found, Sweep):
         check_round_trip(folder, found)
     else:
         check_one_sentence(found)
+
+
+def check_list(folder: Path, case: tuple[tuple[str, str], list[str]]) -> None:
+    """Every entry is a value of the grid, and the grid has no other."""
+    at, entries = case
+    found = read(folder, file_of(replaced(ARMED, at, Raw(f"[{', '.join(entries)}]"))).encode())
+    if not isinstance(found, Sweep):
+        check_one_sentence(found)
+        assert at[1] in found or re.search(f"{SYNONYMS.get(at[1], at[1])}|{OTHERS}", found), f"{at}: {entries}: {found}"
+        return
+    check_round_trip(folder, found)
+    if at in COMPARED:
+        meant = {meaning(entry) for entry in entries}
+        assert None not in meant, f"{at}: {entries} was accepted"
+        arms = ARMED["arms"].values()
+        elsewhere = {Fraction(str(arm[at[0]][at[1]])) for arm in arms if at[1] in arm.get(at[0], {})}
+        values = {Fraction(value) for value in accepted_value(found, *at)}
+        assert values == {Fraction(float(value)) for value in meant | elsewhere if value is not None}
+
+
+def check_arms(folder: Path, definition: Mapping) -> None:
+    found = read(folder, file_of(definition).encode("utf-8", "surrogatepass"))
+    if not isinstance(found, Sweep):
+        check_one_sentence(found)
+        return
+    check_round_trip(folder, found)
+    assert all(any(arm == label or arm.startswith(f"{label}, ") for arm in found.arms) for label in definition["arms"])
+    assert all(arm.isprintable() for arm in found.arms)
+    tune = [definition["tune"]] if isinstance(definition["tune"], str) else definition["tune"]
+    assert {axis.field for axis in found.layout.of("tuned")} == set(tune)
 
 
 def mutated(examples: int) -> Callable[[Any], Any]:
@@ -213,27 +262,53 @@ def mutated(examples: int) -> Callable[[Any], Any]:
     )
 
 
-@mutated(FEW // 2)
+@mutated(FEW // 4)
 @given(case=odd_values())
 def test_an_odd_value_is_what_was_written_or_one_sentence(folder: Path, case: Any) -> None:
     check_odd_value(folder, case)
 
 
-@mutated(FEW // 2)
+@mutated(FEW // 4)
 @given(content=damaged_texts())
 def test_a_damaged_file_means_what_it_says_or_is_one_sentence(folder: Path, content: bytes) -> None:
     check_damaged_text(folder, content)
 
 
+@mutated(FEW // 4)
+@given(case=listed_values())
+def test_a_list_is_an_axis_of_what_was_written_or_one_sentence(folder: Path, case: Any) -> None:
+    check_list(folder, case)
+
+
+@mutated(FEW // 4)
+@given(definition=odd_arms())
+def test_arms_and_tune_are_what_was_written_or_one_sentence(folder: Path, definition: Mapping) -> None:
+    check_arms(folder, definition)
+
+
 @pytest.mark.slow
-@mutated(MANY // 2)
+@mutated(MANY // 4)
+@given(case=listed_values())
+def test_many_lists(folder: Path, case: Any) -> None:
+    check_list(folder, case)
+
+
+@pytest.mark.slow
+@mutated(MANY // 4)
+@given(definition=odd_arms())
+def test_many_arms_and_tuned_fields(folder: Path, definition: Mapping) -> None:
+    check_arms(folder, definition)
+
+
+@pytest.mark.slow
+@mutated(MANY // 4)
 @given(case=odd_values())
 def test_many_odd_values(folder: Path, case: Any) -> None:
     check_odd_value(folder, case)
 
 
 @pytest.mark.slow
-@mutated(MANY // 2)
+@mutated(MANY // 4)
 @given(content=damaged_texts())
 def test_many_damaged_files(folder: Path, content: bytes) -> None:
     check_damaged_text(folder, content)
@@ -258,6 +333,15 @@ NASTY = {
     "a grid of a million": file_of(
         {**FULL, "training": {"steps": list(range(100, 1100)), "batch": 8}, "seeds": list(range(1000))}
     ),
+    "a grid of a million by axes": file_of(
+        {
+            **FULL,
+            "training": {**FULL["training"], "learning_rate": [i / 2000 for i in range(1, 1001)]},
+            "text": {"length": 8, "width": list(range(8, 1008))},
+        }
+    ),
+    "an arm of 5,000 letters": file_of({**FULL, "arms": {"x" * 5000: {"seeds": 1}}}),
+    "a tuned name of 5,000 letters": file_of({**FULL, "tune": "x" * 5000}),
     "a depth of 401 digits": file_of(replaced(FULL, ("model", "depths"), Raw("1" + "0" * 400))),
     "an endless weight decay": file_of(replaced(FULL, ("training", "weight_decay"), Raw(".inf"))),
     "a null character in a path": file_of(replaced(VARIANTS[3], ("data", "path"), Raw('"a\\0b"'))),
