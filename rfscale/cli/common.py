@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from rfscale import __version__
 from rfscale.flow.formulations import FormulationError, canonical
@@ -29,7 +32,34 @@ if TYPE_CHECKING:
     from rfscale.run.progress import Terminal
     from rfscale.run.study import Ran
 
+
+class _Group(TyperGroup):
+    """The commands; a wrong name, option or value is one sentence, as every other bad input is."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:  # raises what prints the help
+            return super().parse_args(ctx, args)
+        with _usage_in_one_sentence(ctx):
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _usage_in_one_sentence(ctx):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage_in_one_sentence(ctx: Any) -> Iterator[None]:
+    try:
+        yield
+    except typer.TyperException as error:
+        command = (getattr(error, "ctx", None) or ctx).command_path
+        said = " ".join(error.format_message().split())
+        typer.echo(f"rfscale: {said.rstrip('.')}{'' if said.endswith('?') else '.'} See `{command} --help`.", err=True)
+        raise typer.Exit(2) from error
+
+
 app = typer.Typer(
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,10 +67,13 @@ app = typer.Typer(
 )
 
 SweepFile = Annotated[
-    Path, typer.Argument(metavar="SWEEP", help="sweep file (YAML), such as experiments/quickstart.yaml")
+    Path,
+    typer.Argument(metavar="SWEEP", readable=False, help="sweep file (YAML), such as experiments/quickstart.yaml"),
 ]
+# readable=False, here and elsewhere: no check by typer, since our own sentences say what to do.
 StoreFolder = Annotated[
-    Path | None, typer.Option("--store", help="folder of all results [default: $RFSCALE_STORE or ./runs]")
+    Path | None,
+    typer.Option("--store", readable=False, help="folder of all results [default: $RFSCALE_STORE or ./runs]"),
 ]
 Address = Annotated[
     str | None,
@@ -65,6 +98,8 @@ R = TypeVar("R")
 _READERS = ("sweep", "trial_id")
 """The arguments through which a command reads a sweep or a trial, either of which may name a plug-in."""
 _Allow = Annotated[bool, typer.Option("--allow-plugins", help="run the Python files that the sweep names as plug-ins")]
+_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What a machine refuses whoever asks, wherever it is met: permissions, a read-only disk, a full one."""
 _ARGUMENTS = ("sweep", "table")  # paths that stand without an option's name
 
 
@@ -89,6 +124,12 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
                 return command(*args, **kwargs)
         except RfscaleError as error:
             typer.echo(f"rfscale: {' '.join(str(error).split())}", err=True)  # one line, whatever was quoted
+            raise typer.Exit(2) from error
+        except OSError as error:
+            if error.errno not in _OF_THE_MACHINE or not error.filename:
+                raise
+            where, why = quoted(str(error.filename)), str(error.strerror).lower()
+            typer.echo(f"rfscale: {where} cannot be used: {why}; correct that, or name another place", err=True)
             raise typer.Exit(2) from error
 
     if reads:
@@ -152,8 +193,15 @@ def check_option(option: str, value: float, bounds: Whole | Real) -> None:
         raise SweepError(f"{option} {given} is not possible; give {bounds.allowed}")
 
 
-def trial_row(trial: Trial) -> dict[str, Any]:
-    return {"trial_id": trial.trial_id, **trial.parameters()}
+def trial_row(trial: Trial, sweep: Sweep) -> dict[str, Any]:
+    """A trial as `plan` and `status` show it: its id, its arm, its tuned values as the file has them, and the rest."""
+    place = sweep.placing(trial)
+    return {"trial_id": trial.trial_id, "arm": place.arm, **dict(place.tuned), **trial.parameters()}
+
+
+def tuned_fields(sweep: Sweep) -> tuple[str, ...]:
+    """The fields that are tuned, such as `training.learning_rate`: columns of the rows of trials."""
+    return tuple(axis.field for axis in sweep.layout.of("tuned"))
 
 
 def arm_named(given: str | None) -> str | None:
@@ -167,6 +215,9 @@ def arm_named(given: str | None) -> str | None:
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------
+
+MAX_WIDTH = 120
+"""Characters of a line of a table, where columns can be spared."""
 
 
 def print_notes(sweep: Sweep) -> None:
@@ -207,18 +258,27 @@ def end(ran: Ran) -> None:
         raise typer.Exit(1)
 
 
-def print_table(title: str, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    """Never cut to the width of the terminal: an id with its end cut off is of no use."""
+def print_table(title: str, columns: tuple[str, ...], rows: list[dict[str, Any]], spare: Sequence[str] = ()) -> None:
+    """Never cut to the width of the terminal: an id with its end cut off is of no use.
+
+    Fields are called by their last part where that is no other's. Columns of `spare` are left out, in that order, until
+    a line has at most MAX_WIDTH characters before its reason.
+    """
     shown = [column for column in columns if column != "reason" or any(row["reason"] for row in rows)]
-    cells = [
-        [column.replace("_", " ") for column in shown],
-        *([_cell(row[column]) for column in shown] for row in rows),
-    ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in shown]
+    last = [column.rpartition(".")[2] for column in shown]
+    heads = [name if last.count(name) == 1 else column for column, name in zip(shown, last, strict=True)]
+    cells = {
+        column: [head.replace("_", " "), *(_cell(row[column]) for row in rows)]
+        for column, head in zip(shown, heads, strict=True)
+    }
+    widths = {column: max(map(len, found)) for column, found in cells.items()}
+    for column in spare:
+        if sum(widths[c] + 2 for c in shown if c != "reason") - 2 > MAX_WIDTH and column in shown:
+            shown.remove(column)
+    numeric = {column: all(isinstance(row[column], int | float | None) for row in rows) for column in shown}
     typer.echo(f"{title}\n")
-    for line in cells:
-        padded = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True))
+    for i in range(len(rows) + 1):
+        padded = (cells[c][i].rjust(widths[c]) if numeric[c] else cells[c][i].ljust(widths[c]) for c in shown)
         typer.echo("  ".join(padded).rstrip())
     typer.echo()
 

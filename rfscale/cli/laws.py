@@ -52,7 +52,9 @@ Weights = Annotated[
 @app.command()
 @one_sentence
 def fit(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV file with a header row and one row per run")],
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", readable=False, help="CSV file with a header row and one row per run")
+    ],
     form: FormOption = "chinchilla",
     select: Select = None,
     n: Annotated[Column, _column("--N", "column of N, parameters")] = None,
@@ -76,7 +78,9 @@ def fit(
     degree: Degree = None,
     window: Window = None,
     weights: Weights = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="PNG file for a figure of the fit")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", readable=False, help="PNG file for a figure of the fit")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fit a scaling law to any table of runs.

@@ -18,18 +18,17 @@ from rfscale.cli.common import (
     print_table,
     said_of,
     trial_row,
+    tuned_fields,
 )
 from rfscale.flow.formulations import FAMILIES, canonical, signature
 from rfscale.registry import KINDS
 from rfscale.run.study import PLAN_STATUSES, Planned, Study, open_store
-from rfscale.spec.axes import Axis
+from rfscale.spec.axes import ARMS, Axis, shown
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.sweep_file import load_sweep, read_mapping
 
-_PLAN_COLUMNS = (
-    *("trial_id", "arm", "depth", "width", "heads", "parameters", "train_flops"),
-    *("steps", "batch", "seed", "status", "reason"),
-)
+_PLAN_COLUMNS = ("depth", "width", "heads", "parameters", "train_flops", "steps", "batch", "seed", "status", "reason")
+_SPARE = ("heads", "width", "batch")  # of no use for telling two trials apart: said by the depth, or the same for all
 _AXIS_COLUMNS = ("axis", "role", "size", "values")
 _LONGEST_VALUES = 100  # characters: what is longer is shown by its ends
 
@@ -52,7 +51,9 @@ def plan(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="with --budget: file of the sweep [default: <pilot>-next.yaml beside it]"),
+        typer.Option(
+            "--out", readable=False, help="with --budget: file of the sweep [default: <pilot>-next.yaml beside it]"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -100,7 +101,10 @@ def plan(
     if definition.layout.axes:
         print_table(title, _AXIS_COLUMNS, [_axis_row(axis) for axis in definition.layout.axes])
         title = definition.layout.sentence()
-    print_table(title, _PLAN_COLUMNS, rows)
+    if len(named := _named_arms(definition)) > 1:
+        print_table(title, tuple(named[0]), named)
+        title = "Trials:"
+    print_table(title, ("trial_id", "arm", *tuned_fields(definition), *_PLAN_COLUMNS), rows, _SPARE)
     parts = [f"{totals['trials']} trials", f"{totals['train_flops']:.3g} FLOPs of training"]
     parts += [f"{totals[status]} {status}" for status in PLAN_STATUSES if totals[status]]
     if definition.duplicates:
@@ -159,8 +163,21 @@ def _axis_row(axis: Axis) -> dict[str, Any]:
 
 
 def _row(sweep: Sweep, planned: Planned) -> dict[str, Any]:
-    arm = sweep.placing(planned.trial).arm
-    return {**trial_row(planned.trial), "arm": arm, "status": planned.status, "reason": planned.reason}
+    return {**trial_row(planned.trial, sweep), "status": planned.status, "reason": planned.reason}
+
+
+def _named_arms(sweep: Sweep) -> list[dict[str, Any]]:
+    """What each arm that the sweep names itself sets: its value of every field in which the arms differ."""
+    if not any(axis.field == ARMS for axis in sweep.layout.axes):
+        return []  # the label of an arm is made of its values
+    found: dict[str, dict[str, list[str]]] = {}
+    for trial in sweep.trials:
+        record, row = trial.identity_record(), found.setdefault(sweep.placing(trial).arm, {})
+        for key in sweep.roles["arm"]:
+            row.setdefault(key, []).append("-" if record.get(key) is None else shown(record[key]))
+    rows = [{key: ", ".join(dict.fromkeys(values)) for key, values in row.items()} for row in found.values()]
+    differing = [key for key in sweep.roles["arm"] if len({row[key] for row in rows}) > 1]
+    return [{"arm": arm, **{key: row[key] for key in differing}} for arm, row in zip(found, rows, strict=True)]
 
 
 @app.command()

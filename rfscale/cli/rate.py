@@ -52,7 +52,9 @@ def rate(
     results: Annotated[
         bool, typer.Option("--results", help="say what the votes so far mean, and serve nothing")
     ] = False,
-    plot: Annotated[Path | None, typer.Option("--plot", help="with --results: PNG file for a figure of Elo")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", readable=False, help="with --results: PNG file for a figure of Elo")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask people which of two images is better, blind.

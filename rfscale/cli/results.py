@@ -93,7 +93,7 @@ def sample(
     ],
     prompt: Annotated[list[str], typer.Option("--prompt", help="what the images should show; may be repeated")],
     store: StoreFolder = None,
-    out: Annotated[Path, typer.Option("--out", help="PNG file to write")] = Path("sample.png"),
+    out: Annotated[Path, typer.Option("--out", readable=False, help="PNG file to write")] = Path("sample.png"),
     count: Annotated[int, typer.Option("--count", help="images of each prompt")] = 4,
     steps: Annotated[int, typer.Option("--steps", help="steps of the ODE solver")] = 50,
     guidance: Annotated[float, typer.Option("--guidance", help="classifier-free guidance scale; 1 turns it off")] = 2.5,

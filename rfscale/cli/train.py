@@ -23,6 +23,7 @@ from rfscale.cli.common import (
     said_of,
     terminal,
     trial_row,
+    tuned_fields,
     with_resources,
 )
 from rfscale.run.study import Study, open_store
@@ -102,7 +103,13 @@ def status(sweep: SweepFile, store: StoreFolder = None, as_json: Json = False) -
     """
     study = Study(load_sweep(sweep), open_store(store))
     rows = [
-        {**trial_row(trial), "step": state.step, "loss": state.loss, "status": state.status, "reason": state.reason}
+        {
+            **trial_row(trial, study.sweep),
+            "step": state.step,
+            "loss": state.loss,
+            "status": state.status,
+            "reason": state.reason,
+        }
         for trial, state in study.states()
     ]
     count = {status: sum(row["status"] == status for row in rows) for status in names.STATUSES}
@@ -111,7 +118,7 @@ def status(sweep: SweepFile, store: StoreFolder = None, as_json: Json = False) -
         return
     print_table(
         study.sweep.name,
-        ("trial_id", "formulation", "depth", "seed", "step", "steps", "loss", "status", "reason"),
+        ("trial_id", "arm", *tuned_fields(study.sweep), "depth", "seed", "step", "steps", "loss", "status", "reason"),
         rows,
     )
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items() if number))

@@ -10,6 +10,7 @@ told to a `Watch`. Importing this loads neither torch nor Ray nor MLflow.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -344,8 +345,17 @@ def open_study(path: str | Path, store: str | Path | None = None) -> Study:
 
 
 def open_store(given: Path | None) -> Store:
-    """The store, which need not exist yet: by default $RFSCALE_STORE or ./runs. Raises StoreError for a file."""
+    """The store, which need not exist yet: by default $RFSCALE_STORE or ./runs.
+
+    Raises StoreError for a file, and for a folder that cannot be read.
+    """
     store = Store(given if given is not None else expanded(default_store(), "$RFSCALE_STORE"))
     if store.root.exists() and not store.root.is_dir():
         raise StoreError(f"the store {store.root} is a file; give a folder with --store")
+    for folder in (store.root, store.root / "trials"):
+        if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
+            raise StoreError(
+                f"cannot read {folder} of the store: permission denied; correct its permissions, or choose another "
+                "store with --store"
+            )
     return store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -558,3 +559,78 @@ def test_a_bug_keeps_its_traceback(tiny: Mapping, write_sweep: WriteSweep, monke
     done = invoke("plan", write_sweep(tiny))
     assert done.exit_code == 1
     assert isinstance(done.exception, ValueError)
+
+
+# --- what tells trials apart ------------------------------------------------------------------------------------------
+
+
+def test_plan_and_status_show_what_tells_two_trials_apart(
+    tiny: Mapping, write_sweep: WriteSweep, tmp_path: Path
+) -> None:
+    arms = {"rf": {}, "rf, shift 3, no norm": {"training": {"timestep_shift": 3}, "model": {"qk_norm": False}}}
+    training = {**tiny["training"], "learning_rate": [1e-4, 1.25e-4, 2e-3]}
+    path = write_sweep({**tiny, "arms": arms, "tune": ["training.learning_rate"], "training": training})
+    for command in ("plan", "status"):
+        lines = invoke(command, path, "--store", tmp_path / "s").stdout.splitlines()
+        rows = [line for line in lines if re.match(r"[0-9a-f]{12}  ", line)]
+        assert len({row[12:] for row in rows}) == len(rows) == 6
+        assert all(sum(f" {rate} " in row for row in rows) == 2 for rate in ("0.0001", "0.000125", "0.002"))
+        assert any(re.match(r"trial id +arm +learning rate +depth", line) for line in lines)
+        assert all(len(row) <= 120 for row in rows)
+    lines = invoke("plan", path, "--store", tmp_path / "s").stdout.splitlines()
+    table = [re.split(" {2,}", line) for line in lines]
+    assert ["arm", "qk norm", "timestep shift"] in table, "what all arms share is left out"
+    assert ["rf", "true", "1"] in table
+    assert ["rf, shift 3, no norm", "false", "3"] in table
+
+
+def test_a_wide_plan_leaves_out_what_follows_from_the_rest(
+    tiny: Mapping, write_sweep: WriteSweep, tmp_path: Path
+) -> None:
+    path = write_sweep({**tiny, "arms": {"a": {}, "b" * 45: {"training": {"timestep_shift": 3}}}})
+    lines = invoke("plan", path, "--store", tmp_path / "s").stdout.splitlines()
+    head = next(line for line in lines if line.startswith("trial id"))
+    assert "heads" not in head
+    assert "parameters" in head
+    assert all(len(line) <= 120 for line in lines if re.match(r"[0-9a-f]{12}  ", line))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plann"], "No such command 'plann'"),
+        (["--bad"], "No such option"),
+        (["plan"], "Missing argument 'SWEEP'. See `"),
+        (["plan", "x.yaml", "--bad"], "No such option"),
+        (["ui", "--port", "99999"], "Invalid value for '--port'"),
+        (["ui", "--port", "abc"], "Invalid value for '--port'"),
+        (["judge", "--resolution", "7"], "Invalid value for '--resolution'"),
+    ],
+)
+def test_a_command_line_that_cannot_be_is_one_sentence(arguments: list[str], said: str) -> None:
+    done = invoke(*arguments)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("rfscale: ")
+    assert said in line
+    assert line.endswith("--help`.")
+
+
+@pytest.mark.parametrize("folder", [".", "trials"])
+def test_a_store_that_cannot_be_read_is_one_sentence(
+    folder: str, tiny: Mapping, write_sweep: WriteSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, locked = write_sweep(tiny), tmp_path / "store" / folder
+    locked.mkdir(parents=True)
+    may = os.access
+    # Who runs the tests may be root, whom no permission stops.
+    monkeypatch.setattr(
+        os, "access", lambda place, mode: Path(place).resolve() != locked.resolve() and may(place, mode)
+    )
+    for command in ("plan", "status", "run", "report"):
+        done = invoke(command, path, "--store", tmp_path / "store")
+        assert done.exit_code == 2
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("rfscale: cannot read ")
+        assert "choose another store with --store" in line
