@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 import rfscale
 from rfscale import names
@@ -19,6 +23,7 @@ from rfscale.run.launch import Outcome
 from rfscale.run.study import Study
 from rfscale.spec.sweep import Sweep
 from rfscale.store import Store, StoreError
+from rfscale.train.loop import train
 from rfscale.train.placement import PlacementError
 
 Mapping = dict[str, Any]
@@ -107,3 +112,45 @@ def test_a_sweep_is_run_judged_reported_and_compared_without_a_word_on_the_scree
     assert set(found.table.trials["trial_id"]) == study.ids
     out = capsys.readouterr()
     assert (out.out, out.err) == ("", "")
+
+
+def test_what_a_folder_does_silently_is_said_by_plan_and_by_the_report(tmp_path: Path) -> None:
+    """Fewer held-out images than asked for, captions that are cut, and epochs over the data."""
+    images = tmp_path / "images"
+    images.mkdir()
+    lines = []
+    for i in range(12):
+        Image.new("RGB", (8, 8), (20 * i, 255 - 20 * i, 0)).save(images / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": f"number {i} of twelve" if i < 3 else f"number {i}"}))
+    (images / "metadata.jsonl").write_text("\n".join(lines))
+    definition = {
+        "name": "silent",
+        "question": "Is it said?",
+        "data": {"name": "folder", "path": "images", "resolution": 8},
+        "text": {"length": 3},
+        "model": {"depths": [1], "width_per_depth": 16, "patch": 4},
+        "formulations": ["rf", "eps/linear"],
+        "training": {"steps": 6, "batch": 8},
+        "evaluation": {"images": 8, "points": 2},
+        "samples": {"images": 0},
+    }
+    study = study_of(definition, tmp_path)
+    notes = study.plan().sweep.notes
+    assert len(notes) == 3
+    for note, said in zip(
+        notes,
+        (
+            r"evaluation asks for 8 held-out images and data `folder` has \d: val/loss is measured on those",
+            r"6 steps of 8 images go \d\.\d times over the \d+ training images of data `folder`",
+            r"3 of 12 captions of data `folder` have more than text\.length = 3 tokens: their end is cut",
+        ),
+        strict=True,
+    ):
+        assert re.fullmatch(said, note)
+    for trial in study.sweep.trials:
+        train(trial, study.store.trial(trial.trial_id), samples=study.sweep.samples)
+    watch = Remember()
+    report = study.run(watch=watch).report
+    page = html.unescape(report.path.read_text(encoding="utf-8"))
+    assert all(f"note: {note}" in watch.said for note in notes)
+    assert all(f"Note: {note}." in page and f"Note: {note}." in report.text for note in notes)
