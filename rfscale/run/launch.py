@@ -194,6 +194,10 @@ def _start(address: str | None) -> Any:
     if address is not None:
         settings["RAY_BACKEND_LOG_LEVEL"] = "error"  # this process's own: a cluster that is not there is one sentence
     try:
+        if (
+            address is not None and "://" in address
+        ):  # Ray's client mode: this process itself would not be in the cluster
+            raise ValueError("that is the address of a Ray client server")
         if address is not None and _loopback_only(address):
             settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     except (OSError, ValueError) as error:
@@ -233,16 +237,20 @@ def _at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def _why(error: Exception) -> str:
+    return names.one_line(error, 300) or type(error).__name__
+
+
 def _cannot_start(error: Exception) -> str:
     return (
-        f"cannot start Ray here: {names.one_line(error, 300)}; try again when the machine is less busy, set RAY_TMPDIR "
+        f"cannot start Ray here: {_why(error)}; try again when the machine is less busy, set RAY_TMPDIR "
         "to a folder with a short path that can be written to, or use `rfscale train`, which needs no Ray"
     )
 
 
 def _cannot_join(address: str | None, error: Exception) -> str:
     return (
-        f"cannot join the Ray cluster {quoted(address)}: {names.one_line(error, 300)}; give HOST:PORT of a running "
+        f"cannot join the Ray cluster {quoted(address)}: {_why(error)}; give HOST:PORT of a running "
         "cluster, or 'auto' on one of its machines, with its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
     )
 
@@ -254,7 +262,7 @@ def _loopback_only(address: str) -> bool:
     machine's own address instead, unless it is told not to.
     """
     host, _, port = address.rpartition(":")
-    if not host or "://" in address:
+    if not host:
         return False
     socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     if host not in ("127.0.0.1", "localhost"):

@@ -219,7 +219,9 @@ def test_an_address_where_nobody_listens_is_one_sentence(store: Store) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("address", ["", "nohost", "127.0.0.1:99999999", "127.0.0.1:x", "ray://", "a b:c:1"])
+@pytest.mark.parametrize(
+    "address", ["", "nohost", "127.0.0.1:99999999", "127.0.0.1:x", "ray://", "ray://127.0.0.1:9", "a b:c:1"]
+)
 def test_an_address_that_is_none_is_one_sentence(store: Store, address: str) -> None:
     with pytest.raises(LaunchError, match=f"^cannot join the Ray cluster {re.escape(repr(address))}: .*HOST:PORT"):
         launch(small(), store, address=address)
