@@ -191,8 +191,6 @@ def _start(address: str | None) -> Any:
         settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if address is None or _has_token():
         settings["RAY_AUTH_MODE"] = "token"  # the default of a local start; saying so silences the warning about it
-    if address is not None:
-        settings["RAY_BACKEND_LOG_LEVEL"] = "error"  # this process's own: a cluster that is not there is one sentence
     try:
         if (
             address is not None and "://" in address
@@ -218,20 +216,26 @@ def _start(address: str | None) -> Any:
     return ray
 
 
+class _TooLongError(BaseException):
+    """No Exception: Ray catches those of its own calls, and tries again."""
+
+
 @contextmanager
 def _at_most(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError inside after that many seconds; in a thread that no signal reaches, never."""
+    """Raise TimeoutError after that many seconds, once Ray lets go; in a thread that no signal reaches, never."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ring(number: int, frame: object) -> None:
-        raise TimeoutError(f"no answer within {seconds} seconds")
+        raise _TooLongError
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.alarm(seconds)
     try:
         yield
+    except _TooLongError:
+        raise TimeoutError(f"no answer within {seconds} seconds") from None
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
