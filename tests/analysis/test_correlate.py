@@ -112,7 +112,10 @@ def of_arms(seed: int, arms: int, sizes: int = 3, own: float = 0.15) -> tuple[np
     return loss, metric, 4.0**size, arm
 
 
-@pytest.mark.parametrize(("arms", "least"), [(3, 0.92), (5, 0.92), (17, 0.92)])
+@pytest.mark.parametrize(
+    ("arms", "least"),
+    [pytest.param(3, 0.92, marks=pytest.mark.slow), (5, 0.92), pytest.param(17, 0.92, marks=pytest.mark.slow)],
+)
 def test_intervals_cover_what_arms_carry_across_sizes(arms: int, least: float) -> None:
     """Clusters that are single models cover 68 to 86 % here. Truth: the mean over many draws of arms."""
     found = [correlate(*(d := of_arms(i, arms))[:2], compute=d[2], groups=d[3], link="linear") for i in range(300)]

@@ -287,6 +287,7 @@ def metrics_in_mlflow(store: Path) -> list[tuple[str, str, int, float]]:
     return [tuple(row) for row in rows]
 
 
+@pytest.mark.slow
 def test_a_sweep_with_quality_is_judged_resumed_and_logged_once(
     rfscale: Command,
     write_sweep: WriteSweep,
