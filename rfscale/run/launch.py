@@ -192,10 +192,6 @@ def _start(address: str | None) -> Any:
     if address is None or _has_token():
         settings["RAY_AUTH_MODE"] = "token"  # the default of a local start; saying so silences the warning about it
     try:
-        if (
-            address is not None and "://" in address
-        ):  # Ray's client mode: this process itself would not be in the cluster
-            raise ValueError("that is the address of a Ray client server")
         if address is not None and _loopback_only(address):
             settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     except (OSError, ValueError) as error:
@@ -260,11 +256,15 @@ def _cannot_join(address: str | None, error: Exception) -> str:
 
 
 def _loopback_only(address: str) -> bool:
-    """Whether a cluster at HOST:PORT listens on loopback and nowhere else. Raises OSError where nobody listens.
+    """Whether a cluster at HOST:PORT listens on loopback and nowhere else.
+
+    Raises OSError where nobody listens, and ValueError for what is no such address.
 
     Asked before Ray is: where nobody answers Ray goes on trying for ten minutes, and for 127.0.0.1 it dials the
     machine's own address instead, unless it is told not to.
     """
+    if "://" in address:  # Ray's client mode, which outlives a failed attempt: this process could not start Ray again
+        raise ValueError("that is the address of a Ray client server")
     host, _, port = address.rpartition(":")
     if not host:
         return False
