@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.laws.forms import Array, Form
+from analysis.laws.optimal import compute_rule
 from analysis.laws.optimum import solve
 from analysis.laws.problem import Problem, find_form
 from analysis.laws.records import Rollout, RolloutRow
@@ -39,9 +40,7 @@ def roll_out(problem: Problem, objective: str, delta: float | None, seed: int, d
                 rows.append(row)
     # A simpler form stands in only where the form itself cannot be tested at all: its misses are its own.
     rows = [row for row in rows if row.form == problem.form.name] or rows
-    per_nd = 1.0
-    if {"N", "D", "C"} <= set(problem.x):
-        per_nd = float(np.exp(np.mean(np.log(problem.x["C"] / (problem.x["N"] * problem.x["D"])))))
+    per_nd = compute_rule(problem.x).flops_per_nd if {"N", "D", "C"} <= set(problem.x) else 1.0
     reason = "" if rows else "; ".join(dict.fromkeys(reasons)) or "no size can be hidden"
     return Rollout(tuple(rows), reason, per_nd, problem.form.name)
 
