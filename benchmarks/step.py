@@ -31,7 +31,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from rfscale.backbones.mmdit.cost import ModelShape
+from rfscale.backbones.mmdit.cost import MMDiTShape
 from rfscale.backbones.mmdit.network import MMDiT
 from rfscale.data.batch import Condition
 
@@ -107,7 +107,7 @@ def parse() -> argparse.Namespace:
 
 def compare(depth: int, args: argparse.Namespace, device: torch.device, peak: float, has_diffusers: bool) -> Row:
     """All contestants at one size."""
-    shape = ModelShape(
+    shape = MMDiTShape(
         depth=depth,
         width=depth * args.width_per_depth,
         heads=depth,
@@ -145,14 +145,14 @@ def compare(depth: int, args: argparse.Namespace, device: torch.device, peak: fl
     )
 
 
-def our_step(shape: ModelShape, batch: int, device: torch.device, precision: str, compiled: bool) -> Step:
+def our_step(shape: MMDiTShape, batch: int, device: torch.device, precision: str, compiled: bool) -> Step:
     model = MMDiT(shape).to(device)
     z, noise_level, context, pooled = inputs(shape, batch, device)
     told = Condition(context, pooled)
     return training_step(model, lambda: model(z, noise_level, told), z, model.blocks, precision, compiled)
 
 
-def diffusers_step(shape: ModelShape, batch: int, device: torch.device, precision: str, compiled: bool) -> Step:
+def diffusers_step(shape: MMDiTShape, batch: int, device: torch.device, precision: str, compiled: bool) -> Step:
     model: nn.Module = importlib.import_module("diffusers").SD3Transformer2DModel(
         sample_size=shape.resolution,
         patch_size=shape.patch,
@@ -177,7 +177,7 @@ def diffusers_step(shape: ModelShape, batch: int, device: torch.device, precisio
     return training_step(model, forward, z, model.get_submodule("transformer_blocks"), precision, compiled)
 
 
-def inputs(shape: ModelShape, batch: int, device: torch.device) -> tuple[Tensor, ...]:
+def inputs(shape: MMDiTShape, batch: int, device: torch.device) -> tuple[Tensor, ...]:
     normal = partial(torch.randn, device=device)
     side = shape.resolution
     return (

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rfscale.backbones.base import BACKBONES, BackboneSpec
-from rfscale.backbones.mmdit.cost import Flops
+from rfscale.backbones.cost import Flops
 from rfscale.data.base import Captioned
 from rfscale.data.spec import DATA, DataSource
 

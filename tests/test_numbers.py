@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from rfscale.backbones.mmdit.spec import MMDiTLadder, MMDiTSpec
+from rfscale.backbones.mmdit.spec import MMDiTSpec
 from rfscale.data.spec import DigitsData, FolderData, GlyphsData, ShapesData
 from rfscale.data.text import TextSpec
 from rfscale.judges import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJudge, ShapesJudge
@@ -23,7 +23,7 @@ from rfscale.spec.sweep import Grid, Quality, Resources, Samples, Setting, Train
 from rfscale.spec.trial import Evaluation, ResolvedTraining, Trial
 
 SPECS: tuple[type[BaseModel], ...] = (
-    *(MMDiTLadder, Training, Evaluation, Samples, Quality, Setting, Resources, Grid, Trial, ResolvedTraining),
+    *(MMDiTSpec.ladder(), Training, Evaluation, Samples, Quality, Setting, Resources, Grid, Trial, ResolvedTraining),
     *(MMDiTSpec, TextSpec),
     *(ShapesData, GlyphsData, DigitsData, FolderData),
     *(ShapesJudge, GlyphsJudge, ClipJudge, InceptionJudge, GenEvalJudge),

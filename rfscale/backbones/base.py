@@ -6,11 +6,12 @@ A new backbone is a folder with a `BackboneSpec` and one line in `BACKBONES`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from rfscale.backbones.mmdit.cost import Flops
+from rfscale.backbones.cost import Flops
 from rfscale.data.spec import DataSource
 from rfscale.data.text import EncoderSpec
 from rfscale.numbers import Depth, Heads, Listed, Patch, Width
@@ -46,6 +47,8 @@ class BackboneSpec(Spec):
     """One network, everything resolved, as a trial carries it. A subclass names itself in `backbone`, and may add
     fields of its own. Never change a default: it is not in the ids."""
 
+    sizes: ClassVar[type[Ladder]]
+    """What its ladder begins with: how the sizes of a sweep follow from a depth."""
     backbone: str
     depth: Depth
     width: Width
@@ -67,14 +70,7 @@ class BackboneSpec(Spec):
     @classmethod
     def ladder(cls) -> type[Ladder]:
         """What a sweep file says under `model:`: the fields of the spec, with a list of depths in the place of one."""
-        fields: dict[str, Any] = {
-            key: (info.annotation if not info.metadata else Annotated[(info.annotation, *info.metadata)], info)
-            for key, info in cls.model_fields.items()
-            if key not in ("backbone", "depth")
-        }
-        made: type[Ladder] = create_model(f"{cls.__name__}Ladder", __base__=Ladder, __doc__=cls.__doc__, **fields)
-        made.spec = cls
-        return made
+        return _ladder(cls)
 
 
 class Ladder(BaseModel):
@@ -83,6 +79,8 @@ class Ladder(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec: ClassVar[type[BackboneSpec]]
+    tied: ClassVar[frozenset[str]] = frozenset({"backbone", "depth"})
+    """Fields of the spec that follow from the ladder, and that a sweep file does not say."""
     backbone: str = "mmdit"
     depths: Annotated[tuple[Depth, ...], Listed, Field(min_length=1, description="blocks of each size")]
 
@@ -91,6 +89,20 @@ class Ladder(BaseModel):
         given = self.model_dump(exclude={"depths", "backbone"})
         return type(self).spec.model_validate({**given, "depth": depth, "backbone": self.backbone})
 
+
+@cache
+def _ladder(spec: type[BackboneSpec]) -> type[Ladder]:
+    fields: dict[str, Any] = {
+        key: (info.annotation if not info.metadata else Annotated[(info.annotation, *info.metadata)], info)
+        for key, info in spec.model_fields.items()
+        if key not in spec.sizes.tied and key not in spec.sizes.model_fields
+    }
+    made: type[Ladder] = create_model(f"{spec.__name__}Ladder", __base__=spec.sizes, __doc__=spec.__doc__, **fields)
+    made.spec = spec
+    return made
+
+
+BackboneSpec.sizes = Ladder
 
 BACKBONES = Kind(
     "backbones",

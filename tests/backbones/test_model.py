@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from rfscale.backbones.mmdit.cost import ModelShape
-from rfscale.backbones.mmdit.network import MMDiT, patchify, sincos_positions, sinusoid, unpatchify
+from rfscale.backbones.layers import patchify, sincos_positions, sinusoid, unpatchify
+from rfscale.backbones.mmdit.cost import MMDiTShape
+from rfscale.backbones.mmdit.network import MMDiT
 from rfscale.data.batch import Condition
 
-SMALL = ModelShape(
+SMALL = MMDiTShape(
     depth=2,
     width=32,
     heads=2,
@@ -31,7 +32,7 @@ SHAPES = {
 }
 
 
-def random_inputs(shape: ModelShape, batch: int = 4, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+def random_inputs(shape: MMDiTShape, batch: int = 4, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
     g = torch.Generator().manual_seed(1)
     # Multiples of 1/1024: 1000 time is then exact in fp32, whoever multiplies.
     time = torch.randint(0, 1025, (batch,), generator=g).to(dtype) / 1024
@@ -50,7 +51,7 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def trained_like(shape: ModelShape, seed: int = 0) -> MMDiT:
+def trained_like(shape: MMDiTShape, seed: int = 0) -> MMDiT:
     """A model with every parameter random, as training would leave it: no gate is zero."""
     model = MMDiT(shape, seeded(seed))
     with torch.no_grad():
@@ -63,7 +64,7 @@ def trained_like(shape: ModelShape, seed: int = 0) -> MMDiT:
 # Parity with diffusers
 
 
-def key_map(shape: ModelShape) -> dict[str, list[str]]:
+def key_map(shape: MMDiTShape) -> dict[str, list[str]]:
     """Our parameter -> the diffusers parameters it is made of, concatenated along the first axis.
 
     Two layouts differ beyond names. Patches: their Conv2d wants (d, c, p, p), ours a row (row, column, channel).
@@ -108,7 +109,7 @@ def key_map(shape: ModelShape) -> dict[str, list[str]]:
     return both | (scales if shape.qk_norm else {})
 
 
-def translate(theirs: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
+def translate(theirs: dict[str, Tensor], shape: MMDiTShape) -> dict[str, Tensor]:
     """A diffusers state dict (or its gradients) in our names and layouts."""
     ours = {name: torch.cat([theirs[key] for key in keys]) for name, keys in key_map(shape).items()}
     ours["image_embedding.weight"] = ours["image_embedding.weight"].permute(0, 2, 3, 1).flatten(1)
@@ -118,14 +119,14 @@ def translate(theirs: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]
     return ours
 
 
-def dead_keys(shape: ModelShape) -> set[str]:
+def dead_keys(shape: MMDiTShape) -> set[str]:
     """Parameters of diffusers that nothing reads: queries of the last context stream."""
     attention = f"transformer_blocks.{shape.depth - 1}.attn"
     norm = {f"{attention}.norm_added_q.weight"} if shape.qk_norm else set()
     return norm | {f"{attention}.add_q_proj.weight", f"{attention}.add_q_proj.bias"}
 
 
-def diffusers_model(shape: ModelShape) -> torch.nn.Module:
+def diffusers_model(shape: MMDiTShape) -> torch.nn.Module:
     os.environ["HF_HUB_OFFLINE"] = "1"
     diffusers = pytest.importorskip("diffusers")
     side = shape.resolution // shape.patch
@@ -195,7 +196,7 @@ def test_the_key_map_leaves_nothing_out() -> None:
 
 def test_positions_equal_diffusers() -> None:
     theirs = diffusers_model(SMALL).state_dict()["pos_embed.pos_embed"]
-    torch.testing.assert_close(sincos_positions(SMALL.width, 4), theirs, rtol=0, atol=1e-7)
+    torch.testing.assert_close(sincos_positions(SMALL.width, (4, 4), 4), theirs, rtol=0, atol=1e-7)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -310,13 +311,13 @@ def test_patchify_is_undone_and_keeps_neighbours() -> None:
     z = torch.arange(2 * 3 * 12 * 12.0).view(2, 3, 12, 12)
     tokens = patchify(z, 4)
     assert tokens.shape == (2, 9, 48)
-    assert torch.equal(unpatchify(tokens, 4), z)
+    assert torch.equal(unpatchify(tokens, 4, (3, 3)), z)
     assert torch.equal(tokens[0, 1].view(4, 4, 3), z[0, :, 0:4, 4:8].permute(1, 2, 0))  # second patch: same rows
 
 
 def test_positions_are_symmetric() -> None:
     width, grid = 24, 5
-    table = sincos_positions(width, grid).view(grid, grid, 2, width // 2)
+    table = sincos_positions(width, (grid, grid), grid).view(grid, grid, 2, width // 2)
     column, row = table[:, :, 0], table[:, :, 1]
     assert torch.equal(column, row.transpose(0, 1))  # the two axes are treated alike
     assert torch.equal(column[0], column[3])  # a column means the same in every row
@@ -393,7 +394,7 @@ def test_qk_norm_adds_its_scales_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("changed", "shape", "says"),
     [
-        (0, (4, 3, 8, 6), r"z has shape \(4, 3, 8, 6\); this model needs \(4, 3, 8, 8\)"),
+        (0, (4, 3, 8, 7), r"z has shape \(4, 3, 8, 7\); this model needs \(4, 3, 8, 8\)"),
         (1, (3,), "time has shape"),
         (2, (4, 6, 12), "context has shape"),
         (3, (4, 21), "pooled has shape"),

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rfscale.backbones.mmdit.cost import ModelShape
+from rfscale.backbones.mmdit.cost import MMDiTShape
 from rfscale.backbones.mmdit.network import MMDiT
 from rfscale.data.batch import Condition
 
 
-def random_shape(seed: int) -> ModelShape:
+def random_shape(seed: int) -> MMDiTShape:
     rng = random.Random(seed)
     heads, patch = rng.choice((1, 2, 3, 5)), rng.choice((1, 2, 4))
-    return ModelShape(
+    return MMDiTShape(
         depth=rng.randint(1, 4),
         width=heads * 4 * rng.randint(1, 8),
         heads=heads,
@@ -34,7 +34,7 @@ def random_shape(seed: int) -> ModelShape:
 
 SHAPES = [random_shape(seed) for seed in range(12)]
 
-SD3_MEDIUM = ModelShape(
+SD3_MEDIUM = MMDiTShape(
     depth=24,
     width=1536,
     heads=24,
@@ -48,7 +48,7 @@ SD3_MEDIUM = ModelShape(
 )
 
 
-def meta_inputs(shape: ModelShape, batch: int) -> tuple[torch.Tensor, torch.Tensor, Condition]:
+def meta_inputs(shape: MMDiTShape, batch: int) -> tuple[torch.Tensor, torch.Tensor, Condition]:
     return (
         torch.randn(batch, shape.channels, shape.resolution, shape.resolution),
         torch.rand(batch),
@@ -59,7 +59,7 @@ def meta_inputs(shape: ModelShape, batch: int) -> tuple[torch.Tensor, torch.Tens
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=range(len(SHAPES)))
-def test_flops_equal_torchs_flop_counter(shape: ModelShape) -> None:
+def test_flops_equal_torchs_flop_counter(shape: MMDiTShape) -> None:
     batch = 3
     with torch.device("meta"):
         model, inputs = MMDiT(shape), meta_inputs(shape, batch)
@@ -99,7 +99,7 @@ def group_of(parameter: str) -> str:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=range(len(SHAPES)))
-def test_parameters_equal_the_model_group_by_group(shape: ModelShape) -> None:
+def test_parameters_equal_the_model_group_by_group(shape: MMDiTShape) -> None:
     with torch.device("meta"):
         model = MMDiT(shape)
     counted = dict.fromkeys(shape.parameters(), 0)
@@ -118,7 +118,7 @@ def test_the_released_sd3_medium_has_this_many_parameters() -> None:
 
 
 def test_derived_numbers() -> None:
-    shape = ModelShape(
+    shape = MMDiTShape(
         depth=2,
         width=64,
         heads=2,

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
-from rfscale.backbones.mmdit.spec import MMDiTLadder
+from rfscale.backbones.mmdit.spec import MMDiTSpec
 from rfscale.cli import app
 from rfscale.data.spec import DigitsData, FolderData, GlyphsData, ShapesData
 from rfscale.data.text import TextSpec
@@ -39,7 +39,18 @@ def test_every_command_of_the_readme_exists() -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [MMDiTLadder, Training, Evaluation, Samples, Resources, TextSpec, ShapesData, GlyphsData, DigitsData, FolderData],
+    [
+        MMDiTSpec.ladder(),
+        Training,
+        Evaluation,
+        Samples,
+        Resources,
+        TextSpec,
+        ShapesData,
+        GlyphsData,
+        DigitsData,
+        FolderData,
+    ],
 )
 def test_every_key_of_a_sweep_is_documented(model: type[BaseModel]) -> None:
     missing = [field for field in model.model_fields if f"`{field}`" not in SWEEPS]

@@ -182,7 +182,7 @@ def test_an_installed_package_adds_one_by_an_entry_point(sweep: Path, tmp_path: 
 ONE_OF_EACH = '''
 from typing import Literal
 from rfscale.backbones.base import BACKBONES
-from rfscale.backbones.mmdit.spec import MMDiTSpec, MMDiTLadder
+from rfscale.backbones.mmdit.spec import MMDiTSpec
 from rfscale.data.spec import DATA, ShapesData
 from rfscale.data.text import TEXT, TextSpec
 from rfscale.flow.formulations import FAMILIES, Family
@@ -208,16 +208,6 @@ class Short(TextSpec):
 class Twin(MMDiTSpec):
     """MM-DiT under another name."""
     backbone: Literal["twin"] = "twin"
-
-    @classmethod
-    def ladder(cls):
-        return TwinLadder
-
-class TwinLadder(MMDiTLadder):
-    spec = Twin
-
-    def at(self, depth):
-        return Twin(**{**super().at(depth).model_dump(), "backbone": "twin"})
 
 @SCHEDULES.add
 class Linear(ScheduleSpec):

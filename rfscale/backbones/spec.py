@@ -1,0 +1,64 @@
+"""What the transformers share in a trial, and as a ladder of sizes in a sweep file. Imports no torch.
+
+A backbone of this family is a folder: a spec (`TransformerSpec`) that names its shape, its costs (`TransformerShape`)
+and its network (`rfscale.backbones.layers.Transformer`), and one line in `BACKBONES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from rfscale.backbones.base import BackboneSpec, Ladder
+from rfscale.backbones.cost import TransformerShape
+from rfscale.data.spec import DataSource
+from rfscale.data.text import EncoderSpec
+from rfscale.numbers import Depth, Heads, Patch, Ratio, Width
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class TransformerSpec(BackboneSpec):
+    """A transformer on patches. A subclass names itself in `backbone`, its costs in `costs`, and builds its network."""
+
+    costs: ClassVar[type[TransformerShape]]
+    depth: Depth
+    width: Width
+    heads: Heads
+    patch: Patch
+    mlp_ratio: Ratio = Field(default=4, description="MLP width / width")
+    qk_norm: bool = Field(default=True, description="RMS norm of queries and keys")
+
+    def shape(self, data: DataSource, text: EncoderSpec) -> TransformerShape:
+        own = self.model_dump(exclude={"backbone"})
+        return type(self).costs(
+            **own,
+            resolution=data.resolution,
+            channels=data.channels,
+            context_length=text.length,
+            context_width=text.width,
+            pooled_width=text.pooled_width,
+        )
+
+    def parts(self, network: nn.Module) -> Iterable[nn.Module]:
+        return network.get_submodule("blocks").children()
+
+
+class TransformerLadder(Ladder):
+    """SD3 ties everything to the depth d: width 64 d, d heads, MLP 4 times the width (section 4.1)."""
+
+    tied = frozenset({"backbone", "depth", "width"})
+    width_per_depth: Width = Field(default=64, description="width / depth; 64 is the paper's, CPU ladders want less")
+    heads: Heads | None = Field(default=None, description="attention heads; must divide every width [default: depth]")
+    patch: Patch = Field(default=2, description="side of a patch in pixels; must divide the resolution")
+
+    def at(self, depth: int) -> BackboneSpec:
+        given = self.model_dump(exclude={"depths", "width_per_depth"})
+        sizes = {"depth": depth, "width": self.width_per_depth * depth, "heads": self.heads or depth}
+        return type(self).spec.model_validate({**given, **sizes})
+
+
+TransformerSpec.sizes = TransformerLadder
