@@ -109,6 +109,9 @@ BACKBONES = Kind(
     "model",
     "backbone",
     "mmdit",
-    {"mmdit": "rfscale.backbones.mmdit.spec:MMDiTSpec"},
+    {
+        "mmdit": "rfscale.backbones.mmdit.spec:MMDiTSpec",
+        "mmdit3": "rfscale.backbones.mmdit3.spec:MMDiT3Spec",
+    },
     written=lambda spec: spec.ladder(),
 )

@@ -64,12 +64,21 @@ class TransformerShape:
     qk_norm: bool = True
     sides: tuple[int, int] | None = None
     """Height and width of z; None: square, of side `resolution`."""
+    context_parts: tuple[int, ...] | None = None
+    """Lengths of the parts of the context, one per text encoder; None: one part."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type in ("int", int) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"model shape: {field.name} is {value!r}; it must be a whole number of at least 1.")
+            value, least = getattr(self, field.name), 0 if field.default == 0 else 1
+            if field.type in ("int", int) and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise ValueError(
+                    f"model shape: {field.name} is {value!r}; it must be a whole number of at least {least}."
+                )
+        if sum(self.parts) != self.context_length or min(self.parts) < 1:
+            raise ValueError(
+                f"model shape: parts of {' + '.join(map(str, self.parts))} tokens are no context of "
+                f"{self.context_length}; give lengths of at least 1 that add up to it."
+            )
         if self.width % self.heads:
             lower = self.width // self.heads * self.heads
             widths = " or ".join(str(w) for w in (lower, lower + self.heads) if w)
@@ -99,6 +108,11 @@ class TransformerShape:
     def at(self, sides: tuple[int, int]) -> Self:
         """The same network on images of that height and width."""
         return type(self)(**{field.name: getattr(self, field.name) for field in fields(self)} | {"sides": sides})
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Tokens of each text encoder, in the order of the context."""
+        return self.context_parts or (self.context_length,)
 
     @property
     def grid(self) -> tuple[int, int]:

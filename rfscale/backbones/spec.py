@@ -38,7 +38,8 @@ class TransformerSpec(BackboneSpec):
             **own,
             resolution=data.resolution,
             channels=data.channels,
-            context_length=text.length,
+            context_length=sum(text.parts),
+            context_parts=text.parts,
             context_width=text.width,
             pooled_width=text.pooled_width,
         )

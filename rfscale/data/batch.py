@@ -15,7 +15,8 @@ Device = torch.device | str
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What the network is told of b captions by one text encoder; all zeros is the unconditional input."""
+    """What the network is told of b captions; all zeros is the unconditional input. The tokens of several text encoders
+    follow each other, in the lengths of `EncoderSpec.parts`: a network that tells them apart knows these too."""
 
     tokens: Tensor  # (b, l, d), zeros after a caption's last word
     pooled: Tensor  # (b, p)

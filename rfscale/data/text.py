@@ -33,6 +33,11 @@ class EncoderSpec(Spec):
     width: int
 
     @property
+    def parts(self) -> tuple[int, ...]:
+        """How many tokens each text encoder gives, in the order in which they follow each other."""
+        return (self.length,)
+
+    @property
     def pooled_width(self) -> int:
         return self.width
 
@@ -44,11 +49,25 @@ class TextSpec(EncoderSpec):
     """A frozen, deterministic embedding of words that needs no download."""
 
     encoder: Literal["hash"] = "hash"
-    length: Annotated[int, Whole(1, 512)] = Field(default=16, description="tokens per caption; longer captions are cut")
+    length: Annotated[int, Whole(1, 512)] = Field(
+        default=16, description="tokens per caption, of each encoder; longer captions are cut"
+    )
     width: Annotated[int, Whole(8, 4096, step=2)] = Field(default=64, description="width of a token vector")
+    encoders: Annotated[int, Whole(1, 8)] = Field(
+        default=1, description="embeddings that read each caption, each with word vectors of its own"
+    )
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        return (self.length,) * self.encoders
+
+    @property
+    def pooled_width(self) -> int:
+        return self.width * self.encoders
 
     def load(self) -> TextEncoder:
-        return HashTextEncoder(self.length, self.width)
+        encoders = [HashTextEncoder(self.length, self.width, salt) for salt in range(self.encoders)]
+        return encoders[0] if self.encoders == 1 else JoinedEncoder(encoders)
 
 
 TEXT = Kind("text", "text", "encoder", "hash", {"hash": "rfscale.data.text:TextSpec"})
@@ -56,7 +75,8 @@ AnyText = Annotated[EncoderSpec, TEXT]
 
 
 class TextEncoder(Protocol):
-    """Captions -> (tokens float32 "b length width", pooled float32 "b pooled_width").
+    """Captions -> (tokens float32 "b length width", pooled float32 "b pooled_width"); the tokens are the parts of
+    `EncoderSpec.parts`, one after the other.
 
     The empty caption is the unconditional input: all zeros. `truncated` counts the captions that do not fit, `unread`
     those that come out as the empty one.
@@ -89,18 +109,42 @@ def position_code(length: int, width: int) -> FloatArray:
     return np.asarray(code, dtype=np.float32)
 
 
-def word_vector(word: str, width: int) -> FloatArray:
-    """A standard normal vector that depends on the word alone: SHA-256 -> counter -> Box-Muller.
+def word_vector(word: str, width: int, salt: int = 0) -> FloatArray:
+    """A standard normal vector that depends on the word and the salt alone: SHA-256 -> counter -> Box-Muller.
 
     Rounded to multiples of 2^-12, so that the last bit of log and cos, which differs between platforms, is not seen,
     and sums of these vectors are exact in float32 whatever their order.
     """
-    key = int.from_bytes(hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest()[:8], "little")
+    salted = f"{salt}\n{word}" if salt else word  # no word and no pair of words holds a new line
+    key = int.from_bytes(hashlib.sha256(salted.encode("utf-8", "surrogatepass")).digest()[:8], "little")
     u = uniform(key, np.arange(width))
     radius = np.sqrt(-2.0 * np.log(1.0 - u[0::2]))
     angle = 2.0 * np.pi * u[1::2]
     normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
     return (np.round(normal * 4096.0) / 4096.0).astype(np.float32)
+
+
+class JoinedEncoder:
+    """Several encoders that read the same caption (paper section 4.2): their tokens one after the other, as of CLIP and
+    T5, and their pooled vectors side by side, as of the two CLIPs. All are of one width."""
+
+    def __init__(self, encoders: Sequence[TextEncoder]) -> None:
+        self._encoders = tuple(encoders)
+        self.length = sum(encoder.length for encoder in encoders)
+        self.width = encoders[0].width
+        self.pooled_width = sum(encoder.pooled_width for encoder in encoders)
+
+    def encode(self, captions: Sequence[str]) -> tuple[FloatArray, FloatArray]:
+        tokens, pooled = zip(*(encoder.encode(captions) for encoder in self._encoders), strict=True)
+        return np.concatenate(tokens, axis=1), np.concatenate(pooled, axis=1)
+
+    def truncated(self, captions: Sequence[str]) -> int:
+        """How many captions one of the encoders cuts, at least."""
+        return max(encoder.truncated(captions) for encoder in self._encoders)
+
+    def unread(self, captions: Sequence[str]) -> int:
+        """How many captions no encoder reads, at most."""
+        return min(encoder.unread(captions) for encoder in self._encoders)
 
 
 class HashTextEncoder:
@@ -113,10 +157,11 @@ class HashTextEncoder:
     _MAX_VECTORS = 65_536  # of words and pairs: 16 MiB at width 64
     _MAX_CAPTIONS = 65_536
 
-    def __init__(self, length: int, width: int) -> None:
+    def __init__(self, length: int, width: int, salt: int = 0) -> None:
         self.length = length
         self.width = width
         self.pooled_width = width
+        self._salt = salt
         self._positions = position_code(length, width)
         self._lock = threading.Lock()  # training may prefetch in a thread while validation encodes
         self._forget()
@@ -169,6 +214,6 @@ class HashTextEncoder:
             row = len(self._rows)
             if row == len(self._table):  # grow a copy: a batch being encoded keeps the old one
                 self._table = np.concatenate([self._table, np.zeros_like(self._table)])
-            self._table[row] = word_vector(text, self.width)
+            self._table[row] = word_vector(text, self.width, self._salt)
             self._rows[text] = row
         return row

@@ -29,6 +29,8 @@ SHAPES = {
     "one block": dataclasses.replace(SMALL, depth=1),
     "latents": dataclasses.replace(SMALL, depth=3, width=48, heads=3, channels=16, resolution=12, context_length=9),
     "patch 4": dataclasses.replace(SMALL, depth=2, width=40, heads=5, patch=4, resolution=16),
+    "X": dataclasses.replace(SMALL, depth=3, image_attention=2),
+    "X everywhere": dataclasses.replace(SMALL, depth=2, width=48, heads=3, image_attention=2),
 }
 
 
@@ -67,8 +69,10 @@ def trained_like(shape: MMDiTShape, seed: int = 0) -> MMDiT:
 def key_map(shape: MMDiTShape) -> dict[str, list[str]]:
     """Our parameter -> the diffusers parameters it is made of, concatenated along the first axis.
 
-    Two layouts differ beyond names. Patches: their Conv2d wants (d, c, p, p), ours a row (row, column, channel).
+    Three layouts differ beyond names. Patches: their Conv2d wants (d, c, p, p), ours a row (row, column, channel).
     Modulation of the final norm and of the last context stream: theirs is (scale, shift), ours (shift, scale).
+    Modulation of an image that also attends to itself alone: theirs is one layer of nine vectors, ours one of six (here
+    with all nine) and one of three.
     """
     names = {
         "image_embedding": ["pos_embed.proj"],
@@ -98,6 +102,15 @@ def key_map(shape: MMDiTShape) -> dict[str, list[str]]:
             f"{ours}.image.key_scale": [f"{theirs}.attn.norm_k.weight"],
             f"{ours}.context.key_scale": [f"{theirs}.attn.norm_added_k.weight"],
         }
+        if i < shape.image_attention:
+            names |= {
+                f"{ours}.image_attention.qkv": [f"{theirs}.attn2.to_{x}" for x in "qkv"],
+                f"{ours}.image_attention.out": [f"{theirs}.attn2.to_out.0"],
+            }
+            scales |= {
+                f"{ours}.image_attention.query_scale": [f"{theirs}.attn2.norm_q.weight"],
+                f"{ours}.image_attention.key_scale": [f"{theirs}.attn2.norm_k.weight"],
+            }
         if not last:
             names |= {
                 f"{ours}.context.out": [f"{theirs}.attn.to_add_out"],
@@ -116,6 +129,12 @@ def translate(theirs: dict[str, Tensor], shape: MMDiTShape) -> dict[str, Tensor]
     for name in ("modulation", f"blocks.{shape.depth - 1}.context.modulation"):
         for kind in ("weight", "bias"):
             ours[f"{name}.{kind}"] = torch.cat(ours[f"{name}.{kind}"].chunk(2)[::-1])
+    for i in range(shape.image_attention):
+        for kind in ("weight", "bias"):
+            nine = ours[f"blocks.{i}.image.modulation.{kind}"]
+            six, three = nine.split((6 * shape.width, 3 * shape.width))
+            ours[f"blocks.{i}.image.modulation.{kind}"] = six
+            ours[f"blocks.{i}.image_attention.modulation.{kind}"] = three
     return ours
 
 
@@ -145,6 +164,7 @@ def diffusers_model(shape: MMDiTShape) -> torch.nn.Module:
         # table is as large as the image.
         pos_embed_max_size=side,
         qk_norm="rms_norm" if shape.qk_norm else None,
+        dual_attention_layers=tuple(range(shape.image_attention)),
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -155,10 +175,12 @@ def diffusers_model(shape: MMDiTShape) -> torch.nn.Module:
 def in_fp64(model: torch.nn.Module) -> None:
     """Their RMS norm takes the mean square in fp32 even of fp64 numbers; torch's, by the same formula, keeps fp64."""
     for block in model.transformer_blocks:
-        for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
+        joint = [(block.attn, name) for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k")]
+        alone = [(block.attn2, name) for name in ("norm_q", "norm_k") if block.attn2 is not None]
+        for attention, name in joint + alone:
             norm = torch.nn.RMSNorm(model.config.attention_head_dim, eps=1e-6, dtype=torch.float64)
-            norm.load_state_dict(getattr(block.attn, name).state_dict())
-            setattr(block.attn, name, norm)
+            norm.load_state_dict(getattr(attention, name).state_dict())
+            setattr(attention, name, norm)
 
 
 @pytest.mark.parametrize("qk_norm", [True, False], ids=["qk_norm", "no_qk_norm"])
@@ -189,9 +211,11 @@ def test_equals_diffusers(name: str, dtype: torch.dtype, tolerance: float, qk_no
         assert (parameter.grad - translated[key]).abs().max() <= 2 * tolerance * largest, key
 
 
-def test_the_key_map_leaves_nothing_out() -> None:
-    theirs = set(diffusers_model(SMALL).state_dict()) - {"pos_embed.pos_embed"}
-    assert {key for keys in key_map(SMALL).values() for key in keys} == theirs - dead_keys(SMALL)
+@pytest.mark.parametrize("name", ["small", "X"])
+def test_the_key_map_leaves_nothing_out(name: str) -> None:
+    shape = SHAPES[name]
+    theirs = set(diffusers_model(shape).state_dict()) - {"pos_embed.pos_embed"}
+    assert {key for keys in key_map(shape).values() for key in keys} == theirs - dead_keys(shape)
 
 
 def test_positions_equal_diffusers() -> None:
@@ -213,7 +237,7 @@ def test_every_block_is_the_identity_at_initialisation() -> None:
     model = MMDiT(SMALL, seeded(0))
     x, c, y = torch.randn(4, 16, 32), torch.randn(4, 5, 32), torch.randn(4, 32)
     for block in model.blocks:
-        new_x, new_c = block(x, c, y)
+        new_x, (new_c,) = block(x, (c,), y)
         assert torch.equal(new_x, x)
         assert torch.equal(new_c, c)
 

@@ -16,9 +16,9 @@ from rfscale.data.batch import Condition
 
 def random_shape(seed: int) -> MMDiTShape:
     rng = random.Random(seed)
-    heads, patch = rng.choice((1, 2, 3, 5)), rng.choice((1, 2, 4))
+    heads, patch, depth = rng.choice((1, 2, 3, 5)), rng.choice((1, 2, 4)), rng.randint(1, 4)
     return MMDiTShape(
-        depth=rng.randint(1, 4),
+        depth=depth,
         width=heads * 4 * rng.randint(1, 8),
         heads=heads,
         patch=patch,
@@ -29,6 +29,7 @@ def random_shape(seed: int) -> MMDiTShape:
         pooled_width=rng.randint(1, 40),
         mlp_ratio=rng.choice((1, 2, 4)),
         qk_norm=rng.random() < 0.5,
+        image_attention=rng.choice((0, rng.randint(0, depth))),
     )
 
 
@@ -117,6 +118,13 @@ def test_the_released_sd3_medium_has_this_many_parameters() -> None:
     assert SD3_MEDIUM.parameter_count() + dead == 2_028_328_000
 
 
+def test_the_released_sd3_5_medium_has_this_many_parameters() -> None:
+    """Its image attends to itself alone in blocks 0 to 12, and queries and keys are normed."""
+    shape = dataclasses.replace(SD3_MEDIUM, qk_norm=True, image_attention=13)
+    dead = shape.width**2 + shape.width + shape.head_width
+    assert shape.parameter_count() + dead == 2_243_171_520
+
+
 def test_derived_numbers() -> None:
     shape = MMDiTShape(
         depth=2,
@@ -144,6 +152,10 @@ def test_derived_numbers() -> None:
         ({"pooled_width": -1}, ["pooled_width is -1"]),
         ({"mlp_ratio": 2.5}, ["mlp_ratio is 2.5", "whole number"]),
         ({"channels": True}, ["channels is True"]),
+        ({"image_attention": -1}, ["image_attention is -1", "at least 0"]),
+        ({"image_attention": 25}, ["image_attention is 25", "more than the 24 of the depth", "at most 24"]),
+        ({"context_parts": (77, 78)}, ["parts of 77 + 78 tokens", "context of 154"]),
+        ({"context_parts": (154, 0)}, ["parts of 154 + 0 tokens", "at least 1"]),
     ],
 )
 def test_shapes_that_do_not_fit_say_what_would(changes: dict[str, int], says: list[str]) -> None:

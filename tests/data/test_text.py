@@ -179,3 +179,41 @@ def test_another_process_encodes_the_same(hash_seed: str) -> None:
         cwd=os.path.dirname(__file__),
     )
     assert done.stdout.strip() == fingerprint()
+
+
+def test_two_encoders_give_two_readings_one_after_the_other() -> None:
+    spec = TextSpec(length=10, width=32, encoders=2)
+    assert (spec.parts, spec.pooled_width) == ((10, 10), 64)
+    encoder = load_text_encoder(spec)
+    assert (encoder.length, encoder.width, encoder.pooled_width) == (20, 32, 64)
+    tokens, pooled = encoder.encode([CAPTION, "", "a cat"])
+    first_tokens, first_pooled = HashTextEncoder(10, 32).encode([CAPTION, "", "a cat"])
+    assert np.array_equal(tokens[:, :10], first_tokens)
+    assert np.array_equal(pooled[:, :32], first_pooled)
+    assert not tokens[1].any()
+    assert not pooled[1].any()
+    assert np.square(pooled[[0, 2], 32:]).mean(axis=1) == pytest.approx(np.ones(2), abs=1e-5)
+    second = tokens[0, 10:18]  # of the 8 words: other vectors, the same positions
+    assert np.abs(second - tokens[0, :8]).max(axis=1).min() > 0.5
+    expected = (word_vector("circle", 32, salt=1) + position_code(10, 32)[2]) / 2**0.5
+    np.testing.assert_allclose(second[2], expected, atol=1e-6)
+
+
+def test_the_word_vectors_of_two_encoders_have_nothing_in_common() -> None:
+    words = [f"word{number}" for number in range(500)]
+    one, other = (np.stack([word_vector(word, 64, salt) for word in words]) for salt in (0, 1))
+    assert abs((one * other).mean()) < 5 / 32_000**0.5
+    assert abs(other.var() - 1) < 5 * (2 / 32_000) ** 0.5
+
+
+def test_one_encoder_is_what_it_was_and_keeps_its_id() -> None:
+    assert TextSpec(encoders=1).identity() == {}
+    assert TextSpec(encoders=2).identity() == {"encoders": 2}
+    assert isinstance(load_text_encoder(TextSpec()), HashTextEncoder)
+
+
+def test_two_encoders_count_a_caption_once() -> None:
+    encoder = load_text_encoder(TextSpec(length=8, encoders=2))
+    captions = [CAPTION, CAPTION + " again", ""]
+    assert encoder.truncated(captions) == 1
+    assert encoder.unread(captions) == 1

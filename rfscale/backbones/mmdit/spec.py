@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from rfscale.backbones.mmdit.cost import MMDiTShape
 from rfscale.backbones.spec import TransformerSpec
 from rfscale.data.spec import DataSource
 from rfscale.data.text import EncoderSpec
+from rfscale.numbers import Whole
 
 if TYPE_CHECKING:
     from torch import Generator, nn
@@ -18,8 +21,14 @@ class MMDiTSpec(TransformerSpec):
 
     costs = MMDiTShape
     backbone: Literal["mmdit"] = "mmdit"
+    image_attention: Annotated[int, Whole(0, 10_000)] = Field(
+        default=0,
+        description="first blocks in which the image also attends to itself alone (MM-DiT-X; SD3.5 Medium: 13 of 24)",
+    )
 
     def build(self, data: DataSource, text: EncoderSpec, generator: Generator | None = None) -> nn.Module:
         from rfscale.backbones.mmdit.network import MMDiT
 
-        return MMDiT(self.shape(data, text), generator)
+        shape = self.shape(data, text)
+        assert isinstance(shape, MMDiTShape)  # `costs` says so
+        return MMDiT(shape, generator)
