@@ -107,7 +107,7 @@ def test_defaults_are_pinned() -> None:
         for name, field in spec.model_fields.items()
         if not field.is_required()
     }
-    assert defaults.pop("text").model_dump() == {"encoder": "hash", "length": 16, "width": 64}
+    assert defaults.pop("text").model_dump() == {"encoder": "hash", "length": 16, "width": 64, "encoders": 1}
     assert defaults.pop("schedule").model_dump() == {"name": "constant"}
     assert defaults.pop("plugins") == ()
     assert defaults.pop("evaluation").model_dump() == {"images": 256, "points": 6}
@@ -115,6 +115,7 @@ def test_defaults_are_pinned() -> None:
         "backbone": "mmdit",
         "mlp_ratio": 4,
         "qk_norm": True,
+        "image_attention": 0,
         "lr_rule": "constant",
         "weight_decay": 0.0,
         "beta1": 0.9,
