@@ -148,13 +148,13 @@ class Stream(nn.Module):
         """(b, n, d) -> [query,] key, value, each (b, n, h, e); query and key RMS-normed. The first `silent` tokens have
         no query, only a key and a value.
         """
+        d, e = x.shape[-1], x.shape[-1] // heads
         if silent:
-            d = x.shape[-1]
-            (w, w_rest), (b, b_rest) = (p.split((d, 2 * d)) for p in (self.qkv.weight, self.qkv.bias))
-            query = [F.linear(x[:, silent:], w, b).unflatten(-1, (heads, d // heads))]
-            key, value = F.linear(x, w_rest, b_rest).unflatten(-1, (2, heads, d // heads)).unbind(2)
+            (w, w_rest), (b, b_rest) = (torch.split(p, [d, 2 * d]) for p in (self.qkv.weight, self.qkv.bias))
+            query = [torch.unflatten(F.linear(x[:, silent:], w, b), -1, (heads, e))]
+            key, value = torch.unflatten(F.linear(x, w_rest, b_rest), -1, (2, heads, e)).unbind(2)
         else:
-            *query, key, value = self.qkv(x).unflatten(-1, (-1, heads, x.shape[-1] // heads)).unbind(2)
+            *query, key, value = self.qkv(x).unflatten(-1, (-1, heads, e)).unbind(2)
         return [*(rms_norm(q, self.query_scale) for q in query), rms_norm(key, self.key_scale), value]
 
     def tail(self, x: Tensor, attended: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, mlp_gate: Tensor) -> Tensor:
