@@ -43,10 +43,10 @@ EVERY = BACKBONES.names()
 class Case:
     """What is particular to one backbone in these tests."""
 
-    fields: st.SearchStrategy[dict[str, Any]] = field(default_factory=lambda: st.just({}))
-    """Its own fields, of a random spec."""
-    text: dict[str, Any] = field(default_factory=dict)
-    """Fields of its text encoder."""
+    fields: Callable[[int], st.SearchStrategy[dict[str, Any]]] = lambda depth: st.just({})
+    """Its own fields, of a random spec of that depth."""
+    parts: int = 1
+    """Text encoders that it needs at least."""
     grid: int = 1
     """What rows and columns of patches are multiples of."""
     identity: bool = True
@@ -57,7 +57,10 @@ class Case:
     """What its sweep says under `model:` beyond a tiny ladder."""
 
 
-CASES: dict[str, Case] = {}
+CASES = {
+    "mmdit": Case(lambda depth: st.integers(0, depth).map(lambda blocks: {"image_attention": blocks})),
+    "mmdit3": Case(parts=2),
+}
 GROUPS = {"qkv": "attention", "out": "attention", "mlp_in": "mlp", "mlp_out": "mlp", "modulation": "modulation"}
 
 
@@ -83,7 +86,12 @@ class Text(EncoderSpec):
     """Text of any widths."""
 
     encoder: str = "text"
-    pooled: int = 20
+    lengths: tuple[int, ...]
+    pooled: int
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        return self.lengths
 
     @property
     def pooled_width(self) -> int:
@@ -112,11 +120,15 @@ class Made:
         return random_inputs(self.shape, dtype=dtype, sides=self.sides)
 
 
-def made(name: str, sizes: dict[str, Any], data: Data, text: dict[str, Any], sides: tuple[int, int]) -> Made:
+def text_of(lengths: tuple[int, ...], width: int, pooled: int) -> Text:
+    return Text(length=sum(lengths), lengths=lengths, width=width, pooled=pooled)
+
+
+def made(name: str, sizes: dict[str, Any], data: Data, text: Text, sides: tuple[int, int]) -> Made:
     spec = BACKBONES.get(name)
     assert issubclass(spec, BackboneSpec)
     known = {key: value for key, value in sizes.items() if key in spec.model_fields}
-    return Made(spec.model_validate({"backbone": name, **known}), data, Text(**text, **case_of(name).text), sides)
+    return Made(spec.model_validate({"backbone": name, **known}), data, text, sides)
 
 
 @st.composite
@@ -124,27 +136,28 @@ def random_networks(draw: st.DrawFn, name: str) -> Made:
     case = case_of(name)
     heads, patch = draw(st.sampled_from((1, 2, 3, 5))), draw(st.sampled_from((1, 2, 4)))
     few = st.integers(1, 40)
+    depth = draw(st.integers(1, 4))
     sizes = {
-        "depth": draw(st.integers(1, 4)),
+        "depth": depth,
         "width": heads * 4 * draw(st.integers(1, 8)),
         "heads": heads,
         "patch": patch,
         "mlp_ratio": draw(st.sampled_from((1, 2, 4))),
         "qk_norm": draw(st.booleans()),
-        **draw(case.fields),
+        **draw(case.fields(depth)),
     }
     side = st.integers(1, max(6 // case.grid, 1)).map(lambda count: count * case.grid * patch)
     data = Data(resolution=draw(side), colours=draw(st.sampled_from((1, 3, 16))))
-    text = {"length": draw(st.integers(1, 9)), "width": draw(few), "pooled": draw(few)}
-    return made(name, sizes, data, text, (draw(side), draw(side)))
+    lengths = draw(st.lists(st.integers(1, 6), min_size=case.parts, max_size=3))
+    return made(name, sizes, data, text_of(tuple(lengths), draw(few), draw(few)), (draw(side), draw(side)))
 
 
 def small(name: str, qk_norm: bool = True) -> Made:
     """A network that is quick to run, on a grid that is no square."""
     sizes = {"depth": 2, "width": 32, "heads": 2, "patch": 2, "qk_norm": qk_norm}
-    text = {"length": 5, "width": 12, "pooled": 20}
-    side = 2 * case_of(name).grid
-    return made(name, sizes, Data(resolution=2 * side), text, (2 * side, 3 * side))
+    side = 2 * case_of(name).grid * sizes["patch"]
+    text = text_of((3,) * case_of(name).parts, 12, 20)
+    return made(name, sizes, Data(resolution=side), text, (side, 2 * side))
 
 
 # --- costs ------------------------------------------------------------------------------------------------------------
@@ -286,12 +299,10 @@ def test_text_has_no_order_and_matters(name: str) -> None:
 
 def within_parts(one: Made) -> Tensor:
     """A permutation of the text tokens that keeps each in its part."""
-    lengths = getattr(one.text, "parts", ()) or (one.text.length,)
     first, order = 0, list[int]()
-    for length in lengths:
+    for length in one.text.parts:
         order += [first + (i + 1) % length for i in range(length)]
         first += length
-    assert len(order) == one.text.length
     return torch.tensor(order)
 
 
@@ -342,7 +353,7 @@ class Killed(BaseException):
 def sweep_of(tiny: dict[str, Any], name: str) -> dict[str, Any]:
     """A tiny sweep of one backbone."""
     sizes = {"backbone": name, "depths": [2], "width_per_depth": 8, "heads": 2, "patch": 2}
-    return {**tiny, "model": {**sizes, **case_of(name).model}}
+    return {**tiny, "model": {**sizes, **case_of(name).model}, "text": {"encoders": case_of(name).parts}}
 
 
 def outcome(folder: TrialFolder) -> tuple[bytes, bytes, dict[tuple[int, str], float]]:
