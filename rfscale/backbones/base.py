@@ -113,6 +113,7 @@ BACKBONES = Kind(
         "mmdit": "rfscale.backbones.mmdit.spec:MMDiTSpec",
         "mmdit3": "rfscale.backbones.mmdit3.spec:MMDiT3Spec",
         "dit": "rfscale.backbones.dit.spec:DiTSpec",
+        "crossdit": "rfscale.backbones.crossdit.spec:CrossDiTSpec",
     },
     written=lambda spec: spec.ladder(),
 )

@@ -159,9 +159,14 @@ class Stream(nn.Module):
 
     def tail(self, x: Tensor, attended: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, mlp_gate: Tensor) -> Tensor:
         """The rest of the block after the attention; x and attended (b, n, d), modulation (b, 1, d)."""
-        x = torch.addcmul(x, gate, self.out(attended))
+        return self.add_mlp(self.add_attention(x, attended, gate), shift, scale, mlp_gate)
+
+    def add_attention(self, x: Tensor, attended: Tensor, gate: Tensor) -> Tensor:
+        return torch.addcmul(x, gate, self.out(attended))
+
+    def add_mlp(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
         hidden = F.gelu(self.mlp_in(modulate(x, shift, scale)), approximate="tanh")
-        return torch.addcmul(x, mlp_gate, self.mlp_out(hidden))
+        return torch.addcmul(x, gate, self.mlp_out(hidden))
 
 
 class Linear(nn.Linear):

@@ -45,6 +45,8 @@ class Case:
 
     fields: Callable[[int], st.SearchStrategy[dict[str, Any]]] = lambda depth: st.just({})
     """Its own fields, of a random spec of that depth."""
+    small: dict[str, Any] = field(default_factory=dict)
+    """Its own fields, of the network that is run."""
     parts: int = 1
     """Text encoders that it needs at least."""
     grid: int = 1
@@ -58,8 +60,11 @@ class Case:
 
 
 CASES = {
-    "mmdit": Case(lambda depth: st.integers(0, depth).map(lambda blocks: {"image_attention": blocks})),
+    "mmdit": Case(
+        lambda depth: st.integers(0, depth).map(lambda blocks: {"image_attention": blocks}), {"image_attention": 1}
+    ),
     "mmdit3": Case(parts=2),
+    "crossdit": Case(groups={"cross": "attention"}),
 }
 GROUPS = {"qkv": "attention", "out": "attention", "mlp_in": "mlp", "mlp_out": "mlp", "modulation": "modulation"}
 
@@ -152,9 +157,9 @@ def random_networks(draw: st.DrawFn, name: str) -> Made:
     return made(name, sizes, data, text_of(tuple(lengths), draw(few), draw(few)), (draw(side), draw(side)))
 
 
-def small(name: str, qk_norm: bool = True) -> Made:
+def small(name: str, depth: int = 2, qk_norm: bool = True) -> Made:
     """A network that is quick to run, on a grid that is no square."""
-    sizes = {"depth": 2, "width": 32, "heads": 2, "patch": 2, "qk_norm": qk_norm}
+    sizes = {"depth": depth, "width": 32, "heads": 2, "patch": 2, "qk_norm": qk_norm, **case_of(name).small}
     side = 2 * case_of(name).grid * sizes["patch"]
     text = text_of((3,) * case_of(name).parts, 12, 20)
     return made(name, sizes, Data(resolution=side), text, (side, 2 * side))
@@ -256,13 +261,13 @@ def test_initial_weights_depend_on_the_generator_alone(name: str) -> None:
         assert torch.equal(a, c) == (a == a.flatten()[0]).all().item(), key
 
 
-@pytest.mark.parametrize("qk_norm", [True, False])
+@pytest.mark.parametrize(("depth", "qk_norm"), [(1, True), (2, True), (3, False)])
 @pytest.mark.parametrize("name", EVERY)
-def test_every_parameter_gets_a_gradient(name: str, qk_norm: bool) -> None:
+def test_every_parameter_gets_a_gradient(name: str, depth: int, qk_norm: bool) -> None:
     """At the start zero gates hide most of a network; a few steps open them. No parameter may stay unused, every row of
     every matrix included.
     """
-    one = small(name, qk_norm)
+    one = small(name, depth, qk_norm)
     network, inputs = one.build(), one.inputs()
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-2)
     for _ in range(4):

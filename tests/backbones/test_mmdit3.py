@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_model import call, random_inputs, seeded
+from networks import call, random_inputs, seeded
 from torch import Tensor
 
 from rfscale.backbones.mmdit.cost import MMDiTShape
