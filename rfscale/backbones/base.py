@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from torch import Generator, nn
 
 
+CORE = ("attention", "mlp", "convolution")
+"""Groups of parameters that do the work on tokens, in every block."""
+
+
 class Cost(Protocol):
     """What a network costs, in closed form: exact, and held to torch's own counter by a test."""
 
@@ -33,7 +37,7 @@ class Cost(Protocol):
         ...
 
     def parameters(self) -> dict[str, int]:
-        """Trainable parameters per group; those of `attention` and `mlp` are the core."""
+        """Trainable parameters per group; those of `CORE` are the core."""
         ...
 
     def parameter_count(self) -> int: ...
@@ -114,6 +118,7 @@ BACKBONES = Kind(
         "mmdit3": "rfscale.backbones.mmdit3.spec:MMDiT3Spec",
         "dit": "rfscale.backbones.dit.spec:DiTSpec",
         "crossdit": "rfscale.backbones.crossdit.spec:CrossDiTSpec",
+        "uvit": "rfscale.backbones.uvit.spec:UViTSpec",
     },
     written=lambda spec: spec.ladder(),
 )

@@ -126,6 +126,21 @@ class TransformerShape:
         return self.resolution / self.patch
 
     @property
+    def attention_grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens that positions are added to."""
+        return self.grid
+
+    @property
+    def attention_base(self) -> float:
+        """`base`, in those tokens."""
+        return self.base
+
+    @property
+    def image_width(self) -> int:
+        """Width of the image tokens on the way in and on the way out."""
+        return self.width
+
+    @property
     def image_tokens(self) -> int:
         rows, columns = self.grid
         return rows * columns
@@ -148,22 +163,22 @@ class TransformerShape:
         """Of what every backbone has before its first block and after its last, the modulation of the head apart."""
         d = self.width
         return {
-            "image_embedding": linear(self.patch_width, d),
+            "image_embedding": linear(self.patch_width, self.image_width),
             "time_embedding": linear(TIME_FREQUENCIES, d) + linear(d, d),
             "pooled_embedding": linear(self.pooled_width, d) + linear(d, d),
             "context_embedding": linear(self.context_width, d),
-            "head": linear(d, self.patch_width),
+            "head": linear(self.image_width, self.patch_width),
         }
 
     def first_flops(self) -> int:
         """Forward FLOPs of the layers that read the inputs: their backward pass costs once, not twice."""
         image, context = self.image_tokens * self.patch_width, self.context_length * self.context_width
-        return 2 * self.width * (image + context + TIME_FREQUENCIES + self.pooled_width)
+        return 2 * self.image_width * image + 2 * self.width * (context + TIME_FREQUENCIES + self.pooled_width)
 
     def last_flops(self) -> int:
         """Forward FLOPs of the second layers of the embedders of time and pooled text, and of the modulated head."""
-        d = self.width
-        return 2 * 2 * d**2 + 2 * 2 * d**2 + 2 * self.image_tokens * d * self.patch_width
+        d, k = self.width, self.image_width
+        return 2 * 2 * d**2 + 2 * d * 2 * k + 2 * self.image_tokens * k * self.patch_width
 
     def flops_of(self, blocks: int, attention: int) -> Flops:
         """Of the whole network, from the forward FLOPs of its blocks without and of their attention."""

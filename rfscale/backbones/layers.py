@@ -35,14 +35,15 @@ class Transformer(nn.Module):
         super().__init__()
         self.shape = shape
         d = shape.width
-        self.image_embedding = Linear(shape.patch_width, d)
+        self.image_embedding = Linear(shape.patch_width, shape.image_width)
         self.context_embedding = Linear(shape.context_width, d)
         self.time_embedding = nn.Sequential(Linear(TIME_FREQUENCIES, d), nn.SiLU(), Linear(d, d))
         self.pooled_embedding = nn.Sequential(Linear(shape.pooled_width, d), nn.SiLU(), Linear(d, d))
         self.blocks = nn.ModuleList(blocks)
-        self.modulation = Linear(d, 2 * d)
-        self.head = Linear(d, shape.patch_width)
-        self.register_buffer("positions", sincos_positions(d, shape.grid, shape.base), persistent=False)
+        self.modulation = Linear(d, 2 * shape.image_width)
+        self.head = Linear(shape.image_width, shape.patch_width)
+        positions = sincos_positions(d, shape.attention_grid, shape.attention_base)
+        self.register_buffer("positions", positions, persistent=False)
         self.positions: Tensor
         self.initialise(generator)
 
@@ -54,12 +55,17 @@ class Transformer(nn.Module):
         """
         context, pooled = condition.tokens, condition.pooled
         self._check(z, time, context, pooled)
-        x = self.image_embedding(patchify(z, self.shape.patch)) + self._positions(z)
+        x = self.embed(z)
         c = self.context_embedding(context)
         y = F.silu(self.time_embedding(sinusoid(time).to(pooled.dtype)) + self.pooled_embedding(pooled))
         x = self.through(x, c, y, self._grid(z))
         shift, scale = self.modulation(y).unsqueeze(1).chunk(2, dim=-1)
         return unpatchify(self.head(modulate(x, shift, scale)), self.shape.patch, self._grid(z))
+
+    def embed(self, z: Tensor) -> Tensor:
+        """(b, c, height, width) -> (b, n, d): the patches, and where they are."""
+        x: Tensor = self.image_embedding(patchify(z, self.shape.patch)) + self.positions_of(self._grid(z))
+        return x
 
     def through(self, x: Tensor, c: Tensor, y: Tensor, grid: tuple[int, int]) -> Tensor:
         """x (b, n, d) of a grid of (rows, columns), c (b, l, d), y (b, d) after its SiLU -> x after the last block."""
@@ -94,12 +100,11 @@ class Transformer(nn.Module):
     def _grid(self, z: Tensor) -> tuple[int, int]:
         return z.shape[2] // self.shape.patch, z.shape[3] // self.shape.patch
 
-    def _positions(self, z: Tensor) -> Tensor:
+    def positions_of(self, grid: tuple[int, int]) -> Tensor:
         """Those of the shape are kept; others are computed when they are met."""
-        grid = self._grid(z)
-        if grid == self.shape.grid:
+        if grid == self.shape.attention_grid:
             return self.positions
-        return sincos_positions(self.shape.width, grid, self.shape.base).to(self.positions)
+        return sincos_positions(self.shape.width, grid, self.shape.attention_base).to(self.positions)
 
     def _check(self, z: Tensor, time: Tensor, context: Tensor, pooled: Tensor) -> None:
         s, b = self.shape, z.shape[0]

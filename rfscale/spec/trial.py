@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, field_validator, model_validator
 
-from rfscale.backbones.base import BACKBONES, BackboneSpec, Cost
+from rfscale.backbones.base import BACKBONES, CORE, BackboneSpec, Cost
 from rfscale.backbones.mmdit.spec import MMDiTSpec
 from rfscale.data.spec import DATA, DataSource, DataSpec
 from rfscale.data.text import TEXT, AnyText, TextSpec
@@ -230,7 +230,7 @@ class Trial(Strict):
             "heads": model.heads,
             "patch": model.patch,
             "parameters": sum(groups.values()),
-            "parameters_core": groups.get("attention", 0) + groups.get("mlp", 0),
+            "parameters_core": sum(groups.get(group, 0) for group in CORE),
             "forward_flops": flops.forward,
             "train_flops_per_step": flops.train * training.batch,
             "train_flops": flops.train * training.samples,

@@ -1,0 +1,35 @@
+"""What a UViT is made of. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from rfscale.backbones.spec import TransformerSpec
+from rfscale.backbones.uvit.cost import UViTShape
+from rfscale.data.spec import DataSource
+from rfscale.data.text import EncoderSpec
+from rfscale.numbers import Ratio, Whole
+
+if TYPE_CHECKING:
+    from torch import Generator, nn
+
+
+class UViTSpec(TransformerSpec):
+    """Hoogeboom's UViT, the one of the paper (section 5.2.3), not Bao's U-ViT: convolutions on the patches, and on half
+    as many rows and columns a transformer that reads the text by cross-attention. It needs an even grid of patches."""
+
+    costs = UViTShape
+    backbone: Literal["uvit"] = "uvit"
+    conv_blocks: Annotated[int, Whole(1, 1000)] = Field(
+        default=2, description="convolutional blocks before the transformer, and as many after it"
+    )
+    conv_ratio: Ratio = Field(default=2, description="width / channels of the convolutions")
+
+    def build(self, data: DataSource, text: EncoderSpec, generator: Generator | None = None) -> nn.Module:
+        from rfscale.backbones.uvit.network import UViT
+
+        shape = self.shape(data, text)
+        assert isinstance(shape, UViTShape)  # `costs` says so
+        return UViT(shape, generator)
