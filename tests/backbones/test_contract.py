@@ -65,6 +65,15 @@ CASES = {
     ),
     "mmdit3": Case(parts=2),
     "crossdit": Case(groups={"cross": "attention"}),
+    "uvit": Case(
+        lambda depth: st.fixed_dictionaries(
+            {"conv_blocks": st.integers(1, 3), "conv_ratio": st.sampled_from((1, 2, 4))}
+        ),
+        grid=2,
+        identity=False,  # going down and up loses what a skip does not keep
+        groups={"conv_in": "convolution", "conv_out": "convolution", "shortcut": "convolution", "down": "resampling"}
+        | {"up": "resampling", "query": "attention", "kv": "attention"},
+    ),
 }
 GROUPS = {"qkv": "attention", "out": "attention", "mlp_in": "mlp", "mlp_out": "mlp", "modulation": "modulation"}
 

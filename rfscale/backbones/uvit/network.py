@@ -11,9 +11,10 @@ way down gave (skip connections). y modulates every block. Residual branches beg
 
 Chosen here, for want of code of the source: one halving, because the patches have done the others; the modulation of
 the convolutional blocks and their order as in ADM (Dhariwal & Nichol 2021), which the source's U-Net follows, with a
-layer norm over channels as in the transformer for its group norm; 2 x 2 patches to go down and up; a transformer of the
-blocks of `rfscale.backbones.crossdit`, so that the two differ in the convolutions alone: text by cross-attention between
-self-attention and MLP; fixed positions on the coarse grid, as every backbone of the study has them; no dropout.
+layer norm over channels as in the transformer for its group norm; 2 x 2 patches to go down and up; the blocks of
+`rfscale.backbones.crossdit` in the middle, with text by cross-attention between self-attention and MLP, so that the two
+differ in the convolutions alone; fixed positions on the coarse grid, as every backbone of the study has them; no
+dropout.
 
 Letters in shapes: `rfscale.backbones.layers`; k channels of the convolutions, m = n / 4 tokens of the coarse grid.
 """
