@@ -72,7 +72,7 @@ CASES = {
         grid=2,
         identity=False,  # going down and up loses what a skip does not keep
         groups={"conv_in": "convolution", "conv_out": "convolution", "shortcut": "convolution", "down": "resampling"}
-        | {"up": "resampling", "query": "attention", "kv": "attention"},
+        | {"up": "resampling", "cross": "attention"},
     ),
 }
 GROUPS = {"qkv": "attention", "out": "attention", "mlp_in": "mlp", "mlp_out": "mlp", "modulation": "modulation"}
