@@ -97,6 +97,8 @@ class Kind:
     entries: dict[str, str]
     written: Callable[[Any], type[BaseModel]] = lambda spec: spec
     """The class that a sweep file's mapping is read as: the spec itself, unless the file says several at once."""
+    family: bool = False
+    """Whether the choices share keys of one meaning: what stands at the top of a sweep file is then for all of them."""
     _classes: dict[str, type[Spec]] = field(default_factory=dict)
     _plugins: dict[str, Plugin] = field(default_factory=dict)
 

@@ -121,4 +121,5 @@ BACKBONES = Kind(
         "uvit": "rfscale.backbones.uvit.spec:UViTSpec",
     },
     written=lambda spec: spec.ladder(),
+    family=True,
 )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_origin
 
 from rfscale.quoting import quoted
+from rfscale.registry import Kind
 from rfscale.spec.axes import AxisError
 from rfscale.spec.sentences import kind_of, section_of
 
@@ -45,11 +46,37 @@ def one_by_one(grid: Mapping[str, Any], seen: tuple[str, ...] = ()) -> Iterator[
         return
     field, values = first
     section, _, key = field.partition(".")
+    _check_shared(section, key, grid[section])
     for value in values:
         if isinstance(value, list):
             raise AxisError(f"{field} = {quoted(values)} has a list inside a list; write one list of values")
         one = {**grid[section], key: value} if key else value
         yield from one_by_one({**grid, section: one}, (*seen, field))
+
+
+def keys_of(kind: Kind, name: object) -> frozenset[str]:
+    """The keys that a choice of that name has in a sweep file; none where there is no such choice."""
+    return frozenset(kind.written(kind.get(name)).model_fields) if isinstance(name, str) and name in kind else frozenset()
+
+
+def _check_shared(section: str, tag: str, given: Any) -> None:
+    """Beside a list of names, such as `backbone: [mmdit, dit]`, stand keys that all of them have. Raises AxisError."""
+    kind = kind_of(section)
+    if kind is None or tag != kind.tag or not isinstance(given, Mapping):
+        return
+    known = {name: keys for name in given[tag] if (keys := keys_of(kind, name))}
+    for key in given:
+        without = [name for name, keys in known.items() if key not in keys]
+        if without and len(without) < len(known):
+            having = [name for name in known if name not in without]
+            raise AxisError(
+                f"{section}.{key} is a key of {_and(having)}, and not of {_and(without)}; write it under arms, for the "
+                f"arms of {_and(having)} alone"
+            )
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def listable(grid: Mapping[str, Any]) -> Iterator[str]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SkipValidation, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from rfscale.backbones.base import BACKBONES, Ladder
+from rfscale.backbones.spec import Quantity
 from rfscale.data.spec import DataSource, DataSpec, ShapesData
 from rfscale.data.text import AnyText, TextSpec
 from rfscale.flow.presets import expand
@@ -217,6 +219,27 @@ class Grid(Strict):
             yield trial, {DEPTHS: depth, FORMULATIONS: name, lengths: length, SEEDS: seed}
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """One size of an arm beside the same size of the reference. `by`: what it is matched in, None for the reference;
+    `flops`: of training, per sample; `times_...`: over those of the reference."""
+
+    arm: str
+    by: Quantity | None
+    depth: int
+    width: int
+    heads: int
+    parameters: int
+    flops: int
+    times_parameters: float
+    times_flops: float
+
+    @property
+    def ratio(self) -> float:
+        """Of what is matched."""
+        return self.times_parameters if self.by == "parameters" else self.times_flops
+
+
 class Sweep(Strict):
     """A question and the trials that answer it."""
 
@@ -229,6 +252,7 @@ class Sweep(Strict):
     layout: SkipValidation[Layout]
     duplicates: int  # trials that stood in the grids more than once and were merged
     notes: tuple[str, ...] = ()  # what may not be meant as it is written, a sentence each
+    sizes: SkipValidation[tuple[Size, ...]] = ()  # of matched arms and of the first one, beside each other
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -239,6 +263,11 @@ class Sweep(Strict):
     def roles(self) -> dict[Role, list[str]]:
         """Role -> keys of `Trial.identity_record`."""
         return self.layout.roles
+
+    @property
+    def matched_to(self) -> str:
+        """The label of the arm that others are matched to, "" where none is."""
+        return next((size.arm for size in self.sizes if size.by is None), "")
 
     def placing(self, trial: Trial) -> Placing:
         """The arm, the rung, the tuned values and the seed of a trial of this sweep."""

@@ -16,7 +16,8 @@ from rfscale.paths import PathError, expanded
 from rfscale.quoting import cut, quoted
 from rfscale.registry import load_plugin
 from rfscale.spec.axes import AxisError, Point, UnknownFieldError, layout
-from rfscale.spec.listed import listable, listed_fields, one_by_one
+from rfscale.spec.listed import keys_of, listable, listed_fields, one_by_one
+from rfscale.spec.match import check_width, matched, matching, sizes, unmatched
 from rfscale.spec.sentences import LONGEST, kind_of, nearest, sentence, unknown_key
 from rfscale.spec.sweep import Grid, Quality, Resources, Samples, Sweep, SweepError
 from rfscale.spec.trial import Strict, Trial, data_identity, plugins_of
@@ -108,6 +109,7 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
         layout=placed,
         duplicates=len(points) - len(trials),
         notes=tuple(_notes(raw, grids)),
+        sizes=tuple(sizes(points, placed)),
     )
 
 
@@ -134,9 +136,12 @@ def _points(
     """The trials of one entry of `grids:`, arm by arm, each with its place on the axes."""
     points: list[Point] = []
     checked: set[DataSource] = set()
+    first: Grid | None = None
+    asked = done = False  # for a match
     for arm, overrides in (arms or {"": {}}).items():
         where = f"{source}: arms.{arm}" if arm else source
         whole = _merged(body, overrides)
+        check_width(overrides.get("model"), whole.get("model"), where, first is None)
         combinations = math.prod(len(values) for _, values in listed_fields(whole))
         ahead = before + len(points)
         for one, fields in one_by_one(whole):
@@ -144,11 +149,29 @@ def _points(
             count = max(before + len(points) + written.count, ahead + combinations * written.count)
             if count > MAX_TRIALS:
                 raise SweepError(f"{where}: {_too_many(written, whole, count)}")
+            asked = asked or matching(written) is not None
+            first = first or unmatched(written)
+            written = _matched(written, first, where)
+            done = done or matching(written) is not None
             points += [
                 Point(trial, grid, arm, written, values, frozenset(fields))
                 for trial, values in _grid_trials(written, checked, where)
             ]
+    if asked and not done:
+        raise AxisError(
+            "model.match has nothing to match: every arm has the networks of the first one; remove it, or add an arm"
+        )
     return points
+
+
+def _matched(grid: Grid, first: Grid, where: str) -> Grid:
+    """The grid with its widths worked out, where it is matched to the first arm. Raises SweepError."""
+    try:
+        return matched(grid, first)
+    except ValidationError as error:
+        raise SweepError(f"{where}: {sentence(error)}") from error
+    except (AxisError, ValueError) as error:
+        raise SweepError(f"{where}: {error}") from error
 
 
 def _with_plugins(quality: Quality) -> Quality:
@@ -246,19 +269,24 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping) and _same_choice(key, old, value):
-            value = {**old, **value}
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            value = {**_kept(key, old, value), **value}
         merged[key] = value
     return merged
 
 
-def _same_choice(section: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether both speak of the same choice, so that the keys of the first still mean something."""
+def _kept(section: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keys of a section that still mean something beside the new ones: all of the same choice, and of another one
+    those that it shares where the kind is a family."""
     kind = kind_of(section)
     if kind is None:
-        return True
+        return old
     was = old.get(kind.tag, kind.default)
-    return bool(new.get(kind.tag, was) == was)
+    now = new.get(kind.tag, was)
+    if now == was:
+        return old
+    chosen = (now if isinstance(now, list) else [now]) if kind.family else []
+    return {key: value for key, value in old.items() if any(key in keys_of(kind, name) for name in chosen)}
 
 
 def _beside(folder: Path | None, given: str, what: str) -> str:
