@@ -155,17 +155,18 @@ def compare(
 ) -> Comparison:
     """Rank the arms of a sweep by `val/loss`.
 
-    `reference`: the arm that ratios and multipliers are relative to; `rf` where the sweep has it, else the best. `by`:
-    keys of the identity whose values are the arms, instead of the sweep's own. `resamples`, `seed`: of the draws behind
-    P(best). Raises CompareError for a reference that the sweep does not have, and where the arms cannot be compared
-    (see `Cells.of`).
+    `reference`: the arm that ratios and multipliers are relative to; by default the one that the others were matched
+    to, or `rf`, where the sweep has it, else the best. `by`: keys of the identity whose values are the arms, instead of
+    the sweep's own. `resamples`, `seed`: of the draws behind P(best). Raises CompareError for a reference that the
+    sweep does not have, and where the arms cannot be compared (see
+    `Cells.of`).
     """
     grid = Cells.of(table, by)
     variable, at = axis(grid.parameters, grid.flops)
     x = np.log(at)
     effect, level = paired.effects(grid.log_loss, x)
     order = np.argsort(effect, kind="stable")
-    ref = _reference(grid, reference, int(order[0]))
+    ref = _reference(grid, reference, table.roles.reference, int(order[0]))
     d = paired.differences(grid.log_loss, x)
     spread: Spread = "seeds" if np.isfinite(d.se).any() else "none"
     log_factor, crossings = _factors(table, grid, ref)
@@ -199,9 +200,9 @@ def compare(
 # --- parts of the answer ----------------------------------------------------------------------------------------------
 
 
-def _reference(grid: Cells, asked: str | None, best: int) -> int:
+def _reference(grid: Cells, asked: str | None, matched: str, best: int) -> int:
     if asked is None:
-        return grid.arms.index(BASELINE) if BASELINE in grid.arms else best
+        return next((grid.arms.index(arm) for arm in (matched, BASELINE) if arm in grid.arms), best)
     if asked not in grid.arms:
         raise CompareError(
             f"the reference {asked!r} has no finished trial in this sweep; choose one of {'; '.join(grid.arms)}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -60,6 +60,11 @@ class Efficiency:
     n: tuple[float, Interval]
     d: tuple[float, Interval]
     compute: tuple[float, Interval]
+
+    def costing(self, ratio: float) -> Efficiency:
+        """Where C / (N D) of the arm is `ratio` times the reference's: a FLOP then goes that much less far."""
+        value, (low, high) = self.compute
+        return replace(self, compute=(value / ratio, (low / ratio, high / ratio)))
 
 
 @dataclass(frozen=True)

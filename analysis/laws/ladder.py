@@ -136,12 +136,15 @@ def _laws(
         return [replace(each, reason=reason, held_out_reason=reason) for each in bare.values()]
     held, why_not = _held_out(points, curves)
     end = float(ladder["parameters"].max()), float(ladder["samples"].max())
+    per_nd = _flops_per_nd(trials)
     out = []
     for arm in arms:
         rows = ours[ours["arm"] == arm]
         at_ends = law.law(arm, rows["parameters"].to_numpy(float), rows["samples"].to_numpy(float))
         now, further = (
-            law.efficiency(arm, reference, end[0] * k, end[1] * k) if reference in law.arms else None
+            law.efficiency(arm, reference, end[0] * k, end[1] * k).costing(per_nd[arm] / per_nd[reference])
+            if reference in law.arms
+            else None
             for k in (1.0, math.sqrt(FURTHER))
         )
         out.append(
@@ -152,6 +155,13 @@ def _laws(
             )
         )  # fmt: skip
     return out
+
+
+def _flops_per_nd(trials: pd.DataFrame) -> dict[str, float]:
+    """C / (N D) of each arm at its largest size: what a parameter costs per sample, another number for each network."""
+    largest = trials.sort_values("parameters").groupby("arm").last()
+    per_nd = largest["train_flops"] / (largest["parameters"] * largest["samples"])
+    return {str(arm): float(value) for arm, value in per_nd.items()}
 
 
 def _absent(arm: str, reason: str, rows: pd.DataFrame | None = None) -> ArmLaw:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from analysis.compare import wording, wording_trend
+from analysis.compare import costs, wording, wording_trend
 from analysis.compare.arms import Comparison, compare
 from analysis.compare.cells import rung_labels
 from analysis.laws import wording as wording_laws
@@ -145,6 +145,8 @@ def _page(
         trial_columns=list(TRIAL_COLUMNS),
         rejected=table.rejected.astype(object).where(table.rejected.notna(), wording.NOT_KNOWN).to_dict("records"),
         run=_run_facts(table, comparison, command),
+        costs=costs.rows(table, comparison),
+        costs_note=costs.note(comparison),
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
 

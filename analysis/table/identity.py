@@ -17,12 +17,16 @@ Identity = dict[str, Value]
 
 @dataclass(frozen=True)
 class Roles:
-    """Which keys of the identity the axes of a sweep move, by role. A key in none of them is meant to be the same."""
+    """Which keys of the identity the axes of a sweep move, by role. A key in none of them is meant to be the same.
+
+    `reference`: the arm that the sizes of the others were matched to, "" where none was.
+    """
 
     arm: tuple[str, ...]
     rung: tuple[str, ...] = ()
     tuned: tuple[str, ...] = ()
     seed: tuple[str, ...] = ("seed",)
+    reference: str = ""
 
 
 def column(key: str) -> str:
@@ -69,7 +73,8 @@ def roles_of(tags: Iterable[str], keys: Collection[str], lr_follows_width: bool)
     for text, _ in Counter(tags).most_common():
         try:
             found = json.loads(text)
-            return Roles(*(tuple(map(str, found.get(role, ()))) for role in ("arm", "rung", "tuned", "seed")))
+            arm, rung, tuned, seed = (tuple(map(str, found.get(role, ()))) for role in ("arm", "rung", "tuned", "seed"))
+            return Roles(arm, rung, tuned, seed, str(found.get("reference", "")))
         except (ValueError, TypeError, AttributeError):
             continue
     moved = (*BEFORE_ROLES, *(("learning_rate",) if lr_follows_width else ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +25,14 @@ from rfscale.flow.formulations import FAMILIES, canonical, signature
 from rfscale.registry import KINDS
 from rfscale.run.study import PLAN_STATUSES, Planned, Study, open_store
 from rfscale.spec.axes import ARMS, Axis, shown
-from rfscale.spec.sweep import Sweep, SweepError
+from rfscale.spec.match import WORDS
+from rfscale.spec.sweep import Size, Sweep, SweepError
 from rfscale.spec.sweep_file import load_sweep, read_mapping
 
 _PLAN_COLUMNS = ("depth", "width", "heads", "parameters", "train_flops", "steps", "batch", "seed", "status", "reason")
 _SPARE = ("heads", "width", "batch")  # of no use for telling two trials apart: said by the depth, or the same for all
 _AXIS_COLUMNS = ("axis", "role", "size", "values")
+_SIZE_COLUMNS = ("arm", "depth", "width", "N", "x N", "FLOPs", "x FLOPs")
 _LONGEST_VALUES = 100  # characters: what is longer is shown by its ends
 
 
@@ -91,6 +94,7 @@ def plan(
                 "arms": definition.arms,
                 "roles": definition.roles,
                 "compared": definition.layout.sentence(),
+                "sizes": [asdict(size) for size in definition.sizes],
                 "trials": rows,
                 "totals": totals,
                 "notes": definition.notes,
@@ -104,6 +108,8 @@ def plan(
     if len(named := _named_arms(definition)) > 1:
         print_table(title, tuple(named[0]), named)
         title = "Trials:"
+    if definition.sizes:
+        print_table(_sizes_title(definition), _SIZE_COLUMNS, [_size_row(size) for size in definition.sizes])
     print_table(title, ("trial_id", "arm", *tuned_fields(definition), *_PLAN_COLUMNS), rows, _SPARE)
     parts = [f"{totals['trials']} trials", f"{totals['train_flops']:.3g} FLOPs of training"]
     parts += [f"{totals[status]} {status}" for status in PLAN_STATUSES if totals[status]]
@@ -178,6 +184,26 @@ def _named_arms(sweep: Sweep) -> list[dict[str, Any]]:
     rows = [{key: ", ".join(dict.fromkeys(values)) for key, values in row.items()} for row in found.values()]
     differing = [key for key in sweep.roles["arm"] if len({row[key] for row in rows}) > 1]
     return [{"arm": arm, **{key: row[key] for key in differing}} for arm, row in zip(found, rows, strict=True)]
+
+
+def _sizes_title(sweep: Sweep) -> str:
+    """What the widths of matched arms come to, at the worst."""
+    far = {by: [abs(size.ratio - 1) for size in sweep.sizes if size.by == by] for by in WORDS}
+    near = ", ".join(f"{WORDS[by]} within {100 * max(off):.2g} %" for by, off in far.items() if off)
+    return (
+        f"Matched by width to {sweep.matched_to}, the first arm: {near}.\n"
+        f"N: parameters; FLOPs: training, per sample; x: over those of {sweep.matched_to}."
+    )
+
+
+def _size_row(size: Size) -> dict[str, Any]:
+    return {
+        **{key: getattr(size, key) for key in ("arm", "depth", "width")},
+        "N": size.parameters,
+        "FLOPs": size.flops,
+        "x N": size.times_parameters,
+        "x FLOPs": size.times_flops,
+    }
 
 
 @app.command()

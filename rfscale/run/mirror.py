@@ -240,7 +240,7 @@ class Mirror:
             names.TAG_CURSOR: "0",
             **_place(self.sweep, trial),
         }
-        name = f"{trial.formulation} d{trial.model.depth} s{trial.seed}"
+        name = f"{self.sweep.placing(trial).arm} d{trial.model.depth} s{trial.seed}"
         started = _started(record)
         run = self._client.create_run(self._experiment, started, tags, run_name=name)
         return _Copy(run.info.run_id, started, self._id)
@@ -322,7 +322,7 @@ def _relabel(client: MlflowClient, experiment: str, sweep: Sweep) -> None:
 
     trials = {trial.trial_id: trial for trial in sweep.trials}
     places = {trial_id: sweep.layout.placings[trial_id].arm for trial_id in trials}
-    digest = hashlib.sha256(json.dumps([places, sweep.roles], sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([places, _roles(sweep)], sort_keys=True).encode()).hexdigest()
     if client.get_experiment(experiment).tags.get(names.TAG_PLACES) == digest:
         return
     for run in _search(client, experiment):
@@ -339,7 +339,13 @@ def _relabel(client: MlflowClient, experiment: str, sweep: Sweep) -> None:
 
 def _place(sweep: Sweep, trial: Trial) -> dict[str, str]:
     """The tags that follow the sweep file."""
-    return {names.TAG_ARM: sweep.placing(trial).arm, names.TAG_ROLES: json.dumps(sweep.roles)}
+    return {names.TAG_ARM: sweep.placing(trial).arm, names.TAG_ROLES: json.dumps(_roles(sweep))}
+
+
+def _roles(sweep: Sweep) -> dict[str, object]:
+    """Role -> keys of the identity, and the arm that the others are matched to, where there is one."""
+    keys: dict[str, object] = dict(sweep.roles.items())
+    return {**keys, "reference": sweep.matched_to} if sweep.matched_to else keys
 
 
 def _send_identity(client: MlflowClient, run_id: str, trial: Trial) -> None:

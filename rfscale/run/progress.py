@@ -90,9 +90,14 @@ class Display:
             self._ended[trial.trial_id] = state
         return state
 
+    def _title(self, trial: Trial) -> str:
+        width = min(40, max(22, *map(len, self.sweep.arms)))
+        arm = self.sweep.placing(trial).arm
+        return f"{trial.trial_id}  {arm:<{width}} depth {trial.model.depth:<3} seed {trial.seed}"
+
     def _say_ended(self, trial: Trial, state: State) -> None:
         text = f"val/loss {state.loss:.4f}" if state.status == names.FINISHED else f"{state.status}: {state.reason}"
-        self.console.print(f"  {_title(trial)}  {text}", highlight=False, markup=False)
+        self.console.print(f"  {self._title(trial)}  {text}", highlight=False, markup=False)
 
     def _rows(self, states: dict[str, State], submitted: set[str]) -> list[Table]:
         table = Table.grid(padding=(0, 2))
@@ -101,7 +106,7 @@ class Display:
             if trial.trial_id in submitted and state.status == names.RUNNING:
                 loss = f"train loss {state.loss:.4f}" if math.isfinite(state.loss) else "starting"
                 table.add_row(
-                    _title(trial),
+                    self._title(trial),
                     ProgressBar(trial.training.steps, state.step, width=24),
                     f"{state.step}/{trial.training.steps}",
                     loss,
@@ -210,7 +215,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"about {seconds:.0f} s left"
     return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
-
-
-def _title(trial: Trial) -> str:
-    return f"{trial.trial_id}  {trial.formulation:<22} depth {trial.model.depth:<3} seed {trial.seed}"

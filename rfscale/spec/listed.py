@@ -56,7 +56,9 @@ def one_by_one(grid: Mapping[str, Any], seen: tuple[str, ...] = ()) -> Iterator[
 
 def keys_of(kind: Kind, name: object) -> frozenset[str]:
     """The keys that a choice of that name has in a sweep file; none where there is no such choice."""
-    return frozenset(kind.written(kind.get(name)).model_fields) if isinstance(name, str) and name in kind else frozenset()
+    return (
+        frozenset(kind.written(kind.get(name)).model_fields) if isinstance(name, str) and name in kind else frozenset()
+    )
 
 
 def _check_shared(section: str, tag: str, given: Any) -> None:

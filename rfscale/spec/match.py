@@ -21,6 +21,8 @@ COST: dict[Quantity, Callable[[Cost], int]] = {
     "parameters": lambda shape: shape.parameter_count(),
 }
 """Quantity -> its value: training FLOPs per sample, and trainable parameters."""
+WIDTH = ("width_per_depth", "widths")
+"""The keys under `model:` that say the widths themselves."""
 WORDS: dict[Quantity, str] = {"flops": "training FLOPs per sample", "parameters": "parameters"}
 
 
@@ -35,10 +37,14 @@ def check_width(own: Any, whole: Any, where: str, first: bool) -> None:
     if not isinstance(own, Mapping) or not isinstance(whole, Mapping) or "match" not in whole:
         return
     if first and "match" in own:
-        raise SweepError(f"{where}: model.match: this is the first arm, to which the others are matched; remove it here")
-    given = [key for key in ("width_per_depth", "widths") if key in own]
+        raise SweepError(
+            f"{where}: model.match: this is the first arm, to which the others are matched; remove it here"
+        )
+    given = [key for key in WIDTH if key in own]
     if given and not first:
-        raise SweepError(f"{where}: model.{given[0]} and model.match both set the width of this arm; remove one of them")
+        raise SweepError(
+            f"{where}: model.{given[0]} and model.match both set the width of this arm; remove one of them"
+        )
 
 
 def unmatched(grid: Grid) -> Grid:
@@ -61,8 +67,8 @@ def matched(grid: Grid, reference: Grid) -> Grid:
     missing = [depth for depth in model.depths if depth not in reference.model.depths]
     if missing:
         raise AxisError(
-            f"model.match: the first arm, to which the others are matched, has no size of depth {missing[0]}; arms meet "
-            f"at equal depths, so give this one depths of the first"
+            f"model.match: the first arm, to which the others are matched, has no size of depth {missing[0]}; arms "
+            f"meet at equal depths, so give this one depths of the first"
         )
     widths = []
     for depth in model.depths:

@@ -17,7 +17,7 @@ from rfscale.quoting import cut, quoted
 from rfscale.registry import load_plugin
 from rfscale.spec.axes import AxisError, Point, UnknownFieldError, layout
 from rfscale.spec.listed import keys_of, listable, listed_fields, one_by_one
-from rfscale.spec.match import check_width, matched, matching, sizes, unmatched
+from rfscale.spec.match import WIDTH, check_width, matched, matching, sizes, unmatched
 from rfscale.spec.sentences import LONGEST, kind_of, nearest, sentence, unknown_key
 from rfscale.spec.sweep import Grid, Quality, Resources, Samples, Sweep, SweepError
 from rfscale.spec.trial import Strict, Trial, data_identity, plugins_of
@@ -270,7 +270,10 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
-            value = {**_kept(key, old, value), **value}
+            kept = _kept(key, old, value)
+            if key == "model" and any(name in value for name in WIDTH):  # the width is said in one way
+                kept = {name: given for name, given in kept.items() if name not in WIDTH}
+            value = {**kept, **value}
         merged[key] = value
     return merged
 
