@@ -48,11 +48,11 @@ class TransformerSpec(BackboneSpec):
     def parts(self, network: nn.Module) -> Iterable[nn.Module]:
         return network.get_submodule("blocks").children()
 
-    @classmethod
-    def width_step(cls, heads: int) -> int:
-        """The widths that a network with so many heads can have are the multiples of this number: heads of equal width,
-        and sine and cosine of both axes in the positions."""
-        return math.lcm(heads, 4)
+    @property
+    def width_step(self) -> int:
+        """The network can have the widths that are multiples of this number: heads of equal width, and sine and cosine
+        of both axes in the positions."""
+        return math.lcm(self.heads, 4)
 
 
 Quantity = Literal["flops", "parameters"]

@@ -1,6 +1,6 @@
 """Arms of equal cost: for each size, the width whose FLOPs or parameters come nearest to those of the first arm.
 
-Widths are multiples of `TransformerSpec.width_step`, so the match is as near as that grid allows; `rfscale plan` shows
+Widths are multiples of the `width_step` of the network, so the match is as near as that grid allows; `rfscale plan` shows
 how near. A matched arm is the ladder that has these `widths` written out: its trials have the same ids.
 """
 
@@ -80,7 +80,7 @@ def matched(grid: Grid, reference: Grid) -> Grid:
 def _nearest_width(spec: object, grid: Grid, by: Quantity, target: int) -> int:
     """Costs rise with the width: bisection on the multiples of the step, from a bracket that doubles."""
     assert isinstance(spec, TransformerSpec)
-    step = type(spec).width_step(spec.heads)
+    step = spec.width_step
     most = int(bounds_of(TransformerSpec, "width").high) // step
 
     def cost(steps: int) -> int:
