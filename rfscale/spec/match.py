@@ -1,7 +1,7 @@
 """Arms of equal cost: for each size, the width whose FLOPs or parameters come nearest to those of the first arm.
 
-Widths are multiples of the `width_step` of the network, so the match is as near as that grid allows; `rfscale plan` shows
-how near. A matched arm is the ladder that has these `widths` written out: its trials have the same ids.
+Widths are multiples of the `width_step` of the network, so the match is as near as that grid allows; `rfscale plan`
+shows how near. A matched arm is the ladder that has these `widths` written out: its trials have the same ids.
 """
 
 from __future__ import annotations
