@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -26,6 +27,10 @@ class UViTSpec(TransformerSpec):
         default=2, description="convolutional blocks before the transformer, and as many after it"
     )
     conv_ratio: Ratio = Field(default=2, description="width / channels of the convolutions")
+
+    @property
+    def width_step(self) -> int:
+        return math.lcm(super().width_step, self.conv_ratio)
 
     def build(self, data: DataSource, text: EncoderSpec, generator: Generator | None = None) -> nn.Module:
         from rfscale.backbones.uvit.network import UViT
