@@ -261,6 +261,7 @@ TAG_TRIAL_ID = "rfscale.trial_id"
 TAG_STORE = "rfscale.store"  # the id of the store that wrote the run
 TAG_SWEEP = "rfscale.sweep"
 TAG_QUESTION = "rfscale.question"
+TAG_COMMAND = "rfscale.command"  # of an experiment and of a run: the command line that runs the sweep again
 TAG_STATUS = "rfscale.status"  # one of STATUSES
 TAG_REASON = "rfscale.reason"  # why a trial is not finished, one sentence
 TAG_COMMIT = "rfscale.commit"

@@ -2,6 +2,7 @@
 
 # ruff: noqa: I001 -- the order of the imports is that of the commands in --help
 from rfscale.cli.common import app
+from rfscale.cli import init
 from rfscale.cli import plan
 from rfscale.cli import train
 from rfscale.cli import quality
@@ -9,4 +10,4 @@ from rfscale.cli import results
 from rfscale.cli import rate
 from rfscale.cli import laws
 
-__all__ = ["app", "laws", "plan", "quality", "rate", "results", "train"]
+__all__ = ["app", "init", "laws", "plan", "quality", "rate", "results", "train"]

@@ -24,13 +24,16 @@ from rfscale.numbers import Real, Whole, bounds_of
 from rfscale.paths import expanded
 from rfscale.quoting import quoted
 from rfscale.registry import allowing_plugins
+from rfscale.spec.overrides import known, parse_fields
 from rfscale.spec.sweep import Resources, Sweep, SweepError
+from rfscale.spec.sweep_file import load_sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import Store
 
 if TYPE_CHECKING:
+    from analysis.report.page import Report
     from rfscale.run.progress import Terminal
-    from rfscale.run.study import Ran
+    from rfscale.run.study import Ran, Study
 
 
 class _Group(TyperGroup):
@@ -61,7 +64,6 @@ def _usage_in_one_sentence(ctx: Any) -> Iterator[None]:
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -70,6 +72,22 @@ SweepFile = Annotated[
     Path,
     typer.Argument(metavar="SWEEP", readable=False, help="sweep file (YAML), such as experiments/quickstart.yaml"),
 ]
+
+
+def _known(incomplete: str) -> list[str]:
+    """What a shell completes: the fields, up to their sign."""
+    return [f"{field}=" for field in known() if field.startswith(incomplete)]
+
+
+_Fields = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="FIELD=VALUE",
+        autocompletion=_known,
+        help="fields of the sweep, as if the file said so: training.steps=1000 'seeds=[0,1,2]'; null takes one out",
+    ),
+]
+_Name = Annotated[str | None, typer.Option("--name", help="another name of the sweep, the same as name=NAME")]
 # readable=False, here and elsewhere: no check by typer, since our own sentences say what to do.
 StoreFolder = Annotated[
     Path | None,
@@ -95,7 +113,7 @@ class FileError(RfscaleError, RuntimeError):
 
 
 R = TypeVar("R")
-_READERS = ("sweep", "trial_id")
+_SWEEP, _TRIAL = "sweep", "trial_id"
 """The arguments through which a command reads a sweep or a trial, either of which may name a plug-in."""
 _Allow = Annotated[bool, typer.Option("--allow-plugins", help="run the Python files that the sweep names as plug-ins")]
 _OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -107,20 +125,25 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
     """Bad input is one clear sentence on standard error and exit code 2; all else is a bug and keeps its traceback.
 
     Bad input is what our own packages raise a named error for. Every path that the command is given is checked to be
-    one, and expanded, here.
+    one, and expanded, here. A command with an argument `sweep: Sweep` takes a file and fields beside it, and is given
+    the sweep that they make.
     """
 
     signature = inspect.signature(command, eval_str=True)
-    reads = any(name in signature.parameters for name in _READERS)
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         allowed = bool(kwargs.pop("allow_plugins", False))
+        fields, name = kwargs.pop("fields", None), kwargs.pop("name", None)
         try:
-            for name, value in kwargs.items():
+            for key, value in kwargs.items():
                 if isinstance(value, Path):
-                    kwargs[name] = expanded(value, name.upper() if name in _ARGUMENTS else f"--{name}")
+                    kwargs[key] = expanded(value, key.upper() if key in _ARGUMENTS else f"--{key}")
             with allowing_plugins(allowed):
+                if "=" in str(kwargs.get(_TRIAL, "")):
+                    raise SweepError(f"{quoted(kwargs[_TRIAL])} is no id of a trial; write the id before the fields")
+                if _SWEEP in kwargs:
+                    kwargs[_SWEEP] = _loaded(kwargs[_SWEEP], fields, name)
                 return command(*args, **kwargs)
         except RfscaleError as error:
             typer.echo(f"rfscale: {' '.join(str(error).split())}", err=True)  # one line, whatever was quoted
@@ -132,12 +155,33 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
             typer.echo(f"rfscale: {where} cannot be used: {why}; correct that, or name another place", err=True)
             raise typer.Exit(2) from error
 
-    if reads:
-        option = inspect.Parameter("allow_plugins", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Allow)
-        parameters = [*signature.parameters.values(), option]
-        wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        wrapped.__annotations__ = {**command.__annotations__, "allow_plugins": _Allow}
+    _show(wrapped, signature)
     return wrapped
+
+
+def _loaded(path: Any, fields: Any, name: Any) -> Sweep:
+    """The sweep of a file and the fields given beside it. Raises SweepError."""
+    given = parse_fields(fields or ())
+    if name is not None:
+        if "name" in given:
+            raise SweepError("the name is given twice, by --name and by name=; give it once")
+        given["name"] = name
+    return load_sweep(path, given)
+
+
+def _show(wrapped: Any, signature: inspect.Signature) -> None:
+    """What typer sees of a command: its own parameters, and those that every command of its kind has."""
+    own, kind = dict(signature.parameters), inspect.Parameter.KEYWORD_ONLY
+    more: list[tuple[str, Any, Any]] = []
+    if _SWEEP in own:
+        own[_SWEEP] = own[_SWEEP].replace(annotation=SweepFile)
+        more += [("fields", _Fields, None), ("name", _Name, None)]
+    if _SWEEP in own or _TRIAL in own:
+        more.append(("allow_plugins", _Allow, False))
+    added = [inspect.Parameter(name, kind, default=default, annotation=hint) for name, hint, default in more]
+    parameters = [*own.values(), *added]
+    wrapped.__signature__ = signature.replace(parameters=parameters)
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
 def _version(value: bool) -> None:
@@ -238,18 +282,33 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def terminal() -> Terminal:
-    """Shows what is under way, on standard output."""
+def terminal(as_json: bool = False) -> Terminal:
+    """Shows what is under way: on standard output, or on standard error where that is for JSON alone."""
     from rich.console import Console
 
     from rfscale.run.progress import Terminal
 
     # Piped output is for reading and grepping: no wrapping at 80 columns.
-    return Terminal(Console() if sys.stdout.isatty() else Console(width=200))
+    width = None if (sys.stderr if as_json else sys.stdout).isatty() else 200
+    return Terminal(Console(stderr=as_json, width=width))
 
 
-def end(ran: Ran) -> None:
+def said_by(study: Study, report: Report) -> dict[str, Any]:
+    """What a report says, and where it is."""
+    return {
+        "sweep": study.sweep.name,
+        "command": study.command,
+        "report": str(report.path),
+        "comparison": report.comparison.to_dict(),
+        "laws": report.laws.frame().to_dict("records"),
+        "left_out": report.table.rejected.to_dict("records"),
+    }
+
+
+def end(study: Study, ran: Ran, as_json: bool) -> None:
     """What failed, on standard error, with exit code 1; all of it is tried again by the same command."""
+    if as_json:
+        print_json({**said_by(study, ran.report), "failed": ran.failed, "unjudged": ran.unjudged})
     for what, reasons in (("trials", ran.failed), ("evaluations", ran.unjudged)):
         if reasons:
             listed = "; ".join(f"{trial_id} ({reason})" for trial_id, reason in reasons.items())

@@ -11,7 +11,6 @@ import typer
 from rfscale.cli.common import (
     Json,
     StoreFolder,
-    SweepFile,
     app,
     one_sentence,
     print_json,
@@ -27,7 +26,6 @@ from rfscale.run.study import PLAN_STATUSES, Planned, Study, open_store
 from rfscale.spec.axes import ARMS, Axis, shown
 from rfscale.spec.match import WORDS
 from rfscale.spec.sweep import Size, Sweep, SweepError
-from rfscale.spec.sweep_file import load_sweep, read_mapping
 
 _PLAN_COLUMNS = ("depth", "width", "heads", "parameters", "train_flops", "steps", "batch", "seed", "status", "reason")
 _SPARE = ("heads", "width", "batch")  # of no use for telling two trials apart: said by the depth, or the same for all
@@ -39,7 +37,7 @@ _LONGEST_VALUES = 100  # characters: what is longer is shown by its ends
 @app.command()
 @one_sentence
 def plan(
-    sweep: SweepFile,
+    sweep: Sweep,
     store: StoreFolder = None,
     budget: Annotated[
         float | None,
@@ -66,9 +64,9 @@ def plan(
     the sweep is a pilot: its curves tell which trainings would best sharpen the predicted loss of a larger one, and
     these are written as the next sweep file.
     """
-    study = Study(load_sweep(sweep), open_store(store))
+    study = Study(sweep, open_store(store))
     if budget is not None:
-        _propose(sweep, study, budget, formulation, target, out, as_json)
+        _propose(study, budget, formulation, target, out, as_json)
         return
     for option, value in (("--target", target), ("--out", out), ("--formulation", formulation)):
         if value is not None:
@@ -123,7 +121,6 @@ def plan(
 
 
 def _propose(
-    path: Path,
     study: Study,
     budget: float,
     formulation: str | None,
@@ -143,8 +140,10 @@ def _propose(
         if set(point) != {"depth", "steps"} or not all(v >= 1 and v == int(v) for v in point.values()):
             raise SweepError(f"--target {target!r} is not a training; write it as depth=8,steps=2400")
         goal = Target(int(point["depth"]), int(point["steps"]))
-    proposal = propose_sweep(study.sweep, read_mapping(path), table, budget, name, goal)
-    out = out if out is not None else path.with_name(f"{path.stem}-next.yaml")
+    proposal = propose_sweep(study.sweep, study.sweep.origin.definition, table, budget, name, goal)
+    if out is None:
+        path = study.sweep.origin.file or Path(study.sweep.name)
+        out = path.with_name(f"{path.stem}-next.yaml")
     if out.exists():
         raise SweepError(f"{out} exists already; move it, or name another file with --out")
     try:

@@ -12,7 +12,6 @@ from rfscale.cli.common import (
     Gpus,
     Json,
     StoreFolder,
-    SweepFile,
     app,
     end,
     one_sentence,
@@ -21,13 +20,13 @@ from rfscale.cli.common import (
     with_resources,
 )
 from rfscale.run.study import Study, open_store
-from rfscale.spec.sweep_file import load_sweep
+from rfscale.spec.sweep import Sweep
 
 
 @app.command()
 @one_sentence
 def evaluate(
-    sweep: SweepFile,
+    sweep: Sweep,
     store: StoreFolder = None,
     address: Address = None,
     cpus: Cpus = None,
@@ -39,14 +38,15 @@ def evaluate(
             help="score everything again, as after a change of a judge; new scores count",
         ),
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Judge the images of finished trials, then write the report.
 
     FID, KID, CLIP score, GenEval and what else the judges of the sweep's `quality:` section give. What is scored
     already is not scored again; the same command resumes.
     """
-    study = Study(with_resources(load_sweep(sweep), cpus, gpus), open_store(store))
-    end(study.evaluate(again=again, address=address, watch=terminal()))
+    study = Study(with_resources(sweep, cpus, gpus), open_store(store))
+    end(study, study.evaluate(again=again, address=address, watch=terminal(as_json)), as_json)
 
 
 @app.command()
@@ -66,7 +66,7 @@ def judge(
     place.check_writable()
     from rfscale.judges.shapes.judge import exam
 
-    with terminal().counting() as progress:
+    with terminal(as_json).counting() as progress:
         result = exam(resolution, max_objects, place.judges, progress=progress)
     if as_json:
         print_json(result.to_dict())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,6 @@ from rfscale import names
 from rfscale.cli.common import (
     Json,
     StoreFolder,
-    SweepFile,
     app,
     check_option,
     check_png,
@@ -26,7 +25,6 @@ from rfscale.numbers import Whole, bounds_of
 from rfscale.rating.votes import RatingError, Votes, questions_of
 from rfscale.run.study import open_store
 from rfscale.spec.sweep import Setting, Sweep
-from rfscale.spec.sweep_file import load_sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import Store
 
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 @app.command()
 @one_sentence
 def rate(
-    sweep: SweepFile,
+    sweep: Sweep,
     store: StoreFolder = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="port of the page; 0 is any free one")] = 8077,
     depth: Annotated[list[int] | None, typer.Option("--depth", help="only this depth; may be repeated")] = None,
@@ -69,15 +67,15 @@ def rate(
         ("--guidance", guidance, bounds_of(Setting, "guidance")),
     ):
         check_option(option, value, bounds)
-    definition, place = load_sweep(sweep), open_store(store)
-    trials = _selected(definition, depth or [], formulations or [])
-    folder = place.root / "ratings" / definition.name
+    place = open_store(store)
+    trials = _selected(sweep, depth or [], formulations or [])
+    folder = place.root / "ratings" / sweep.name
     setting = names.setting_label(steps, guidance, "ema")
     if results:
-        _results(definition.name, trials, folder / "votes.sqlite", setting, plot, as_json)
+        _results(sweep.name, trials, folder / "votes.sqlite", setting, plot, as_json)
         return
     finished = [trial for trial in trials if place.trial(trial.trial_id).state().status == names.FINISHED]
-    _check(definition.name, trials, finished)
+    _check(sweep.name, trials, finished)
 
     from rfscale.data import load
     from rfscale.rating.images import Drawing
@@ -86,7 +84,7 @@ def rate(
     captions = load(finished[0].data).validation(prompts).captions
     questions = questions_of(finished[0].data.name)
     design = Design(tuple(trial.trial_id for trial in finished), captions, questions, setting, pairs)
-    _serve(definition.name, design, finished, place, folder, Drawing(steps, guidance), port)
+    _serve(sweep.name, design, finished, place, folder, Drawing(steps, guidance), port, as_json)
 
 
 def _selected(sweep: Sweep, depths: Sequence[int], formulations: Sequence[str]) -> tuple[Trial, ...]:
@@ -128,41 +126,40 @@ def _serve(
     folder: Path,
     drawing: Drawing,
     port: int,
+    as_json: bool,
 ) -> None:
     """Draw what is missing, then answer the page until Ctrl-C."""
+    from rfscale.rating.images import draw_images
     from rfscale.rating.server import RatingServer, kept_key
     from rfscale.rating.sitting import Sitting
 
     store.check_writable()
     with RatingServer(port) as server:  # a busy port is found before the drawing, not after
         votes = Votes(folder / "votes.sqlite")
-        typer.echo(f"{sweep}: {len(trials)} trials, {len(design.prompts)} prompts")
+        typer.echo(f"{sweep}: {len(trials)} trials, {len(design.prompts)} prompts", err=as_json)
         try:
-            images = _draw(design, trials, store, folder, drawing)
+            with terminal(as_json).counting() as count:
+                images = draw_images(
+                    trials, design.prompts, store, folder / "images", drawing, partial(count, "drawing")
+                )
         except KeyboardInterrupt:
             typer.echo("stopped while drawing; the same command goes on from there")
             raise typer.Exit(130) from None
         server.open(Sitting(design, votes), images, kept_key(folder / "key"))
         try:
-            typer.echo(f"open {server.address} in a browser; Ctrl-C ends, and every vote is kept")
+            if as_json:
+                print_json({"sweep": sweep, "address": server.address, "votes": str(votes.path)})
+            else:
+                typer.echo(f"open {server.address} in a browser; Ctrl-C ends, and every vote is kept")
             server.serve_forever()
         except KeyboardInterrupt:
             there = votes.of(design.setting)
             raters = len({vote.showing.rater for vote in there})
             typer.echo(
                 f"\n{_count(len(there), 'vote')} by {_count(raters, 'rater')} in {votes.path}; "
-                f"add --results to the same command to see what they say"
+                f"add --results to the same command to see what they say",
+                err=as_json,
             )
-
-
-def _draw(
-    design: Design, trials: Sequence[Trial], store: Store, folder: Path, drawing: Drawing
-) -> Mapping[tuple[str, int], Path]:
-    """Draw what is missing, with progress."""
-    from rfscale.rating.images import draw_images
-
-    with terminal().counting() as count:
-        return draw_images(trials, design.prompts, store, folder / "images", drawing, partial(count, "drawing"))
 
 
 def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, plot: Path | None, as_json: bool) -> None:

@@ -14,19 +14,18 @@ from rfscale.cli.common import (
     Json,
     Reference,
     StoreFolder,
-    SweepFile,
     app,
     arm_named,
     check_option,
     check_png,
     one_sentence,
     print_json,
+    said_by,
     terminal,
 )
 from rfscale.numbers import Whole, bounds_of
 from rfscale.run.study import Study, open_store
-from rfscale.spec.sweep import Setting
-from rfscale.spec.sweep_file import load_sweep
+from rfscale.spec.sweep import Setting, Sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import Store, StoreError, TrialFolder, read_json
 
@@ -34,7 +33,7 @@ from rfscale.store import Store, StoreError, TrialFolder, read_json
 @app.command()
 @one_sentence
 def report(
-    sweep: SweepFile,
+    sweep: Sweep,
     store: StoreFolder = None,
     setting: Annotated[
         str | None,
@@ -45,19 +44,23 @@ def report(
         ),
     ] = None,
     reference: Reference = None,
+    as_json: Json = False,
 ) -> None:
     """Write the report: figures, tables and one HTML page.
 
     It goes to <store>/reports/<name of the sweep>/report.html.
     """
-    study = Study(load_sweep(sweep), open_store(store))
-    study.report(setting=setting, reference=arm_named(reference), watch=terminal())
+    study = Study(sweep, open_store(store))
+    if as_json:
+        print_json(said_by(study, study.report(setting=setting, reference=arm_named(reference))))
+    else:
+        study.report(setting=setting, reference=arm_named(reference), watch=terminal())
 
 
 @app.command()
 @one_sentence
 def compare(
-    sweep: SweepFile,
+    sweep: Sweep,
     store: StoreFolder = None,
     reference: Reference = None,
     by: Annotated[
@@ -74,7 +77,7 @@ def compare(
 
     The arms are the formulations, unless the sweep says otherwise. Says also what each costs in FLOPs at equal loss.
     """
-    found = Study(load_sweep(sweep), open_store(store)).compare(reference=arm_named(reference), by=by or ())
+    found = Study(sweep, open_store(store)).compare(reference=arm_named(reference), by=by or ())
     if as_json:
         print_json(found.comparison.to_dict())
         return
@@ -99,6 +102,7 @@ def sample(
     guidance: Annotated[float, typer.Option("--guidance", help="classifier-free guidance scale; 1 turns it off")] = 2.5,
     seed: Annotated[int, typer.Option("--seed", help="seed of the noise")] = 0,
     raw: Annotated[bool, typer.Option("--raw", help="weights as trained instead of their EMA")] = False,
+    as_json: Json = False,
 ) -> None:
     """Make a PNG grid of images from a trained trial."""
     check_png(out, "--out")
@@ -120,6 +124,9 @@ def sample(
     captions = [text for text in prompt for _ in range(count)]
     condition = encode(load_text_encoder(trial.text), captions)
     save_grid(generate_images(model, trial, condition, steps, guidance, seed), captions, out)
+    if as_json:
+        print_json({"file": str(out), "trial_id": trial.trial_id, "images": len(captions), "prompts": prompt})
+        return
     typer.echo(f"{len(captions)} images of {trial.formulation}, depth {trial.model.depth}: {out}")
 
 
@@ -128,6 +135,7 @@ def sample(
 def ui(
     store: StoreFolder = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="port of the page")] = 5000,
+    as_json: Json = False,
 ) -> None:
     """Serve the MLflow UI on this store, on loopback only."""
     from analysis.table.store import SETTINGS, connect, keeps_files_itself
@@ -135,12 +143,19 @@ def ui(
 
     uri = tracking_uri(open_store(store))
     if keeps_files_itself(uri):
-        typer.echo(f"MLFLOW_TRACKING_URI is set: open {names.mask(uri)}")
+        if as_json:
+            print_json({"address": names.mask(uri)})
+        else:
+            typer.echo(f"MLFLOW_TRACKING_URI is set: open {names.mask(uri)}")
         return
     connect(uri)
     # Not as an argument: everybody on the machine can read the command line of a process, and a login in the address.
     os.environ |= {**SETTINGS, "MLFLOW_BACKEND_STORE_URI": uri}
-    typer.echo(f"http://127.0.0.1:{port}")
+    address = f"http://127.0.0.1:{port}"
+    if as_json:
+        print_json({"address": address})
+    else:
+        typer.echo(address)
     arguments = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [sys.executable, *arguments])
 

@@ -14,7 +14,6 @@ from rfscale.cli.common import (
     Gpus,
     Json,
     StoreFolder,
-    SweepFile,
     app,
     end,
     one_sentence,
@@ -27,48 +26,51 @@ from rfscale.cli.common import (
     with_resources,
 )
 from rfscale.run.study import Study, open_store
-from rfscale.spec.sweep import SweepError
-from rfscale.spec.sweep_file import load_sweep
+from rfscale.spec.sweep import Sweep, SweepError
+from rfscale.spec.trial import Trial
+from rfscale.store import TrialFolder
 
 
 @app.command()
 @one_sentence
 def run(
-    sweep: SweepFile,
+    sweep: Sweep,
     store: StoreFolder = None,
     address: Address = None,
     cpus: Cpus = None,
     gpus: Gpus = None,
+    as_json: Json = False,
 ) -> None:
     """Train what is missing, then write the report.
 
     Judges the images too where the sweep has a `quality:` section.
     Trials run in parallel on Ray and are logged to MLflow. The same command resumes a sweep that was stopped.
     """
-    study = Study(with_resources(load_sweep(sweep), cpus, gpus), open_store(store))
-    end(study.run(address=address, watch=terminal()))
+    study = Study(with_resources(sweep, cpus, gpus), open_store(store))
+    end(study, study.run(address=address, watch=terminal(as_json)), as_json)
 
 
 @app.command()
 @one_sentence
 def train(
-    sweep: SweepFile,
+    sweep: Sweep,
     trial_id: Annotated[
         str, typer.Argument(metavar="TRIAL_ID", help="id of the trial, or its first digits; `rfscale plan` lists them")
     ],
     store: StoreFolder = None,
     cpus: Cpus = None,
     gpus: Gpus = None,
+    as_json: Json = False,
 ) -> None:
     """Train one trial in this process, without Ray or MLflow.
 
     For a debugger, or a machine that has only torch. The same command resumes a trial that was stopped.
     """
-    definition, place = with_resources(load_sweep(sweep), cpus, gpus), open_store(store)
+    definition, place = with_resources(sweep, cpus, gpus), open_store(store)
     trial = definition.trial(trial_id)
     folder = place.trial(trial.trial_id)
     if folder.state().status == names.FINISHED:
-        typer.echo(f"trial {trial.trial_id} is finished already: val/loss {folder.state().loss:.4f}")
+        _say_trained(trial, folder, "is finished already", as_json)
         return
     trial.data.check(decode=True)
     place.check_writable()
@@ -83,25 +85,44 @@ def train(
 
     def progress(step: int, loss: float) -> None:
         if step % every == 0 or step == trial.training.steps:
-            typer.echo(f"step {step}/{trial.training.steps}  train loss {loss:.4f}")
+            typer.echo(f"step {step}/{trial.training.steps}  train loss {loss:.4f}", err=as_json)
 
     keep = definition.quality is not None and definition.quality.checkpoints == "all"
     train_trial(trial, folder, definition.resources, definition.samples, progress, keep_weights=keep)
     state = folder.state()
     if state.status != names.FINISHED:
+        if as_json:
+            _say_trained(trial, folder, state.status, as_json)
         typer.echo(f"rfscale: trial {trial.trial_id} {state.status}: {state.reason}", err=True)
         raise typer.Exit(1)
-    typer.echo(f"trial {trial.trial_id} finished: val/loss {state.loss:.4f}, files in {folder.path}")
+    _say_trained(trial, folder, "finished", as_json)
+
+
+def _say_trained(trial: Trial, folder: TrialFolder, how: str, as_json: bool) -> None:
+    state = folder.state()
+    if as_json:
+        print_json(
+            {
+                "trial_id": trial.trial_id,
+                "status": state.status,
+                "step": state.step,
+                "loss": state.loss,
+                "reason": state.reason,
+                "files": str(folder.path),
+            }
+        )
+    else:
+        typer.echo(f"trial {trial.trial_id} {how}: val/loss {state.loss:.4f}, files in {folder.path}")
 
 
 @app.command()
 @one_sentence
-def status(sweep: SweepFile, store: StoreFolder = None, as_json: Json = False) -> None:
+def status(sweep: Sweep, store: StoreFolder = None, as_json: Json = False) -> None:
     """Show how far each trial came, and its loss.
 
     The loss is val/loss where the trial is finished, else its last training loss.
     """
-    study = Study(load_sweep(sweep), open_store(store))
+    study = Study(sweep, open_store(store))
     rows = [
         {
             **trial_row(trial, study.sweep),

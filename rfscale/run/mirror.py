@@ -37,6 +37,7 @@ from analysis.table.store import (
     reading,
 )
 from rfscale import names
+from rfscale.run.origin import command
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import Point, State, Store, TrialFolder, read_json
@@ -96,6 +97,7 @@ class Mirror:
         try:
             self._client = _client(self.uri)
             self._experiment = self._get_experiment()
+            self._client.set_experiment_tag(self._experiment, names.TAG_COMMAND, command(sweep, store)[:TAG_LENGTH])
             _relabel(self._client, self._experiment, sweep)
             self._found = self._runs()  # runs that no trial has been matched with yet
         except TrackingError:
@@ -285,6 +287,7 @@ class Mirror:
             names.TAG_VERSIONS: json.dumps(attempt["versions"]),
             names.TAG_DEVICE: attempt["device"],
             names.TAG_NOTES: _notes(self.sweep),
+            names.TAG_COMMAND: command(self.sweep, self.store),
             names.TAG_STATUS: state.status,
         }
         self._client.log_batch(copy.run_id, tags=[RunTag(k, v[:TAG_LENGTH]) for k, v in tags.items()])

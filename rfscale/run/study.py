@@ -21,6 +21,7 @@ from rfscale import names
 from rfscale.judges import Judge, JudgeError, Progress
 from rfscale.judges.units import units
 from rfscale.paths import expanded
+from rfscale.run import origin
 from rfscale.run.launch import Outcome, launch, launch_evaluation, to_train
 from rfscale.spec.notes import notes
 from rfscale.spec.sweep import Quality, Sweep
@@ -145,6 +146,11 @@ class Study:
         """The trials that the sweep file has now: what an earlier version of it trained is left out."""
         return frozenset(trial.trial_id for trial in self.sweep.trials)
 
+    @property
+    def command(self) -> str:
+        """The command line that runs this sweep, with the fields that were given beside its file."""
+        return origin.command(self.sweep, self.store)
+
     # --- before -------------------------------------------------------------------------------------------------------
 
     def states(self) -> list[tuple[Trial, State]]:
@@ -152,8 +158,10 @@ class Study:
         return [(trial, self.store.trial(trial.trial_id).state()) for trial in self.sweep.trials]
 
     def check(self) -> None:
-        """All that can be known before anything starts. Raises PlacementError and JudgeError; writes nothing."""
+        """All that can be known before anything starts. Raises PlacementError, StoreError and JudgeError; writes
+        nothing."""
         placement.check(self.sweep.resources)
+        origin.check_name(self.sweep, self.store)
         if self.sweep.quality is not None:
             self._check_judges(self.sweep.quality)
 
@@ -188,6 +196,7 @@ class Study:
         self.check()
         check_reachable(tracking_uri(self.store))
         self.store.check_writable()
+        origin.record(self.sweep, self.store)
         quality, missing = self.sweep.quality, to_train(self.sweep, self.store)
         watch.say(f"{self.sweep.name}: {len(self.sweep.trials)} trials, {len(missing)} to train")
         for note in self.sweep.notes:
@@ -220,6 +229,7 @@ class Study:
 
         quality = self.sweep.quality or Quality()
         placement.check(self.sweep.resources)
+        origin.check_name(self.sweep, self.store)
         self._check_judges(quality)
         check_reachable(tracking_uri(self.store))
         finished = self.finished()
@@ -228,6 +238,7 @@ class Study:
                 f"no trial of sweep {self.sweep.name} in {self.store.root} is finished; `rfscale run` trains them"
             )
         self.store.check_writable()
+        origin.record(self.sweep, self.store)
         if again:
             from rfscale.judges.evaluate import forget
 
@@ -257,12 +268,19 @@ class Study:
 
     def report(self, *, setting: str | None = None, reference: str | None = None, watch: Watch = SILENT) -> Report:
         """Write figures, tables and a page into the store. Raises as `compare` does, QualityError and StoreError."""
+        origin.check_name(self.sweep, self.store)
         uri, folder = self._labelled(), self.store.report(self.sweep.name)
         from analysis.report.page import write_report  # loads matplotlib: not before MLflow has answered
 
         try:
             report = write_report(
-                uri, self.sweep.name, folder, reference=reference, quality_setting=setting, trials=self.ids
+                uri,
+                self.sweep.name,
+                folder,
+                reference=reference,
+                command=self.command,
+                quality_setting=setting,
+                trials=self.ids,
             )
         except OSError as error:
             raise StoreError(

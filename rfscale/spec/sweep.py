@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SkipValidation, ValidationInfo, field_validator, model_validator
@@ -240,6 +241,18 @@ class Size:
         return self.times_parameters if self.by == "parameters" else self.times_flops
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a sweep comes from: its file, the folder that its paths are relative to, the fields given beside the file
+    (`training.steps=1000`), and what file and fields say together. A sweep is the same wherever it comes from: nothing
+    here is compared."""
+
+    file: Path | None = field(default=None, compare=False)
+    folder: Path = field(default=Path(), compare=False)
+    fields: tuple[str, ...] = field(default=(), compare=False)
+    definition: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
 class Sweep(Strict):
     """A question and the trials that answer it."""
 
@@ -253,6 +266,7 @@ class Sweep(Strict):
     duplicates: int  # trials that stood in the grids more than once and were merged
     notes: tuple[str, ...] = ()  # what may not be meant as it is written, a sentence each
     sizes: SkipValidation[tuple[Size, ...]] = ()  # of matched arms and of the first one, beside each other
+    origin: SkipValidation[Origin] = Origin()
 
     @property
     def arms(self) -> tuple[str, ...]:

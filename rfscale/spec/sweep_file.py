@@ -16,10 +16,12 @@ from rfscale.paths import PathError, expanded
 from rfscale.quoting import cut, quoted
 from rfscale.registry import load_plugin
 from rfscale.spec.axes import AxisError, Point, UnknownFieldError, layout
-from rfscale.spec.listed import keys_of, listable, listed_fields, one_by_one
-from rfscale.spec.match import WIDTH, check_width, matched, matching, sizes, unmatched
-from rfscale.spec.sentences import LONGEST, kind_of, nearest, sentence, unknown_key
-from rfscale.spec.sweep import Grid, Quality, Resources, Samples, Sweep, SweepError
+from rfscale.spec.listed import listable, listed_fields, one_by_one
+from rfscale.spec.match import check_width, matched, matching, sizes, unmatched
+from rfscale.spec.merge import merged
+from rfscale.spec.overrides import edited, plain, written
+from rfscale.spec.sentences import LONGEST, nearest, sentence, unknown_key
+from rfscale.spec.sweep import Grid, Origin, Quality, Resources, Samples, Sweep, SweepError
 from rfscale.spec.trial import Strict, Trial, data_identity, plugins_of
 from rfscale.spec.yaml import YamlError, parse, read_text
 
@@ -44,9 +46,20 @@ _WHOLE = (*_Header.model_fields, "grids")
 """Keys that a sweep has once."""
 
 
-def load_sweep(path: str | Path) -> Sweep:
-    """Read and validate a sweep file. Raises SweepError: one sentence that names the file, the key and the remedy."""
-    return parse_sweep(read_mapping(path), source=str(path), folder=Path(path).parent)
+def load_sweep(given: str | Path | Mapping[str, Any], fields: Mapping[str, Any] | None = None) -> Sweep:
+    """Read and validate a sweep file, or a mapping that says the same, with `fields` in the place of the file's own.
+
+    `fields`: dotted key -> value, such as `training.steps`, as in `rfscale.spec.overrides`. Raises SweepError: one
+    sentence that names the file, the key and the remedy.
+    """
+    fields = fields or {}
+    if isinstance(given, Mapping):
+        path, source, folder, raw = None, "sweep", Path.cwd(), plain("sweep", given)
+    else:
+        path, source, folder, raw = Path(given), str(given), Path(given).parent, read_mapping(given)
+    definition, beside = edited(raw, fields, source), written(fields)
+    sweep = parse_sweep(definition, cut(f"{source} with {' '.join(beside)}", 200) if beside else source, folder)
+    return sweep.model_copy(update={"origin": Origin(path, folder, beside, definition)})
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -89,7 +102,7 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
     for i, grid in enumerate(grids):
         where = source if len(grids) == 1 else f"{source}: grids[{i}]"
         try:
-            points += _points(_merged(body, grid), header.arms, i, len(points), where, folder)
+            points += _points(merged(body, grid), header.arms, i, len(points), where, folder)
         except AxisError as error:
             raise SweepError(f"{where}: {error}") from error
     trials = {point.trial.trial_id: point.trial for point in points}
@@ -140,7 +153,7 @@ def _points(
     asked = done = False  # for a match
     for arm, overrides in (arms or {"": {}}).items():
         where = f"{source}: arms.{arm}" if arm else source
-        whole = _merged(body, overrides)
+        whole = merged(body, overrides)
         check_width(overrides.get("model"), whole.get("model"), where, first is None)
         combinations = math.prod(len(values) for _, values in listed_fields(whole))
         ahead = before + len(points)
@@ -263,33 +276,6 @@ def _grid_trials(grid: Grid, checked: set[DataSource], source: str) -> list[tupl
     except (DataError, PathError) as error:
         raise SweepError(f"{source}: {error}") from error
     return trials
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            kept = _kept(key, old, value)
-            if key == "model" and any(name in value for name in WIDTH):  # the width is said in one way
-                kept = {name: given for name, given in kept.items() if name not in WIDTH}
-            value = {**kept, **value}
-        merged[key] = value
-    return merged
-
-
-def _kept(section: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The keys of a section that still mean something beside the new ones: all of the same choice, and of another one
-    those that it shares where the kind is a family."""
-    kind = kind_of(section)
-    if kind is None:
-        return old
-    was = old.get(kind.tag, kind.default)
-    now = new.get(kind.tag, was)
-    if now == was:
-        return old
-    chosen = (now if isinstance(now, list) else [now]) if kind.family else []
-    return {key: value for key, value in old.items() if any(key in keys_of(kind, name) for name in chosen)}
 
 
 def _beside(folder: Path | None, given: str, what: str) -> str:

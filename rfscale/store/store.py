@@ -31,6 +31,10 @@ class Store:
     def report(self, sweep: str) -> Path:
         return self.root / "reports" / sweep
 
+    def sweep(self, name: str) -> Path:
+        """Where it stands what a name of a sweep means here."""
+        return self.root / "sweeps" / f"{name}.json"
+
     def identity(self) -> str:
         """The random id of this store, made once: by it the store knows its own runs on a server that holds others.
 
