@@ -20,6 +20,7 @@ from rfscale.train.loop import train
 
 # Data flows down: a file of rfscale imports only from its own folder and from rows below it.
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("__main__",),  # `python -m rfscale`
     ("cli",),  # parse, call, print
     ("run",),  # launch (the only file with Ray), mirror (the only one that writes MLflow), progress, the next sweep
     ("rating",),  # asks people about the images of finished trials
@@ -104,6 +105,7 @@ def test_imports_go_down(path: Path) -> None:
 def test_only_the_command_line_and_run_import_analysis() -> None:
     users = {module_of(path) for path in FILES if "analysis" in imported_packages(path)}
     assert {name for name in users if name.startswith("rfscale")} <= {
+        "rfscale.cli.common",
         "rfscale.cli.laws",
         "rfscale.cli.plan",
         "rfscale.cli.rate",

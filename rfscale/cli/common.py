@@ -79,7 +79,7 @@ def _known(incomplete: str) -> list[str]:
     return [f"{field}=" for field in known() if field.startswith(incomplete)]
 
 
-_Fields = Annotated[
+_FieldsArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="FIELD=VALUE",
@@ -87,7 +87,7 @@ _Fields = Annotated[
         help="fields of the sweep, as if the file said so: training.steps=1000 'seeds=[0,1,2]'; null takes one out",
     ),
 ]
-_Name = Annotated[str | None, typer.Option("--name", help="another name of the sweep, the same as name=NAME")]
+_NameOption = Annotated[str | None, typer.Option("--name", help="another name of the sweep, the same as name=NAME")]
 # readable=False, here and elsewhere: no check by typer, since our own sentences say what to do.
 StoreFolder = Annotated[
     Path | None,
@@ -115,6 +115,8 @@ class FileError(RfscaleError, RuntimeError):
 R = TypeVar("R")
 _SWEEP, _TRIAL = "sweep", "trial_id"
 """The arguments through which a command reads a sweep or a trial, either of which may name a plug-in."""
+_FIELDS, _NAME = "fields", "name"
+"""What every command that reads a sweep takes beside its file."""
 _Allow = Annotated[bool, typer.Option("--allow-plugins", help="run the Python files that the sweep names as plug-ins")]
 _OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """What a machine refuses whoever asks, wherever it is met: permissions, a read-only disk, a full one."""
@@ -134,7 +136,7 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         allowed = bool(kwargs.pop("allow_plugins", False))
-        fields, name = kwargs.pop("fields", None), kwargs.pop("name", None)
+        beside = {key: kwargs.pop(key, None) for key in (_FIELDS, _NAME)} if _SWEEP in kwargs else {}
         try:
             for key, value in kwargs.items():
                 if isinstance(value, Path):
@@ -143,7 +145,7 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
                 if "=" in str(kwargs.get(_TRIAL, "")):
                     raise SweepError(f"{quoted(kwargs[_TRIAL])} is no id of a trial; write the id before the fields")
                 if _SWEEP in kwargs:
-                    kwargs[_SWEEP] = _loaded(kwargs[_SWEEP], fields, name)
+                    kwargs[_SWEEP] = _loaded(kwargs[_SWEEP], **beside)
                 return command(*args, **kwargs)
         except RfscaleError as error:
             typer.echo(f"rfscale: {' '.join(str(error).split())}", err=True)  # one line, whatever was quoted
@@ -175,7 +177,7 @@ def _show(wrapped: Any, signature: inspect.Signature) -> None:
     more: list[tuple[str, Any, Any]] = []
     if _SWEEP in own:
         own[_SWEEP] = own[_SWEEP].replace(annotation=SweepFile)
-        more += [("fields", _Fields, None), ("name", _Name, None)]
+        more += [(_FIELDS, _FieldsArgument, None), (_NAME, _NameOption, None)]
     if _SWEEP in own or _TRIAL in own:
         more.append(("allow_plugins", _Allow, False))
     added = [inspect.Parameter(name, kind, default=default, annotation=hint) for name, hint, default in more]

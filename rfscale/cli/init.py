@@ -23,7 +23,7 @@ def init(
     ] = Path("sweep"),
     as_json: Json = False,
 ) -> None:
-    """Write a sweep file to begin with, with a comment on every part.
+    """Write a sweep file to begin with, every part explained.
 
     Never over a file that is there.
     """
@@ -35,7 +35,9 @@ def init(
     except FileExistsError as error:
         raise FileError(f"{path} exists already and is left as it is; give another name") from error
     except OSError as error:
-        raise FileError(f"cannot write {path} ({str(error.strerror).lower()}); give another name") from error
+        raise FileError(
+            f"cannot write {path}: {str(error.strerror).lower()}; name a file in a folder that is there"
+        ) from error
     if as_json:
         print_json({"file": str(path), "sweep": path.stem})
     else:

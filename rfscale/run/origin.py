@@ -61,9 +61,9 @@ def check_name(sweep: Sweep, store: Store) -> None:
     if _name_in(other, found["fields"]) != sweep.name:  # it was moved, or has another name by now
         return
     raise StoreError(
-        f"{other} and {file.resolve()} are two sweeps of one name, {sweep.name}, and the store {store.root} has results "
-        f"of the first: the reports would replace each other; give the second another name with --name NAME, or "
-        f"replace the first with --name {sweep.name}"
+        f"{other} and {file.resolve()} are two sweeps of one name, {sweep.name}, and the store {store.root} has the "
+        "results of the first, so that each report would replace the other's; give the second another name with --name "
+        f"NAME, or put it in the place of the first with --name {sweep.name}"
     )
 
 
@@ -77,7 +77,7 @@ def command(sweep: Sweep, store: Store) -> str:
 
 
 def _record(name: str, store: Store) -> dict[str, Any] | None:
-    found = read_json(store.sweep(name))
+    found = read_json(store.sweep(name)) if Path(name).name == name else None
     if found is not None and not found.keys() >= {"file", "folder", "fields", "trials", "definition"}:
         raise StoreError(f"{store.sweep(name)} is damaged; remove it, and run the sweep again")
     return found

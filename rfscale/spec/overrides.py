@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from rfscale.quoting import cut, quoted
 from rfscale.registry import KINDS
 from rfscale.spec.merge import merged
@@ -89,8 +91,10 @@ def known() -> list[str]:
     """The keys of a sweep file, and those of its sections under their default choice: what a shell completes."""
     found = ["name", "question"]
     for key in (*Grid.model_fields, "samples", "quality", "resources"):
-        model = section_of(key, {})
-        found += [f"{key}.{inner}" for inner in model.model_fields] if model is not None else [key]
+        usual = Grid.model_fields[key].default if key in Grid.model_fields else None
+        model = type(usual) if isinstance(usual, BaseModel) else section_of(key, {})
+        inner = [f"{key}.{name}" for name in model.model_fields if name != "plugins"] if model is not None else [key]
+        found += inner
     return found
 
 

@@ -552,10 +552,10 @@ def test_a_damaged_file_of_the_store_is_named(tiny: Mapping, write_sweep: WriteS
 
 
 def test_a_bug_keeps_its_traceback(tiny: Mapping, write_sweep: WriteSweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(path: Path) -> None:
+    def broken(path: Path, fields: Mapping) -> None:
         raise ValueError("a bug of ours is not the user's fault")
 
-    monkeypatch.setattr("rfscale.cli.plan.load_sweep", broken)
+    monkeypatch.setattr("rfscale.cli.common.load_sweep", broken)
     done = invoke("plan", write_sweep(tiny))
     assert done.exit_code == 1
     assert isinstance(done.exception, ValueError)
