@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from rfscale.backbones.cost import Flops, TransformerShape, linear
+from rfscale.backbones.cost import Flops, linear
+from rfscale.backbones.crossdit.cost import CrossDiTShape
 
 
 @dataclass(frozen=True)
-class UViTShape(TransformerShape):
-    """Convolutions on the grid of patches, and a transformer on a grid of half as many rows and columns. Raises
+class UViTShape(CrossDiTShape):
+    """Convolutions on the grid of patches, and CrossDiT's blocks on a grid of half as many rows and columns. Raises
     ValueError where the grid has no half."""
 
     conv_blocks: int = 2
@@ -49,25 +50,18 @@ class UViTShape(TransformerShape):
 
     def parameters(self) -> dict[str, int]:
         """Trainable parameters per group, exactly."""
-        d, k, blocks, sides = self.width, self.image_width, self.depth, self.conv_blocks
-        conv = 9 * k**2 + k
+        d, k, sides, blocks = self.width, self.image_width, self.conv_blocks, super().parameters()
         return {
-            **self.embedding_parameters(),
-            "convolution": sides * (2 * conv + (conv + 9 * k**2) + conv + linear(2 * k, k)),
+            **blocks,
+            "convolution": sides * (5 * 9 * k**2 + 4 * k + linear(2 * k, k)),  # of a block down and its twin
             "resampling": linear(4 * k, d) + linear(d, 4 * k),
-            "attention": blocks * (linear(d, 3 * d) + linear(d, d) + linear(d, d) + linear(d, 2 * d) + linear(d, d)),
-            "mlp": blocks * (linear(d, self.mlp_ratio * d) + linear(self.mlp_ratio * d, d)),
-            "modulation": blocks * linear(d, 6 * d) + (2 * sides + 1) * linear(d, 2 * k),
-            "qk_norm": blocks * 4 * self.head_width if self.qk_norm else 0,
+            "modulation": blocks["modulation"] + 2 * sides * linear(d, 2 * k),
         }
 
     def flops(self) -> Flops:
         """Exact FLOPs per sample."""
-        d, k, fine, text = self.width, self.image_width, self.image_tokens, self.context_length
-        coarse = fine // 4
-        convolutions = 18 * k**2 * (2 + 3) * fine + 4 * k**2 * fine + 2 * 4 * d * k  # a block down and its block up
-        resampling = 2 * 8 * k * d * coarse
-        itself = 8 * d**2 * coarse + 4 * self.mlp_ratio * d**2 * coarse + 12 * d**2
-        across = 4 * d**2 * coarse + 4 * d**2 * text
-        attention = self.depth * 4 * d * coarse * (coarse + text)  # (queries x keys), QK^T and AV
-        return self.flops_of(self.conv_blocks * convolutions + resampling + self.depth * (itself + across), attention)
+        d, k, fine = self.width, self.image_width, self.image_tokens
+        convolutions = 5 * 18 * k**2 * fine + 4 * k**2 * fine + 8 * d * k  # with the shortcut and two modulations
+        resampling = 2 * 2 * k * d * fine  # 8 k d at each of fine / 4, down and up
+        blocks, attention = self.block_flops()
+        return self.flops_of(self.conv_blocks * convolutions + resampling + blocks, attention)
