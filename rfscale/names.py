@@ -136,6 +136,35 @@ METRICS: dict[str, Key] = {
     )
 }
 
+# --- attention --------------------------------------------------------------------------------------------------------
+# Keys: attention/<metric>/<block>, the block as `attention_block` writes it.
+MAX_LOGIT, ENTROPY = "max_logit", "entropy"
+ATTENTION: dict[str, Key] = {
+    key.key: key
+    for key in (
+        Key(MAX_LOGIT, "1", "none", "largest q.k / sqrt(head width) of a block, weights without EMA, signed"),
+        Key(ENTROPY, "nat", "none", "entropy of a block's attention over its keys, mean over heads, queries and images"),
+    )
+}
+_ATTENTION_PREFIX = "attention"
+
+
+def attention_block(number: int, kind: str = "") -> str:
+    """`block_03`; with several attentions in a block, those beside its first with their kind: `block_03_cross`."""
+    return f"block_{number:02d}" + (f"_{kind}" if kind else "")
+
+
+def attention_key(metric: str, block: str) -> str:
+    """Key of what was measured of the attention in one block: `attention/max_logit/block_03`."""
+    return "/".join((_ATTENTION_PREFIX, metric, block))
+
+
+def parse_attention(key: str) -> tuple[str, str] | None:
+    """(metric, block) of a key that `attention_key` made, or None for any other key."""
+    parts = key.split("/")
+    return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == _ATTENTION_PREFIX else None
+
+
 # --- sample quality ---------------------------------------------------------------------------------------------------
 # Metrics of generated images. Keys in MLflow: quality/<metric>/<judge label>/<setting>, the standard error under
 # <metric>_se and what true images score under <metric>_ceiling (same judge label, setting `true`).

@@ -28,6 +28,7 @@ from rfscale.train.placement import Placement, one_device
 from rfscale.train.state import TrainState
 from rfscale.train.step import Recipe, Sums, take_step
 from rfscale.train.weights import save_weights, save_weights_of
+from rfscale.validation.attention import measure_attention
 from rfscale.validation.profile import evaluate
 from rfscale.validation.samples import save_samples
 
@@ -162,7 +163,9 @@ class Training:
         state, recipe = self.state, self.recipe
         shift = recipe.training.timestep_shift
         metrics = dict(evaluate(state.ema, state.model, recipe.formulation, self.validation, wide, shift))
-        self.journal.log(state.at.step, metrics)
+        with recipe.precision():
+            attention = dict(measure_attention(state.model, recipe.formulation, self.validation))
+        self.journal.log(state.at.step, {**metrics, **attention})
         return metrics
 
     def _check_range(self, loss: float) -> None:

@@ -36,6 +36,11 @@ class Recipe:
         training = trial.training
         return cls(trial.seed, formulation(trial.formulation), training, schedule_of(training), placement)
 
+    def precision(self) -> AbstractContextManager[object]:
+        """What the network is run in during training."""
+        low = self.training.precision == "bf16"
+        return torch.autocast(self.placement.device.type, torch.bfloat16) if low else nullcontext()
+
 
 class Sums:
     """Sums over the steps since the last logged point, kept on the device so that a step never waits for it."""
@@ -68,7 +73,7 @@ def take_step(state: TrainState, batch: Batch, recipe: Recipe, sums: Sums) -> No
         logsnr = recipe.formulation.draw(u, training.timestep_shift)
         kept = uniform(recipe.seed, Stream.TEXT_DROPOUT, step, first, count, device) >= training.text_dropout
         told = part.condition.where(kept)
-        with _precision(recipe):
+        with recipe.precision():
             loss = recipe.formulation.loss(state.model, x0, eps, logsnr, told).sum() / training.batch
         loss.backward()  # type: ignore[no-untyped-call]
         sums.loss += loss.detach()
@@ -81,11 +86,6 @@ def take_step(state: TrainState, batch: Batch, recipe: Recipe, sums: Sums) -> No
     if (step + 1) % training.ema_every == 0:
         _update_ema(state, training.ema_decay)
     state.at.step += 1
-
-
-def _precision(recipe: Recipe) -> AbstractContextManager[object]:
-    low = recipe.training.precision == "bf16"
-    return torch.autocast(recipe.placement.device.type, torch.bfloat16) if low else nullcontext()
 
 
 def _update_ema(state: TrainState, ema_decay: float) -> None:

@@ -60,13 +60,20 @@ def profile(network: Network, formulation: Formulation, data: ValidationSet, log
     for level in logsnr:
         parts = []
         for first, x0, condition in data.batches():
-            eps = _noise(level, first, x0)
-            levels = torch.full((len(x0),), level, dtype=torch.float64, device=x0.device)
-            a, b = (per_sample(k.to(x0.dtype), x0) for k in formulation.path.scale(levels))
-            x0_hat, _ = formulation.predict(network, a * x0 + b * eps, levels, condition)
+            z, levels = noised(formulation, level, first, x0)
+            x0_hat, _ = formulation.predict(network, z, levels, condition)
             parts.append((x0_hat - x0).square().flatten(1).mean(1))
         rows.append(torch.cat(parts))
     return torch.stack(rows)
+
+
+def noised(formulation: Formulation, level: float, first: int, x0: Tensor) -> tuple[Tensor, Tensor]:
+    """(z, (n,) log-SNR) of the validation images from number `first` on, at one log-SNR, under their fixed noise."""
+    key = 1_000_000 + round(level * 10_000)
+    eps = normal(NOISE_SEED, Stream.VALIDATION, key, first, len(x0), tuple(x0.shape[1:]), x0.device)
+    levels = torch.full((len(x0),), level, dtype=torch.float64, device=x0.device)
+    a, b = (per_sample(k.to(x0.dtype), x0) for k in formulation.path.scale(levels))
+    return a * x0 + b * eps, levels
 
 
 @torch.no_grad()
@@ -169,8 +176,3 @@ def evaluate(
 def _standard_error(per_image: Tensor) -> float:
     """Of the mean over images: one image shares nothing with another, so they are the independent units."""
     return float(per_image.std() / math.sqrt(len(per_image))) if len(per_image) > 1 else math.nan
-
-
-def _noise(level: float, first: int, x0: Tensor) -> Tensor:
-    key = 1_000_000 + round(level * 10_000)
-    return normal(NOISE_SEED, Stream.VALIDATION, key, first, len(x0), tuple(x0.shape[1:]), x0.device)
