@@ -143,7 +143,9 @@ ATTENTION: dict[str, Key] = {
     key.key: key
     for key in (
         Key(MAX_LOGIT, "1", "none", "largest q.k / sqrt(head width) of a block, weights without EMA, signed"),
-        Key(ENTROPY, "nat", "none", "entropy of a block's attention over its keys, mean over heads, queries and images"),
+        Key(
+            ENTROPY, "nat", "none", "entropy of a block's attention over its keys, mean over heads, queries and images"
+        ),
     )
 }
 _ATTENTION_PREFIX = "attention"

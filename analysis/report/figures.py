@@ -18,6 +18,8 @@ from analysis.laws.ladder import Ladder
 from analysis.quality import plot as plot_quality
 from analysis.quality.summary import Quality
 from analysis.report.pictures import Draw
+from analysis.stability import plot as plot_stability
+from analysis.stability.growth import Growth
 from analysis.style import PALETTE, Look, legend_beside, log_axis
 from analysis.table.read import SweepTable
 from rfscale import names
@@ -31,6 +33,7 @@ class Results:
     comparison: Comparison
     ladder: Ladder
     quality: Quality | None
+    growth: Growth | None
     look: Mapping[str, Look]
 
     @property
@@ -42,7 +45,9 @@ class Results:
         return len(self.comparison.standings) > plot_ladder.LAWS_UP_TO
 
 
-Section = Literal["answer", "ranking", "trend", "laws", "training", "quality", "quality by size", "quality by steps"]
+Section = Literal[
+    "answer", "ranking", "trend", "laws", "training", "attention", "quality", "quality by size", "quality by steps"
+]
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,20 @@ def _denoising_profile(r: Results) -> tuple[str, Draw] | None:
     )
 
 
+def _attention(r: Results) -> tuple[str, Draw] | None:
+    growth = r.growth
+    if growth is None:
+        return None
+    sizes = plot_stability.shown_sizes(growth)
+    which = "" if len(sizes) == len(growth.sizes) else f" The {len(sizes)} largest sizes."
+    return (
+        "Attention along training (the paper's Fig. 5), weights without EMA: the largest logit over all blocks, and "
+        "the entropy of the block where it is lowest. Thin: single trainings; thick: their mean, for as long as all of "
+        f"them go on. Cross: the last that was measured before a training diverged.{which}",
+        lambda: plot_stability.panels_attention(growth, r.look),
+    )
+
+
 def _quality_against_loss(r: Results) -> tuple[str, Draw] | None:
     quality = r.quality
     if quality is None or not plot_quality.shown(quality):
@@ -179,6 +198,7 @@ FIGURES = (
     ReportFigure("learning_curves", "training", _learning_curves),
     ReportFigure("loss_per_level", "training", _loss_per_level),
     ReportFigure("denoising_profile", "training", _denoising_profile),
+    ReportFigure("attention", "attention", _attention),
 )
 
 

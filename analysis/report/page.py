@@ -24,6 +24,8 @@ from analysis.quality import wording as wording_quality
 from analysis.quality.summary import Quality, assess
 from analysis.report.figures import FIGURES, Results
 from analysis.report.pictures import Picture, png_of, write_file
+from analysis.stability import wording as wording_stability
+from analysis.stability.growth import Growth, growth
 from analysis.style import house_style, looks, si
 from analysis.table.read import SweepTable, read_sweep
 from rfscale import names
@@ -66,11 +68,12 @@ def write_report(
     compared = table.only(comparison.trial_ids)  # with tuned axes, the trials of the values chosen
     ladder = ladder_laws(compared, comparison.reference)
     quality = assess(compared, setting=quality_setting)
+    grown = growth(tracking_uri, compared)
     look = looks([s.arm for s in comparison.standings], comparison.reference)
     with house_style():
-        pictures = list(_pictures(Results(compared, comparison, ladder, quality, look)))
+        pictures = list(_pictures(Results(compared, comparison, ladder, quality, grown, look)))
     command = command or f"rfscale run experiments/{sweep}.yaml"
-    page = _page(table, comparison, ladder, quality, pictures, command)
+    page = _page(table, comparison, ladder, quality, grown, pictures, command)
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         write_file(folder / f"{picture.name}.png", picture.png)
@@ -117,6 +120,7 @@ def _page(
     comparison: Comparison,
     ladder: Ladder,
     quality: Quality | None,
+    grown: Growth | None,
     pictures: Sequence[Picture],
     command: str,
 ) -> str:
@@ -141,6 +145,8 @@ def _page(
         holds=wording_trend,
         quality=quality,
         told=wording_quality,
+        growth=grown,
+        grown=wording_stability,
         trials=_trial_rows(table),
         trial_columns=list(TRIAL_COLUMNS),
         rejected=table.rejected.astype(object).where(table.rejected.notna(), wording.NOT_KNOWN).to_dict("records"),

@@ -113,7 +113,7 @@ def read_sweep(
     (the message lists those it holds) or no trial of it is finished.
     """
     with reading(tracking_uri) as client:
-        runs = _runs(client, tracking_uri, sweep)
+        runs = runs_of(client, tracking_uri, sweep)
         usable, rejected = _validated(runs, trials)
         whole = any(identity.whole(run.data.params) for run, _ in usable)
         history = _histories(client, [run for run, _ in usable], curves)
@@ -193,7 +193,7 @@ def _with_identities(
 # --- MLflow -> runs ---------------------------------------------------------------------------------------------------
 
 
-def _runs(client: MlflowClient, tracking_uri: str, sweep: str) -> list[Run]:
+def runs_of(client: MlflowClient, tracking_uri: str, sweep: str) -> list[Run]:
     """Every run of the sweep's experiment. Raises TableError where there is no such experiment."""
     experiment = client.get_experiment_by_name(sweep)
     if experiment is None or experiment.lifecycle_stage != "active":
@@ -336,13 +336,14 @@ def _histories(
     """run id -> key -> {step: value}. A point that was logged twice counts once, the later writing wins."""
 
     def one(run: Run) -> tuple[str, dict[str, dict[int, float]]]:
-        return run.info.run_id, {key: _history(client, run, key) for key in keys if key in run.data.metrics}
+        return run.info.run_id, {key: history_of(client, run, key) for key in keys if key in run.data.metrics}
 
     with ThreadPoolExecutor(4) as pool:  # a server answers several at once; sqlite gains nothing and loses little
         return dict(pool.map(one, runs))
 
 
-def _history(client: MlflowClient, run: Run, key: str) -> dict[int, float]:
+def history_of(client: MlflowClient, run: Run, key: str) -> dict[int, float]:
+    """{step: value}; a point that was logged twice counts once, the later writing wins."""
     history = client.get_metric_history(run.info.run_id, key)
     return {m.step: _value(m.value) for m in sorted(history, key=lambda m: (m.step, m.timestamp))}
 
@@ -354,7 +355,7 @@ def _scores(client: MlflowClient, runs: Sequence[Run]) -> dict[str, Scores]:
         # The entity shows the last values by key; their steps stand in its message alone.
         latest = {m.key: (int(m.step), _value(m.value)) for m in run.data.to_proto().metrics}
         try:
-            return run.info.run_id, scores.read_scores(latest, lambda key: _history(client, run, key))
+            return run.info.run_id, scores.read_scores(latest, lambda key: history_of(client, run, key))
         except ValueError as error:
             raise TableError(f"run {run.info.run_id} has a metric that rfscale does not write: {error}") from error
 

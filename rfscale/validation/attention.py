@@ -7,8 +7,8 @@ entropy falls to 0 (Dehghani et al. 2023, *Scaling vision transformers to 22 bil
 al. 2023, *Small-scale proxies for large-scale transformer training instabilities*, section 3.1). The largest logit is
 signed, as theirs is. QK-norm bounds it by sqrt(e) times its scales.
 
-Measured are the weights as trained, which blow up before their EMA, in the precision of the training; logits and entropy
-follow in fp32 from the queries and keys that the network made. What is not finite is logged as it is.
+Measured are the weights as trained, which blow up before their EMA, in the precision of the training; logits and
+entropy follow in fp32 from the queries and keys that the network made. What is not finite is logged as it is.
 """
 
 from __future__ import annotations

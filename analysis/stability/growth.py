@@ -1,0 +1,112 @@
+"""How far the logits of each arm grew, and how far its attention collapsed, over all trainings and blocks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.compare.cells import rung_labels
+from analysis.table.attention import read_attention
+from analysis.table.identity import column
+from analysis.table.read import SweepTable
+from rfscale import names
+
+LARGE = 50.0
+"""A logit beyond which the growth is worth a look: weights of e^-50 are lost in any precision."""
+PRECISION, NORM = "training.precision", "model.qk_norm"
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """A value, and the block and step at which it was met; the value is NaN or infinite where one was logged."""
+
+    value: float
+    block: str
+    step: int
+
+
+@dataclass(frozen=True)
+class ArmGrowth:
+    """One arm over all of its trainings and blocks."""
+
+    arm: str
+    trainings: int
+    diverged: int
+    max_logit: Extreme
+    entropy: Extreme  # the lowest
+
+
+@dataclass(frozen=True)
+class Growth:
+    """`curves`: `trial_id, arm, size, status, step, max_logit, entropy`, at each step the largest logit and the lowest
+    entropy over the blocks, NaN where one of them is. `sizes`: the labels of the rungs, smallest first.
+    """
+
+    arms: tuple[ArmGrowth, ...]
+    sizes: tuple[str, ...]
+    curves: pd.DataFrame
+    asked: bool  # whether the arms differ in what keeps attention stable
+
+    @property
+    def telling(self) -> bool:
+        """Whether it is worth a reader's time: it was asked, a training diverged, or logits left their usual range."""
+        return self.asked or any(a.diverged or not a.max_logit.value <= LARGE for a in self.arms)
+
+
+def growth(tracking_uri: str, table: SweepTable) -> Growth | None:
+    """The growth in the trials of the table and in all that diverged; None where no attention was logged.
+
+    Raises TrackingError.
+    """
+    points = read_attention(tracking_uri, table)
+    if points.empty:
+        return None
+    sizes, labels = _sizes(table, points)
+    points["size"] = points["trial_id"].map(labels)
+    arms = tuple(_of_arm(str(arm), part) for arm, part in points.groupby("arm", sort=True))
+    asked = bool({PRECISION, NORM} & set(table.roles.arm))
+    return Growth(arms, sizes, _curves(points), asked)
+
+
+def _of_arm(arm: str, points: pd.DataFrame) -> ArmGrowth:
+    trials = points.drop_duplicates("trial_id")
+    logits, entropies = (points[points["metric"] == metric] for metric in (names.MAX_LOGIT, names.ENTROPY))
+    diverged = int((trials["status"] == names.DIVERGED).sum())
+    return ArmGrowth(arm, len(trials), diverged, _extreme(logits, largest=True), _extreme(entropies, largest=False))
+
+
+def _extreme(points: pd.DataFrame, largest: bool) -> Extreme:
+    """The largest or lowest value, or the first that is not finite where there is one."""
+    if points.empty:
+        return Extreme(math.nan, "", 0)
+    steps, values = points["step"].to_numpy(), points["value"].to_numpy(float)
+    bad = np.flatnonzero(~np.isfinite(values))
+    at = int(bad[steps[bad].argmin()] if len(bad) else values.argmax() if largest else values.argmin())
+    return Extreme(float(values[at]), str(points["block"].iloc[at]), int(steps[at]))
+
+
+def _curves(points: pd.DataFrame) -> pd.DataFrame:
+    whole = ["trial_id", "arm", "size", "status", "step"]
+
+    def worst(metric: str, how: str) -> pd.Series:
+        chosen = points[points["metric"] == metric].groupby(whole, dropna=False)["value"]
+        return chosen.agg(lambda values: getattr(values, how)(skipna=False)).rename(metric)
+
+    return pd.concat([worst(names.MAX_LOGIT, "max"), worst(names.ENTROPY, "min")], axis=1).reset_index()
+
+
+def _sizes(table: SweepTable, points: pd.DataFrame) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The labels of all rungs by size, and that of each trial; of what diverged those alone that have an identity."""
+    costs = points.drop_duplicates("trial_id")[["trial_id", "parameters", "train_flops"]]
+    lost = table.rejected[table.rejected["trial_id"].isin(set(costs["trial_id"]) - set(table.trials["trial_id"]))]
+    seed = column("seed")
+    lost = lost[lost[seed].notna()] if seed in lost else lost[:0]
+    whole = pd.concat([table.trials, lost.merge(costs, on="trial_id")], ignore_index=True)
+    labels = rung_labels(
+        replace(table, trials=whole.astype({c: object for c in whole if c.startswith(names.IDENTITY)}))
+    )
+    order = whole.assign(size=labels).sort_values(["parameters", "train_flops"], kind="stable")["size"]
+    return tuple(dict.fromkeys(order)), dict(zip(whole["trial_id"], labels, strict=True))

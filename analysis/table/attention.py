@@ -1,0 +1,38 @@
+"""The logits and entropies of the attention along every training of a sweep, those that diverged among them."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.table.read import SweepTable, history_of, runs_of
+from analysis.table.store import reading
+from rfscale import names
+
+COLUMNS = ("trial_id", "arm", "status", "parameters", "train_flops", "step", "metric", "block", "value")
+
+
+def read_attention(tracking_uri: str, table: SweepTable) -> pd.DataFrame:
+    """What was logged for the trials of the table and for every trial of its sweep that diverged, a row per number:
+    `trial_id, arm, status, parameters, train_flops, step, metric, block, value`.
+
+    `metric` is one of `names.ATTENTION`; a value may be NaN or infinite. Empty where nothing was logged. Raises
+    TrackingError.
+    """
+    used = set(table.trials["run_id"])
+    diverged = set(table.rejected.loc[table.rejected["status"] == names.DIVERGED, "trial_id"])
+    rows = []
+    with reading(tracking_uri) as client:
+        for run in runs_of(client, tracking_uri, table.name):
+            tags, params = run.data.tags, run.data.params
+            trial_id, status = tags.get(names.TAG_TRIAL_ID, ""), tags.get(names.TAG_STATUS, "")
+            if run.info.run_id not in used and not (status == names.DIVERGED and trial_id in diverged):
+                continue
+            diverged.discard(trial_id)  # of several runs of one trial the first counts
+            arm = tags.get(names.TAG_ARM) or params.get("formulation", "")
+            cost = float(params.get("parameters", "nan")), float(params.get("train_flops", "nan"))
+            for key in sorted(run.data.metrics):
+                place = names.parse_attention(key)
+                if place is not None:
+                    curve = sorted(history_of(client, run, key).items())
+                    rows += [(trial_id, arm, status, *cost, step, *place, value) for step, value in curve]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
