@@ -105,8 +105,6 @@ def _sizes(table: SweepTable, points: pd.DataFrame) -> tuple[tuple[str, ...], di
     seed = column("seed")
     lost = lost[lost[seed].notna()] if seed in lost else lost[:0]
     whole = pd.concat([table.trials, lost.merge(costs, on="trial_id")], ignore_index=True)
-    labels = rung_labels(
-        replace(table, trials=whole.astype({c: object for c in whole if c.startswith(names.IDENTITY)}))
-    )
+    labels = rung_labels(replace(table, trials=whole))
     order = whole.assign(size=labels).sort_values(["parameters", "train_flops"], kind="stable")["size"]
     return tuple(dict.fromkeys(order)), dict(zip(whole["trial_id"], labels, strict=True))
