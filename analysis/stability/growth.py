@@ -21,7 +21,8 @@ PRECISION, NORM = "training.precision", "model.qk_norm"
 
 @dataclass(frozen=True)
 class Extreme:
-    """A value, and the block and step at which it was met; the value is NaN or infinite where one was logged."""
+    """A value, and the block and step at which it was met: NaN or infinite where such a one was logged, and NaN in no
+    block where nothing was measured."""
 
     value: float
     block: str
@@ -53,7 +54,12 @@ class Growth:
     @property
     def telling(self) -> bool:
         """Whether it is worth a reader's time: it was asked, a training diverged, or logits left their usual range."""
-        return self.asked or any(a.diverged or not a.max_logit.value <= LARGE for a in self.arms)
+        return self.asked or any(arm.diverged or beyond(arm) for arm in self.arms)
+
+
+def beyond(arm: ArmGrowth) -> bool:
+    """Whether a logit passed `LARGE` or was not finite, where any was measured."""
+    return arm.max_logit.block != "" and not arm.max_logit.value <= LARGE
 
 
 def growth(tracking_uri: str, table: SweepTable) -> Growth | None:
@@ -66,16 +72,20 @@ def growth(tracking_uri: str, table: SweepTable) -> Growth | None:
         return None
     sizes, labels = _sizes(table, points)
     points["size"] = points["trial_id"].map(labels)
-    arms = tuple(_of_arm(str(arm), part) for arm, part in points.groupby("arm", sort=True))
+    lost = table.rejected.loc[table.rejected["status"] == names.DIVERGED, "arm"].value_counts()
+    arms = sorted({*points["arm"], *lost.index})
+    found = tuple(_of_arm(arm, points[points["arm"] == arm], int(lost.get(arm, 0))) for arm in arms)
     asked = bool({PRECISION, NORM} & set(table.roles.arm))
-    return Growth(arms, sizes, _curves(points), asked)
+    return Growth(found, sizes, _curves(points), asked)
 
 
-def _of_arm(arm: str, points: pd.DataFrame) -> ArmGrowth:
-    trials = points.drop_duplicates("trial_id")
+def _of_arm(arm: str, points: pd.DataFrame, diverged: int) -> ArmGrowth:
+    """Trainings that diverged before the first validation point have no points, and count."""
+    ended = points.loc[points["status"] != names.DIVERGED, "trial_id"].nunique()
     logits, entropies = (points[points["metric"] == metric] for metric in (names.MAX_LOGIT, names.ENTROPY))
-    diverged = int((trials["status"] == names.DIVERGED).sum())
-    return ArmGrowth(arm, len(trials), diverged, _extreme(logits, largest=True), _extreme(entropies, largest=False))
+    return ArmGrowth(
+        arm, ended + diverged, diverged, _extreme(logits, largest=True), _extreme(entropies, largest=False)
+    )
 
 
 def _extreme(points: pd.DataFrame, largest: bool) -> Extreme:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from analysis.compare.numbers import number
-from analysis.stability.growth import LARGE, ArmGrowth, Extreme, Growth
+from analysis.compare.numbers import NOT_KNOWN, number
+from analysis.stability.growth import LARGE, ArmGrowth, Extreme, Growth, beyond
 
 HEADER = ("", "largest logit", "met at", "lowest entropy", "met at", "diverged")
 NOTE = (
@@ -24,10 +24,10 @@ def answer(growth: Growth) -> str:
     if lost:
         each = ", ".join(f"{arm.diverged} of {arm.trainings} of {arm.arm}" for arm in lost)
         told = f"{sum(arm.diverged for arm in lost)} of {count} trainings diverged: {each}."
-    beyond = [arm for arm in growth.arms if not arm.max_logit.value <= LARGE]
-    if beyond:
-        worst = max(beyond, key=lambda arm: arm.max_logit.value if math.isfinite(arm.max_logit.value) else math.inf)
-        grew = f"Logits passed {LARGE:g} in {len(beyond)} of {len(growth.arms)} arms, furthest in {worst.arm} "
+    grown = [arm for arm in growth.arms if beyond(arm)]
+    if grown:
+        worst = max(grown, key=lambda arm: arm.max_logit.value if math.isfinite(arm.max_logit.value) else math.inf)
+        grew = f"Logits passed {LARGE:g} in {len(grown)} of {len(growth.arms)} arms, furthest in {worst.arm} "
         return f"{told} {grew}({_value(worst.max_logit)})."
     return f"{told} No logit passed {LARGE:g}."
 
@@ -49,6 +49,8 @@ def _row(arm: ArmGrowth) -> list[str]:
 
 
 def _value(extreme: Extreme) -> str:
+    if not extreme.block:
+        return NOT_KNOWN
     return number(extreme.value, 3) if math.isfinite(extreme.value) else "not finite"
 
 

@@ -34,16 +34,16 @@ def logit(arm: str, block: int, step: int, seed: int) -> float:
 
 
 def with_attention(trial: FakeTrial) -> FakeTrial:
-    """`gone` diverges after step 160, and says so with NaN and infinity in its last block at that step, seed 1."""
+    """`gone` diverges after step 160; in its last block seed 1 meets infinity at step 40, and NaN at 160."""
     arm, depth, seed = str(trial.params["formulation"]), int(str(trial.params["depth"])), int(str(trial.params["seed"]))
     lost = arm == "gone"
     metrics = [metric for metric in trial.metrics if not lost or metric[1] <= 160]
     for step in STEPS[: 3 if lost else 4]:
         for block in range(depth):
-            broken = lost and seed == 1 and step == 160 and block == depth - 1
+            broken = lost and seed == 1 and step >= 40 and block == depth - 1
             value = logit(arm, block, step, seed)
             for metric, number in (
-                (names.MAX_LOGIT, math.inf if broken else value),
+                (names.MAX_LOGIT, (math.inf if step == 40 else math.nan) if broken else value),
                 (names.ENTROPY, math.nan if broken else 3.0 / value),
             ):
                 metrics.append((names.attention_key(metric, names.attention_block(block)), step, number))
@@ -78,7 +78,7 @@ def test_every_number_is_read_with_its_place_of_diverged_trainings_too(uri: str)
     one = points[(points["arm"] == "none") & (points["block"] == "block_01") & (points["metric"] == names.MAX_LOGIT)]
     assert sorted(one["value"]) == pytest.approx(sorted(logit("none", 1, step, s) for step in STEPS for s in (0, 1)))
     lost = points[(points["arm"] == "gone") & ~np.isfinite(points["value"])]
-    assert sorted(map(str, lost["value"])) == ["inf", "inf", "nan", "nan"]
+    assert sorted(map(str, lost["value"])) == ["inf"] * 2 + ["nan"] * 6
     assert read_attention(uri, table.only(table.trials["trial_id"][:1]))["trial_id"].nunique() == 1 + 4
 
 
@@ -91,7 +91,7 @@ def test_the_extremes_are_over_blocks_steps_and_trainings(grown: Growth) -> None
     assert (none.trainings, none.diverged) == (4, 0)
     assert (gone.trainings, gone.diverged) == (4, 4)
     assert math.isinf(gone.max_logit.value), "what is not finite comes before what is large"
-    assert gone.max_logit.step == 160
+    assert gone.max_logit.step == 40, "and of those the first"
     assert math.isnan(gone.entropy.value)
     assert norm.max_logit.value < 5
 
@@ -117,13 +117,28 @@ def test_the_words_say_what_diverged_and_whose_logits_grew(grown: Growth) -> Non
     assert any("not finite" in cell for cell in next(row for row in rows(grown) if row[0] == "gone"))
 
 
+def test_what_diverged_before_anything_was_measured_counts(tmp_path: Path) -> None:
+    def at_once(trial: FakeTrial) -> FakeTrial:
+        edited = with_attention(trial)
+        early = edited.tags[names.TAG_STATUS] == names.DIVERGED and trial.params["depth"] == 2
+        kept = [metric for metric in edited.metrics if not early or names.parse_attention(metric[0]) is None]
+        return replace(edited, metrics=kept)
+
+    uri = written(tmp_path, at_once)
+    found = growth(uri, read_sweep(uri, "s"))
+    assert found is not None
+    (gone,) = (arm for arm in found.arms if arm.arm == "gone")
+    assert (gone.trainings, gone.diverged) == (4, 4)
+    assert "gone" not in set(found.curves.loc[found.curves["size"] == "d = 2", "arm"])
+
+
 def test_the_figure_draws_every_training_and_marks_those_that_end(grown: Growth) -> None:
     figure = panels_attention(grown, looks(["norm", "none"], "norm"))
     assert [ax.get_title() for ax in figure.axes[:2]] == ["d = 1", "d = 2"]
     for ax in figure.axes:
         crosses = [line for line in ax.get_lines() if line.get_marker() == "x"]
-        # The training that met infinity ends one point before the other
-        assert sorted(float(np.asarray(line.get_xdata())[0]) for line in crosses) == [40.0, 160.0]
+        # The training that met infinity at 40 ends at the point before
+        assert sorted(float(np.asarray(line.get_xdata())[0]) for line in crosses) == [10.0, 160.0]
         colours = {line.get_color() for line in ax.get_lines()}
         assert len(colours) == 3
         assert GREY not in colours, "an arm without a finished training has a colour too"
@@ -133,7 +148,7 @@ def test_the_figure_draws_every_training_and_marks_those_that_end(grown: Growth)
     both = [logit("none", 1, 600, seed) for seed in (0, 1)]
     assert np.asarray(mean.get_ydata())[-1] == pytest.approx(math.sqrt(both[0] * both[1]))
     ended = next(line for line in top.get_lines() if line.get_label() == "gone")
-    assert max(np.asarray(ended.get_xdata())) == 40, "a mean over those that are left would hide the worst"
+    assert max(np.asarray(ended.get_xdata())) == 10, "a mean over those that are left would hide the worst"
 
 
 def calm(trial: FakeTrial) -> FakeTrial:

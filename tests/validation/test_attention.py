@@ -266,13 +266,13 @@ def test_every_backbone_has_a_row_for_each_block(tiny: dict[str, Any], backbone:
         assert 0.0 < entropy <= math.log(keys)
 
 
-@pytest.mark.parametrize("first", [False, True], ids=["not yet run", "already compiled"])
-def test_compiled_blocks_are_measured_as_they_are_written(tiny: dict[str, Any], first: bool) -> None:
+def test_compiled_blocks_are_measured_as_they_are_written(tiny: dict[str, Any]) -> None:
     network, data, parts = built(tiny, "mmdit")
     plain = measured(network, data)
     for part in parts(network):
-        part.compile(backend="aot_eager")
-    if first:
-        network(data.batch.x0, torch.zeros(len(data)), data.batch.condition)
-    assert measured(network, data) == plain
-    assert measured(network, data) == plain, "and again"
+        part.compile(backend="eager")
+    with torch.no_grad():  # as the profile does: a block that was compiled for this sees no hook that comes later
+        before = network(data.batch.x0, torch.zeros(len(data)), data.batch.condition)
+        assert measured(network, data) == plain
+        assert measured(network, data) == plain, "and again"
+        assert torch.equal(network(data.batch.x0, torch.zeros(len(data)), data.batch.condition), before)
