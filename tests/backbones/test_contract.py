@@ -28,13 +28,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from rfscale import names
 from rfscale.backbones.base import BACKBONES, BackboneSpec
 from rfscale.backbones.cost import TransformerShape
-from rfscale.data.batch import Condition
+from rfscale.data.batch import Batch, Condition
 from rfscale.data.spec import DataSource
 from rfscale.data.text import EncoderSpec
+from rfscale.flow.formulations import formulation
 from rfscale.spec.sweep import Resources, Samples
 from rfscale.spec.sweep_file import load_sweep, parse_sweep
 from rfscale.store import Store, TrialFolder
 from rfscale.train.loop import train
+from rfscale.validation.attention import measure_attention
+from rfscale.validation.profile import ValidationSet
 
 EVERY = BACKBONES.names()
 
@@ -342,6 +345,22 @@ def test_samples_of_a_batch_do_not_meet(name: str) -> None:
 def test_a_checkpoint_holds_parameters_only(name: str) -> None:
     network = small(name).build()
     assert set(network.state_dict()) == {key for key, _ in network.named_parameters()}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_attention_of_every_block_is_measured(name: str) -> None:
+    one = small(name)
+    z, _, tokens, pooled = one.inputs()
+    data = ValidationSet(Batch(z, Condition(tokens, pooled)))
+    found = dict(measure_attention(as_trained(one.build()), formulation("rf"), data))
+    blocks = {place[1] for place in map(names.parse_attention, found) if place is not None}
+    assert {block[: len("block_00")] for block in blocks} == set(map(names.attention_block, range(one.spec.depth)))
+    assert len(found) == len(names.ATTENTION) * len(blocks)
+    keys = tokens.shape[1] + 8 + 2  # text, 2 x 4 patches, and time or the like
+    for block in blocks:
+        logit, entropy = (found[names.attention_key(metric, block)] for metric in (names.MAX_LOGIT, names.ENTROPY))
+        assert math.isfinite(logit)
+        assert 0.0 < entropy <= math.log(keys * case_of(name).grid ** 2)
 
 
 @pytest.mark.parametrize("name", EVERY)

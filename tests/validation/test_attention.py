@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from rfscale import names
-from rfscale.backbones.base import BACKBONES
 from rfscale.backbones.layers import Attend, rms_norm
 from rfscale.data.batch import Batch, Condition
 from rfscale.flow.formulations import formulation
@@ -240,36 +238,17 @@ def test_a_training_whose_attention_breaks_goes_on_and_says_so(
     assert not any(map(math.isfinite, said))
 
 
-# --- any network ------------------------------------------------------------------------------------------------------
-
-
-def built(tiny: dict[str, Any], backbone: str) -> tuple[nn.Module, ValidationSet, Callable[..., Any]]:
-    (trial,) = parse_sweep({**tiny, "model": {**tiny["model"], "backbone": backbone, "depths": [3]}}).trials
-    network = trial.model.build(trial.data, trial.text, torch.Generator().manual_seed(0))
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, 0.0, 0.2, generator=torch.Generator().manual_seed(parameter.numel()))
-    data = loop.Batches(trial, torch.device("cpu")).validation(8)
-    return network, data, trial.model.parts
-
-
-@pytest.mark.parametrize("backbone", BACKBONES.names())
-def test_every_backbone_has_a_row_for_each_block(tiny: dict[str, Any], backbone: str) -> None:
-    network, data, _ = built(tiny, backbone)
-    found = measured(network, data)
-    blocks = {block for key in found for _, block in [names.parse_attention(key) or ("", "")]}
-    assert {block[:8] for block in blocks} == {f"block_{i:02d}" for i in range(3)}
-    assert len(found) == len(names.ATTENTION) * len(blocks)
-    keys = len(data.batch.condition.tokens[0]) + 4 + 2  # text, 2 x 2 patches, and time or the like
-    for block in blocks:
-        logit, entropy = both(found, block)
-        assert math.isfinite(logit)
-        assert 0.0 < entropy <= math.log(keys)
+# --- compiled ---------------------------------------------------------------------------------------------------------
 
 
 def test_compiled_blocks_are_measured_as_they_are_written(tiny: dict[str, Any]) -> None:
-    network, data, parts = built(tiny, "mmdit")
+    (trial,) = parse_sweep({**tiny, "model": {**tiny["model"], "depths": [2]}}).trials
+    network = trial.model.build(trial.data, trial.text)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, 0.0, 0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+    data = loop.Batches(trial, torch.device("cpu")).validation(8)
     plain = measured(network, data)
-    for part in parts(network):
+    for part in trial.model.parts(network):
         part.compile(backend="eager")
     with torch.no_grad():  # as the profile does: a block that was compiled for this sees no hook that comes later
         before = network(data.batch.x0, torch.zeros(len(data)), data.batch.condition)
