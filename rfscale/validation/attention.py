@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from rfscale import names
 from rfscale.backbones.layers import Attend
+from rfscale.data.batch import Condition
 from rfscale.flow.formulations import Formulation
 from rfscale.validation.profile import LOSS_LOGSNR, ValidationSet, noised
 
@@ -41,10 +42,11 @@ def measure_attention(network: nn.Module, formulation: Formulation, data: Valida
     """
     part = data.batch[:IMAGES]
     with torch.compiler.set_stance("force_eager"), _watched(network) as watched:
-        if watched:
-            for level in LOGSNR:
-                z, levels = noised(formulation, level, 0, part.x0)
-                formulation.predict(network, z, levels, part.condition)
+        if watched:  # all levels at once: small networks are slow for their number of calls
+            made = [noised(formulation, level, 0, part.x0) for level in LOGSNR]
+            z, logsnr = (torch.cat(parts) for parts in zip(*made, strict=True))
+            told = [torch.cat([t] * len(LOGSNR)) for t in (part.condition.tokens, part.condition.pooled)]
+            formulation.predict(network, z, logsnr, Condition(*told))
     called = [(block, seen) for block, seen in watched.items() if seen.queries]
     if not called:
         return []
