@@ -1,8 +1,9 @@
-"""Writes the tables of every kind of choice into docs/sweeps.md, from the registries.
+"""Writes the tables of every kind of choice into docs/sweeps.md, and that of the backbones into docs/backbones.md, from
+the registries.
 
     python docs/kinds.py
 
-`tests/docs/test_kinds.py` holds the page to the code.
+`tests/docs/test_kinds.py` holds the pages to the code.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+from rfscale.backbones.base import BACKBONES, BackboneSpec
 from rfscale.registry import KINDS, Kind
 
-PAGE = Path(__file__).with_name("sweeps.md")
+PAGES = tuple(Path(__file__).with_name(name) for name in ("sweeps.md", "backbones.md"))
 BEGIN, END = "<!-- kinds: written by docs/kinds.py -->\n", "<!-- end of kinds -->\n"
 
 
@@ -30,11 +32,24 @@ def _table(kind: Kind) -> str:
     return "\n".join([*head, "|---|---|---|", *rows]) + "\n"
 
 
-def page() -> str:
+def blocks() -> str:
+    head = ["| name | a block | FLOPs | parameters | source |", "|---|---|---|---|---|"]
+    rows = []
+    for name in BACKBONES.names():
+        spec = BACKBONES.get(name)
+        assert issubclass(spec, BackboneSpec)
+        rows.append(
+            f"| `{name}` | {spec.equation} | {spec.block_flops} | {spec.block_parameters} | {spec.source} |",
+        )
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def page(path: Path) -> str:
     """The page as it should be."""
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    return before + BEGIN + tables() + END + rest.split(END)[1]
+    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
+    return before + BEGIN + (tables() if path == PAGES[0] else blocks()) + END + rest.split(END)[1]
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for path in PAGES:
+        path.write_text(page(path), encoding="utf-8")

@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 CORE = ("attention", "mlp", "convolution")
 """Groups of parameters that do the work on tokens, in every block."""
 
+SYMBOLS = {
+    "x, c": "image tokens, text tokens",
+    "d": "width",
+    "e": "head width, d / heads (QK-norm has a scale of e numbers)",
+    "m": "MLP width / d",
+    "n, l": "number of image tokens, of text tokens",
+    "k": "number of text encoders",
+    "M(u)": "LN(u) (1 + scale) + shift",
+    "g": "gate, as scale and shift a linear layer of y, of time and pooled text",
+}
+"""What the letters in the facts of a backbone stand for."""
+
 
 class Cost(Protocol):
     """What a network costs, in closed form: exact, and held to torch's own counter by a test."""
@@ -53,6 +65,14 @@ class BackboneSpec(Spec):
 
     sizes: ClassVar[type[Ladder]]
     """What its ladder begins with: how the sizes of a sweep follow from a depth."""
+    equation: ClassVar[str] = ""
+    """One block, in the words of `SYMBOLS`. This and what follows is for people; "" where it is not said."""
+    block_flops: ClassVar[str] = ""
+    """Forward FLOPs of one block before the last, of one sample."""
+    block_parameters: ClassVar[str] = ""
+    """Parameters of one block before the last."""
+    source: ClassVar[str] = ""
+    """Paper and section."""
     backbone: str
     depth: Depth
     width: Width
@@ -70,6 +90,12 @@ class BackboneSpec(Spec):
     def parts(self, network: nn.Module) -> Iterable[nn.Module]:
         """What is compiled, each by itself, under `resources: {compile: true}`."""
         return (network,)
+
+    @classmethod
+    def facts(cls) -> dict[str, str]:
+        """What it is, for people; what it does not say is left out."""
+        keys = ("equation", "block_flops", "block_parameters", "source")
+        return {key: fact for key in keys if (fact := str(getattr(cls, key)))}
 
     @classmethod
     def ladder(cls) -> type[Ladder]:

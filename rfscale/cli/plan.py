@@ -1,13 +1,15 @@
-"""Before: `plan`, `formulations`, `list`."""
+"""Before: `plan`, `formulations`, `backbones`, `list`."""
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from rfscale.backbones.base import BACKBONES, SYMBOLS, BackboneSpec
 from rfscale.cli.common import (
     Json,
     StoreFolder,
@@ -31,6 +33,8 @@ _PLAN_COLUMNS = ("depth", "width", "heads", "parameters", "train_flops", "steps"
 _SPARE = ("heads", "width", "batch")  # of no use for telling two trials apart: said by the depth, or the same for all
 _AXIS_COLUMNS = ("axis", "role", "size", "values")
 _SIZE_COLUMNS = ("arm", "depth", "width", "N", "x N", "FLOPs", "x FLOPs")
+_LINE = 80  # characters of a line of text
+_LABELS = {"equation": "block", "block_flops": "FLOPs", "block_parameters": "parameters"}
 _LONGEST_VALUES = 100  # characters: what is longer is shown by its ends
 
 
@@ -233,6 +237,43 @@ def formulations(as_json: Json = False) -> None:
         typer.echo(f"{row['name']}{f'    ({ranges})' if ranges else ''}")
         for key in ("path", "target", "noise_sampler", "source"):
             typer.echo(f"    {key.replace('_', ' '):<14} {row[key]}")
+
+
+@app.command()
+@one_sentence
+def backbones(as_json: Json = False) -> None:
+    """List the networks that a sweep can name under `model:`.
+
+    Each with its block, what a block costs, and where it comes from. `rfscale list backbones` lists their keys.
+    """
+    rows = [{"name": row["name"], "what": row["summary"], **_facts(row["name"])} for row in BACKBONES.table()]
+    if as_json:
+        print_json({"backbones": rows, "symbols": SYMBOLS})
+        return
+    for row in rows:
+        typer.echo(row.pop("name"))
+        for key, said in row.items():
+            typer.echo(_hanging(_LABELS.get(key, key), said, 10))
+    typer.echo("\nFLOPs of the forward pass of one sample. Both costs are of a block before the")
+    typer.echo("last, which leaves out what nothing reads after it. The letters:")
+    for symbol, meaning in SYMBOLS.items():
+        typer.echo(_hanging(symbol, meaning, 5))
+
+
+def _facts(name: str) -> dict[str, str]:
+    spec = BACKBONES.get(name)
+    return spec.facts() if issubclass(spec, BackboneSpec) else {}
+
+
+def _hanging(label: str, text: str, width: int) -> str:
+    """A label and its text, wrapped beside it; where the text has semicolons, at those."""
+    first, hard = f"    {label:<{width}} ", "\xa0"
+    if ";" in text:
+        text = text.replace(" ", hard).replace(f";{hard}", "; ")
+    filled = textwrap.fill(
+        text, _LINE, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False
+    )
+    return filled.replace(hard, " ")
 
 
 @app.command("list")

@@ -7,6 +7,7 @@ A backbone that needs more than the fields of a transformer to be drawn, or whos
 from __future__ import annotations
 
 import math
+import re
 import signal
 import subprocess
 import tempfile
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import console_script, environment_in
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from networks import as_trained, call, random_inputs, seeded
 from torch import Tensor, nn
@@ -171,7 +172,12 @@ def random_networks(draw: st.DrawFn, name: str) -> Made:
 
 def small(name: str, depth: int = 2, qk_norm: bool = True) -> Made:
     """A network that is quick to run, on a grid that is no square."""
-    sizes = {"depth": depth, "width": 32, "heads": 2, "patch": 2, "qk_norm": qk_norm, **case_of(name).small}
+    return plain(name, depth, qk_norm, **case_of(name).small)
+
+
+def plain(name: str, depth: int, qk_norm: bool, **own: Any) -> Made:
+    """The same with the defaults of its own fields."""
+    sizes = {"depth": depth, "width": 32, "heads": 2, "patch": 2, "qk_norm": qk_norm, **own}
     side = 2 * case_of(name).grid * sizes["patch"]
     text = text_of((3,) * case_of(name).parts, 12, 20)
     return made(name, sizes, Data(resolution=side), text, (side, 2 * side))
@@ -183,12 +189,17 @@ SHAPES = [8, pytest.param(50, marks=pytest.mark.slow)]
 """Numbers of random shapes: on meta, an operation takes milliseconds."""
 
 
+def of_random_networks(shapes: int) -> settings:
+    """Always the same ones; without shrinking, which takes minutes."""
+    return settings(max_examples=shapes, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+
+
 @pytest.mark.parametrize("shapes", SHAPES)
 @pytest.mark.parametrize("name", EVERY)
 def test_flops_equal_torchs_counter(name: str, shapes: int) -> None:
     """Forward, forward with backward, and the part of attention: on meta, attention alone uses bmm."""
 
-    @settings(max_examples=shapes, deadline=None, derandomize=True, database=None)
+    @of_random_networks(shapes)
     @given(random_networks(name))
     def check(drawn: Made) -> None:
         batch = 3
@@ -224,7 +235,7 @@ def group_of(parameter: str, groups: Mapping[str, str]) -> str:
 @pytest.mark.parametrize("shapes", SHAPES)
 @pytest.mark.parametrize("name", EVERY)
 def test_parameters_equal_the_networks_group_by_group(name: str, shapes: int) -> None:
-    @settings(max_examples=shapes, deadline=None, derandomize=True, database=None)
+    @of_random_networks(shapes)
     @given(random_networks(name))
     def check(drawn: Made) -> None:
         with torch.device("meta"):
@@ -237,6 +248,35 @@ def test_parameters_equal_the_networks_group_by_group(name: str, shapes: int) ->
         assert drawn.shape.parameter_count() == sum(counted.values())
 
     check()
+
+
+def evaluated(formula: str, values: Mapping[str, int]) -> int:
+    """The value of a formula as people write it: "(8 + 4m) d^2 (n + l)"."""
+    spaced = re.sub(r"(?<=\d)(?=[a-z(])", "*", formula.replace("^", "**").replace("/", "//"))  # 4m
+    product = re.sub(r"(?<=[a-z\d)]) (?=[a-z\d(])", "*", spaced)  # d (n + l)
+    value = eval(product, {"__builtins__": {}}, dict(values))
+    assert isinstance(value, int)
+    return value
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+@pytest.mark.parametrize("name", EVERY)
+def test_the_formulas_of_a_block_are_its_costs(name: str, qk_norm: bool) -> None:
+    """What `rfscale backbones` prints: a network of one block more has that much more of everything."""
+    (shallow, deep), case = (plain(name, depth, qk_norm) for depth in (2, 3)), case_of(name)
+    facts = deep.spec.facts()
+    assert set(facts) == {"equation", "block_flops", "block_parameters", "source"}
+    small, large = (one.shape.at(one.sides) for one in (shallow, deep))
+    values = {
+        "d": large.width,
+        "e": large.head_width if qk_norm else 0,
+        "m": large.mlp_ratio,
+        "n": large.image_tokens,
+        "l": large.context_length,
+        "k": case.parts,
+    }
+    assert evaluated(facts["block_flops"], values) == large.flops().forward - small.flops().forward
+    assert evaluated(facts["block_parameters"], values) == large.parameter_count() - small.parameter_count()
 
 
 # --- the start --------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from synthetic_sweep import write_sweep as write_fake_sweep
 from typer.testing import CliRunner, Result
 
 from rfscale import __version__, names
+from rfscale.backbones.base import BACKBONES
 from rfscale.cli import app
 from rfscale.spec.sweep import Samples
 from rfscale.spec.sweep_file import load_sweep, parse_sweep
@@ -31,7 +32,7 @@ Mapping = dict[str, Any]
 WriteSweep = Callable[[Mapping | str], Path]
 Rfscale = Callable[..., subprocess.CompletedProcess[str]]
 
-COMMANDS = ("plan", "formulations", "run", "train", "status", "report", "compare", "sample", "ui")
+COMMANDS = ("plan", "formulations", "backbones", "run", "train", "status", "report", "compare", "sample", "ui")
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -204,6 +205,18 @@ def test_formulations_are_listed_with_their_ranges() -> None:
     for row in rows.values():
         assert row["source"]
         assert all(str(row[key]) in text for key in ("name", "path", "target", "noise_sampler", "source"))
+
+
+def test_backbones_are_listed_with_formulas_and_sources_on_a_narrow_terminal() -> None:
+    found = json.loads(invoke("backbones", "--json").stdout)
+    assert [row["name"] for row in found["backbones"]] == BACKBONES.names()
+    text = invoke("backbones").stdout
+    assert max(map(len, text.splitlines())) <= 80
+    joined = " ".join(text.split())
+    for row in found["backbones"]:
+        assert set(row) == {"name", "what", "equation", "block_flops", "block_parameters", "source"}
+        assert all(" ".join(said.split()) in joined for said in row.values())
+    assert all(meaning in joined for meaning in found["symbols"].values())
 
 
 # --- the store --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""docs/sweeps.md holds the tables of the registries, and `rfscale list` prints the same names."""
+"""Pages of docs hold the tables of the registries, and `rfscale list` prints the same names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def kinds() -> ModuleType:
 
 
 def test_the_tables_are_what_the_registries_say() -> None:
-    assert (DOCS / "sweeps.md").read_text(encoding="utf-8") == kinds().page(), "run python docs/kinds.py"
+    pages = kinds().PAGES
+    assert {path.name for path in pages} == {"sweeps.md", "backbones.md"}
+    for path in pages:
+        assert path.read_text(encoding="utf-8") == kinds().page(path), "run python docs/kinds.py"
 
 
 def test_list_prints_every_kind() -> None:

@@ -18,6 +18,10 @@ class CrossDiTSpec(TransformerSpec):
     5.2.3)."""
 
     costs = CrossDiTShape
+    equation = "x += g attention(M(x)); x += attention(x to c); x += g MLP(M(x))"
+    block_flops = "(12 + 4m) d^2 n + 4 d^2 l + 12 d^2 + 4 d n (n + l)"
+    block_parameters = "(14 + 2m) d^2 + (15 + m) d + 4 e"
+    source = "Chen et al. 2023 (PixArt-alpha, arXiv 2310.00426), section 2.3; Esser et al. 2024, section 5.2.3"
     backbone: Literal["crossdit"] = "crossdit"
 
     def build(self, data: DataSource, text: EncoderSpec, generator: Generator | None = None) -> nn.Module:

@@ -19,6 +19,10 @@ class MMDiT3Spec(TransformerSpec):
     section 5.2.3). It needs a text of at least two encoders."""
 
     costs = MMDiT3Shape
+    equation = "as mmdit; (c_1 .. c_k, x), each with weights of its own"
+    block_flops = "(8 + 4m) d^2 (n + l) + 12 (k + 1) d^2 + 4 d (n + l)^2"
+    block_parameters = "(k + 1) ((10 + 2m) d^2 + (11 + m) d + 2 e)"
+    source = "Esser et al. 2024 (arXiv 2403.03206), section 5.2.3"
     backbone: Literal["mmdit3"] = "mmdit3"
 
     def build(self, data: DataSource, text: EncoderSpec, generator: Generator | None = None) -> nn.Module:
