@@ -22,9 +22,7 @@ class UViTSpec(TransformerSpec):
     as many rows and columns a transformer that reads the text by cross-attention. It needs an even grid of patches."""
 
     costs = UViTShape
-    equation = (
-        "crossdit's on n / 4 tokens; before and after, convolutions: x += conv(SiLU(M(conv(SiLU(LN(x)))))), with skips"
-    )
+    equation = "crossdit's on n / 4 tokens; around them convolutions with skips; x += conv(SiLU(M(conv(SiLU(LN(x))))))"
     block_flops = "(3 + m) d^2 n + 4 d^2 l + 12 d^2 + d n (n / 4 + l)"
     block_parameters = "(14 + 2m) d^2 + (15 + m) d + 4 e"
     source = "Hoogeboom et al. 2023 (simple diffusion, arXiv 2301.11093); Esser et al. 2024, section 5.2.3"
