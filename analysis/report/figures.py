@@ -146,6 +146,8 @@ def _attention(r: Results) -> tuple[str, Draw] | None:
         return None
     sizes = plot_stability.shown_sizes(growth)
     which = "" if len(sizes) == len(growth.sizes) else f" The {len(sizes)} largest sizes."
+    if n := growth.unmeasured:
+        which += f" {n} training{'s' if n > 1 else ''} diverged before the first point: no line, and in no mean."
     return (
         "Attention along training (the paper's Fig. 5), weights without EMA: the largest logit over all blocks, and "
         "the entropy of the block where it is lowest. Thin: single trainings; thick: their mean, for as long as all of "

@@ -2,7 +2,7 @@
 
 `write_report` reads a sweep, compares its arms, fits its laws, draws the figures and writes a folder:
 `report.html` (self-contained), the figures as PNG, and `trials.csv`, `curves.csv`, `rejected.csv`, `ranking.csv`,
-`laws.csv`, and `quality.csv` where generated images were scored.
+`laws.csv`, `attention.csv` where attention was measured, and `quality.csv` where generated images were scored.
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ def write_report(
         "ranking": comparison.frame(),
         "laws": ladder.frame(),
     }
+    if grown is not None:
+        frames["attention"] = grown.points
     if quality is not None:
         frames["quality"] = quality.scores
     for name, frame in frames.items():

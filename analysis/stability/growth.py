@@ -42,14 +42,20 @@ class ArmGrowth:
 
 @dataclass(frozen=True)
 class Growth:
-    """`curves`: `trial_id, arm, size, status, step, max_logit, entropy`, at each step the largest logit and the lowest
+    """`points`: every number, as `read_attention` has it, with the `size`. `curves`: `trial_id, arm, size, status, step, max_logit, entropy`, at each step the largest logit and the lowest
     entropy over the blocks, NaN where one of them is. `sizes`: the labels of the rungs, smallest first.
     """
 
     arms: tuple[ArmGrowth, ...]
     sizes: tuple[str, ...]
+    points: pd.DataFrame
     curves: pd.DataFrame
     asked: bool  # whether the arms differ in what keeps attention stable
+
+    @property
+    def unmeasured(self) -> int:
+        """Trainings that diverged before the first validation point."""
+        return sum(arm.trainings for arm in self.arms) - int(self.points["trial_id"].nunique())
 
     @property
     def telling(self) -> bool:
@@ -76,7 +82,7 @@ def growth(tracking_uri: str, table: SweepTable) -> Growth | None:
     arms = sorted({*points["arm"], *lost.index})
     found = tuple(_of_arm(arm, points[points["arm"] == arm], int(lost.get(arm, 0))) for arm in arms)
     asked = bool({PRECISION, NORM} & set(table.roles.arm))
-    return Growth(found, sizes, _curves(points), asked)
+    return Growth(found, sizes, points, _curves(points), asked)
 
 
 def _of_arm(arm: str, points: pd.DataFrame, diverged: int) -> ArmGrowth:

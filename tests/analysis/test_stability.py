@@ -97,6 +97,7 @@ def test_the_extremes_are_over_blocks_steps_and_trainings(grown: Growth) -> None
 
 
 def test_the_curves_are_of_the_worst_block_and_stop_at_what_is_not_finite(grown: Growth) -> None:
+    assert grown.unmeasured == 0
     assert grown.sizes == ("d = 1", "d = 2")
     curves = grown.curves.set_index(["arm", "size", "step"])
     for step in STEPS:
@@ -129,6 +130,7 @@ def test_what_diverged_before_anything_was_measured_counts(tmp_path: Path) -> No
     assert found is not None
     (gone,) = (arm for arm in found.arms if arm.arm == "gone")
     assert (gone.trainings, gone.diverged) == (4, 4)
+    assert found.unmeasured == 2
     assert "gone" not in set(found.curves.loc[found.curves["size"] == "d = 2", "arm"])
 
 
@@ -173,7 +175,8 @@ def test_the_page_opens_the_section_where_it_says_something(tmp_path: Path, edit
     report = write_report(written(tmp_path, edit), "s", tmp_path / "out")
     found = re.search(r"<details( open)?><summary>Largest logit", report.path.read_text())
     assert (None if found is None else bool(found[1])) == opened
-    assert (tmp_path / "out" / "attention.png").exists() == (opened is not None)
+    for name in ("attention.png", "attention.csv"):
+        assert (tmp_path / "out" / name).exists() == (opened is not None)
 
 
 def test_arms_that_differ_in_qk_norm_are_worth_a_look_however_calm(tmp_path: Path) -> None:
