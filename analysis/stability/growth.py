@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare.cells import rung_labels
-from analysis.table.attention import read_attention
+from analysis.table.attention import diverged, read_attention
 from analysis.table.identity import column
 from analysis.table.read import SweepTable
 from rfscale import names
@@ -42,8 +42,9 @@ class ArmGrowth:
 
 @dataclass(frozen=True)
 class Growth:
-    """`points`: every number, as `read_attention` has it, with the `size`. `curves`: `trial_id, arm, size, status, step, max_logit, entropy`, at each step the largest logit and the lowest
-    entropy over the blocks, NaN where one of them is. `sizes`: the labels of the rungs, smallest first.
+    """`points`: every number, as `read_attention` has it, with the `size`. `curves`: `trial_id, arm, size, status, step,
+    max_logit, entropy`, at each step the largest logit and the lowest entropy over the blocks, NaN where one of them
+    is. `sizes`: the labels of the rungs, smallest first.
     """
 
     arms: tuple[ArmGrowth, ...]
@@ -78,20 +79,18 @@ def growth(tracking_uri: str, table: SweepTable) -> Growth | None:
         return None
     sizes, labels = _sizes(table, points)
     points["size"] = points["trial_id"].map(labels)
-    lost = table.rejected.loc[table.rejected["status"] == names.DIVERGED, "arm"].value_counts()
+    lost = diverged(table)["arm"].value_counts()
     arms = sorted({*points["arm"], *lost.index})
     found = tuple(_of_arm(arm, points[points["arm"] == arm], int(lost.get(arm, 0))) for arm in arms)
     asked = bool({PRECISION, NORM} & set(table.roles.arm))
     return Growth(found, sizes, points, _curves(points), asked)
 
 
-def _of_arm(arm: str, points: pd.DataFrame, diverged: int) -> ArmGrowth:
+def _of_arm(arm: str, points: pd.DataFrame, lost: int) -> ArmGrowth:
     """Trainings that diverged before the first validation point have no points, and count."""
     ended = points.loc[points["status"] != names.DIVERGED, "trial_id"].nunique()
     logits, entropies = (points[points["metric"] == metric] for metric in (names.MAX_LOGIT, names.ENTROPY))
-    return ArmGrowth(
-        arm, ended + diverged, diverged, _extreme(logits, largest=True), _extreme(entropies, largest=False)
-    )
+    return ArmGrowth(arm, ended + lost, lost, _extreme(logits, largest=True), _extreme(entropies, largest=False))
 
 
 def _extreme(points: pd.DataFrame, largest: bool) -> Extreme:

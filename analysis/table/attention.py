@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.table.read import SweepTable, history_of, runs_of
+from analysis.table.read import OTHER_TRIAL, SweepTable, history_of, runs_of
 from analysis.table.store import reading
 from rfscale import names
 
 COLUMNS = ("trial_id", "arm", "status", "parameters", "train_flops", "step", "metric", "block", "value")
+
+
+def diverged(table: SweepTable) -> pd.DataFrame:
+    """The rejected trials that the sweep still asks for and that diverged, each once."""
+    rejected = table.rejected
+    chosen = (rejected["status"] == names.DIVERGED) & (rejected["reason"] != OTHER_TRIAL)
+    return rejected[chosen].drop_duplicates("trial_id")
 
 
 def read_attention(tracking_uri: str, table: SweepTable) -> pd.DataFrame:
@@ -19,15 +26,15 @@ def read_attention(tracking_uri: str, table: SweepTable) -> pd.DataFrame:
     TrackingError.
     """
     used = set(table.trials["run_id"])
-    diverged = set(table.rejected.loc[table.rejected["status"] == names.DIVERGED, "trial_id"])
+    lost = set(diverged(table)["trial_id"])
     rows = []
     with reading(tracking_uri) as client:
         for run in runs_of(client, tracking_uri, table.name):
             tags, params = run.data.tags, run.data.params
             trial_id, status = tags.get(names.TAG_TRIAL_ID, ""), tags.get(names.TAG_STATUS, "")
-            if run.info.run_id not in used and not (status == names.DIVERGED and trial_id in diverged):
+            if run.info.run_id not in used and not (status == names.DIVERGED and trial_id in lost):
                 continue
-            diverged.discard(trial_id)  # of several runs of one trial the first counts
+            lost.discard(trial_id)  # of several runs of one trial the first counts
             arm = tags.get(names.TAG_ARM) or params.get("formulation", "")
             cost = float(params.get("parameters", "nan")), float(params.get("train_flops", "nan"))
             for key in sorted(run.data.metrics):

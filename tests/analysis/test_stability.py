@@ -82,6 +82,15 @@ def test_every_number_is_read_with_its_place_of_diverged_trainings_too(uri: str)
     assert read_attention(uri, table.only(table.trials["trial_id"][:1]))["trial_id"].nunique() == 1 + 4
 
 
+def test_a_diverged_trial_that_the_sweep_no_longer_asks_for_is_left_out(uri: str) -> None:
+    rejected = read_sweep(uri, "s").rejected
+    kept = {*read_sweep(uri, "s").trials["trial_id"], rejected["trial_id"].iloc[0]}
+    found = growth(uri, read_sweep(uri, "s", trials=kept))
+    assert found is not None
+    assert next((arm.trainings, arm.diverged) for arm in found.arms if arm.arm == "gone") == (1, 1)
+    assert found.points.loc[found.points["arm"] == "gone", "trial_id"].nunique() == 1
+
+
 def test_the_extremes_are_over_blocks_steps_and_trainings(grown: Growth) -> None:
     norm, none, gone = (next(arm for arm in grown.arms if arm.arm == name) for name in ARMS)
     assert (none.max_logit.block, none.max_logit.step) == ("block_01", 600)
