@@ -42,9 +42,9 @@ class ArmGrowth:
 
 @dataclass(frozen=True)
 class Growth:
-    """`points`: every number, as `read_attention` has it, with the `size`. `curves`: `trial_id, arm, size, status, step,
-    max_logit, entropy`, at each step the largest logit and the lowest entropy over the blocks, NaN where one of them
-    is. `sizes`: the labels of the rungs, smallest first.
+    """`points`: every number, as `read_attention` has it, with the `size`. `curves`: `trial_id, arm, size, status,
+    step, max_logit, entropy`, at each step the largest logit and the lowest entropy over the blocks, NaN where one of
+    them is. `sizes`: the labels of the rungs, smallest first.
     """
 
     arms: tuple[ArmGrowth, ...]
@@ -116,8 +116,7 @@ def _curves(points: pd.DataFrame) -> pd.DataFrame:
 def _sizes(table: SweepTable, points: pd.DataFrame) -> tuple[tuple[str, ...], dict[str, str]]:
     """The labels of all rungs by size, and that of each trial; of what diverged those alone that have an identity."""
     costs = points.drop_duplicates("trial_id")[["trial_id", "parameters", "train_flops"]]
-    lost = table.rejected[table.rejected["trial_id"].isin(set(costs["trial_id"]) - set(table.trials["trial_id"]))]
-    seed = column("seed")
+    lost, seed = diverged(table), column("seed")
     lost = lost[lost[seed].notna()] if seed in lost else lost[:0]
     whole = pd.concat([table.trials, lost.merge(costs, on="trial_id")], ignore_index=True)
     labels = rung_labels(replace(table, trials=whole))

@@ -91,6 +91,15 @@ def test_a_diverged_trial_that_the_sweep_no_longer_asks_for_is_left_out(uri: str
     assert found.points.loc[found.points["arm"] == "gone", "trial_id"].nunique() == 1
 
 
+def test_several_runs_of_a_diverged_trial_count_once(tmp_path: Path) -> None:
+    written(tmp_path)
+    uri = written(tmp_path)
+    found = growth(uri, read_sweep(uri, "s"))
+    assert found is not None
+    assert [(arm.trainings, arm.diverged) for arm in found.arms] == [(4, 4), (4, 0), (4, 0)]
+    assert len(found.points) == sum(len(STEPS[:n]) * 2 * blocks * 2 for n in (4, 4, 3) for blocks in (1, 2))
+
+
 def test_the_extremes_are_over_blocks_steps_and_trainings(grown: Growth) -> None:
     norm, none, gone = (next(arm for arm in grown.arms if arm.arm == name) for name in ARMS)
     assert (none.max_logit.block, none.max_logit.step) == ("block_01", 600)
