@@ -91,8 +91,27 @@ def test_skips_keep_what_the_coarse_grid_loses() -> None:
     torch.testing.assert_close(call(network, z, *rest), call(network, z.flip(-1), *rest))
 
 
+def test_the_last_skip_is_read_first() -> None:
+    """It is what came before the transformer, whatever comes up beside it."""
+    network = as_trained(UViT(SMALL, seeded(0)))
+    left: list[torch.Tensor] = []
+    read: list[torch.Tensor] = []
+    for block in network.blocks[:2]:
+        block.register_forward_hook(lambda module, given, output: left.append(output))
+    for block in network.blocks[-2:]:
+        block.register_forward_hook(lambda module, given, output: read.append(given[0][..., 16:]))
+    call(network, *random_inputs(SMALL))
+    assert torch.equal(read[0], left[1])
+    assert torch.equal(read[1], left[0])
+
+
 def test_positions_are_those_of_the_coarse_grid() -> None:
     network = UViT(SMALL, seeded(0))
+    reached: list[torch.Tensor] = []
+    network.blocks[2].register_forward_hook(lambda module, given, output: reached.append(output))
+    network.blocks[3].register_forward_hook(lambda module, given, output: reached.append(given[0]))
+    call(network, *random_inputs(SMALL))
+    torch.testing.assert_close(reached[1] - reached[0], sincos_positions(32, (4, 4), 4).expand(4, -1, -1))
     torch.testing.assert_close(network.positions, sincos_positions(32, (4, 4), 4), rtol=0, atol=0)
     torch.testing.assert_close(network.positions_of((2, 6)), sincos_positions(32, (2, 6), 4), rtol=0, atol=0)
 
