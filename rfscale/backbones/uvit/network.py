@@ -5,16 +5,14 @@ Which UViT. Two networks have the name. The paper of this study compares "UViT (
 hybrid between UNets and transformers" (section 5.2.3), so it is this one, and not U-ViT of Bao et al. (2023, arXiv
 2209.12152), which is a transformer with long skips and no convolution.
 
-From the source: convolutional residual blocks on the fine grid, with fewer channels; downsampling by 2 to where a large
-transformer works; upsampling, and convolutional residual blocks again, each of which also reads what its twin on the
-way down gave (skip connections). y modulates every block. Residual branches begin at zero.
-
-Chosen here, for want of code of the source: one halving, because the patches have done the others; the modulation of
-the convolutional blocks and their order as in ADM (Dhariwal & Nichol 2021), which the source's U-Net follows, with a
-layer norm over channels as in the transformer for its group norm; 2 x 2 patches to go down and up; the blocks of
-`rfscale.backbones.crossdit` in the middle, with text by cross-attention between self-attention and MLP, so that the two
-differ in the convolutions alone; fixed positions on the coarse grid, as every backbone of the study has them; no
-dropout.
+From the source: a small convolutional U-Net goes down to a coarse grid, where a large transformer works, and up again;
+it is "a U-Net with a transformer backbone" (its introduction). Its appendix, with the settings and how text enters, was
+not at hand, and no code of its authors was found. So all of this is chosen here: one halving, because the
+patches have done the others; convolutional blocks in the order of ADM (Dhariwal & Nichol 2021), modulated by y, with a
+layer norm over channels as in the transformer for its group norm; skips side by side with what comes up, as in a U-Net;
+2 x 2 patches to go down and up; the blocks of `rfscale.backbones.crossdit` in the middle, with text by cross-attention
+between self-attention and MLP, so that the two differ in the convolutions alone; fixed positions on the coarse grid, as
+every backbone of the study has them; residual branches that begin at zero; no dropout.
 
 Letters in shapes: `rfscale.backbones.layers`; k channels of the convolutions, m = n / 4 tokens of the coarse grid.
 """
