@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import JsonValue
 
 from rfscale.backbones.base import BACKBONES, SYMBOLS, BackboneSpec
 from rfscale.cli.common import (
@@ -183,7 +184,7 @@ def _named_arms(sweep: Sweep) -> list[dict[str, Any]]:
     for trial in sweep.trials:
         record, row = trial.identity_record(), found.setdefault(sweep.placing(trial).arm, {})
         for key in sweep.roles["arm"]:
-            row.setdefault(key, []).append("-" if record.get(key) is None else shown(record[key]))
+            row.setdefault(key, []).append(_short(record.get(key)))
     rows = [{key: ", ".join(dict.fromkeys(values)) for key, values in row.items()} for row in found.values()]
     differing = [key for key in sweep.roles["arm"] if len({row[key] for row in rows}) > 1]
     return [{"arm": arm, **{key: row[key] for key in differing}} for arm, row in zip(found, rows, strict=True)]
@@ -207,6 +208,11 @@ def _size_row(size: Size) -> dict[str, Any]:
         "x N": size.times_parameters,
         "x FLOPs": size.times_flops,
     }
+
+
+def _short(value: JsonValue) -> str:
+    """A value as one of several in a cell: three digits of what follows from a rule, such as 0.00457142857."""
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else shown(value)
 
 
 @app.command()

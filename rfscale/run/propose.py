@@ -115,10 +115,16 @@ def propose_sweep(
     """Runs for `budget` training FLOPs that sharpen the prediction of `formulation` at the target.
 
     `raw` is the pilot's sweep file as read. The default target is twice the depth and four times the steps of the
-    pilot's largest trial. Raises SweepError where the pilot does not train the formulation, FitError where its curves
+    pilot's largest trial. Raises SweepError where the pilot does not train the formulation or says no width per
+    depth, FitError where its curves
     hold no law or the budget buys nothing.
     """
     template = _template(sweep, formulation)
+    if any("widths" in part.get("model", {}) for part in (raw, *raw.get("grids", ()))):
+        raise SweepError(
+            f"sweep {sweep.name} gives the widths of its sizes one by one, and the next sizes would have none; propose "
+            f"from a pilot with width_per_depth"
+        )
     deepest, longest = max(t.model.depth for t in sweep.trials), max(t.training.steps for t in sweep.trials)
     target = target or Target(2 * deepest, 4 * longest)
     law = fit_surface(curve_points(table, formulation))

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_sweep import FakeTrial, World, world_trials, write_sweep
 
-from analysis.compare import labels, tuned
+from analysis.compare import costs, labels, tuned
 from analysis.compare.arms import CompareError, compare
 from analysis.compare.cells import Cells, log_loss_at, rung_labels
 from analysis.compare.wording import ranking_text, tuned_rows, tuned_sentences
@@ -420,3 +420,59 @@ def test_labels_name_what_tells_rungs_apart_and_no_more() -> None:
 def test_labels_that_have_commas_are_told_apart_in_a_list() -> None:
     assert labels.between(["rf/lognorm(0.00,1.00)", "edm"]) == ", "
     assert labels.between(["rf", "rf/lognorm(0.00,1.00), shift 3"]) == "; "
+
+
+# --- arms matched in cost ---------------------------------------------------------------------------------------------
+
+
+def matched_table(costs: Mapping[str, float]) -> SweepTable:
+    """Arms of one law in FLOPs, each of its own cost per step at every size, as a matched sweep has them."""
+    identities = [
+        BASE
+        | {"model.backbone": arm, "model.depth": depth, "model.width": 16 * depth + 4 * i, "seed": seed}
+        | {"training.learning_rate": 0.1 / (16 * depth + 4 * i)}
+        for i, arm in enumerate(costs)
+        for depth in (1, 2, 3)
+        for seed in (0, 1)
+    ]
+    arms = [str(identity["model.backbone"]) for identity in identities]
+    keys = ("formulation", "model.backbone", "model.width", "training.learning_rate")
+    roles = Roles(arm=keys, rung=("model.depth",), reference="mmdit")
+    cost = {i: costs[arm] for i, arm in enumerate(arms)}
+    table = table_of(identities, roles, arms=arms, cost=cost)
+    return replace(table, trials=table.trials.assign(batch=32))
+
+
+def test_matched_arms_meet_at_every_size_and_are_relative_to_the_first_arm() -> None:
+    """The width and the learning rate are the arm's: a rung is the depth. Losses are taken at equal FLOPs, and arms of
+    one law in FLOPs are level, whatever their own steps cost."""
+    c = compare(matched_table({"dit": 1.05, "mmdit": 1.0, "uvit": 0.6}))
+    assert c.reference == "mmdit"
+    assert [size.label for size in c.sizes] == ["d = 1", "d = 2", "d = 3"]
+    assert not c.left_out
+    for standing in c.standings:
+        assert standing.n == 6
+        assert standing.ratio.estimate == pytest.approx(1.0, abs=1e-9)
+        assert standing.compute_multiplier.estimate == pytest.approx(1.0, abs=1e-9)
+    assert "differ in cost per step" in c.basis
+    assert compare(matched_table({"dit": 1.05, "mmdit": 1.0}), reference="dit").reference == "dit"
+
+
+def test_what_the_sizes_of_the_arms_cost_is_said() -> None:
+    table = matched_table({"dit": 1.05, "mmdit": 1.0, "uvit": 0.6})
+    c = compare(table)
+    rows = {row[0]: row[1:] for row in costs.rows(table, c)}
+    assert rows["arm"] == ("d = 1", "d = 2", "d = 3")
+    assert rows["dit"] == ("1.05 / 1",) * 3
+    assert rows["uvit"] == ("0.6 / 1",) * 3
+    assert "mmdit" not in rows
+    assert "mmdit" in costs.note(c)
+    alike = matched_table({"dit": 1.0, "mmdit": 1.0})
+    assert costs.rows(alike, compare(alike)) == []
+
+
+def test_the_arm_that_others_are_matched_to_is_read_from_the_record() -> None:
+    tag = json.dumps({"arm": ["formulation"], "rung": ["model.depth"], "tuned": [], "seed": ["seed"]})
+    assert roles_of((tag,), (), lr_follows_width=False).reference == ""
+    tag = json.dumps({"arm": ["model.width"], "rung": [], "tuned": [], "seed": ["seed"], "reference": "mmdit"})
+    assert roles_of((tag,), (), lr_follows_width=False) == Roles(("model.width",), (), (), ("seed",), "mmdit")

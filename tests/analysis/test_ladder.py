@@ -205,3 +205,16 @@ def test_a_test_says_little_where_its_interval_is_wide_or_missing(
     assert held.says_little is little
     assert held.miss == pytest.approx(-0.04)
     assert np.isnan(held.width) == np.isnan(interval[0])
+
+
+def test_a_flop_is_worth_less_where_a_parameter_costs_more_of_them(tmp_path: Path) -> None:
+    """Networks differ in FLOPs per parameter and sample: what the law says of N and D stays, of C it moves."""
+    table = sweep_of(tmp_path, World({"rf": 1.0, "slow": 0.7}, depths=(1, 2, 3, 4)))
+    dear = table.trials.assign(train_flops=table.trials["train_flops"] * (1 + (table.trials["arm"] == "slow")))
+    alike, other = (ladder_laws(t, "rf").law("slow") for t in (table, replace(table, trials=dear)))
+    for before, after in ((alike.now, other.now), (alike.further, other.further)):
+        assert before is not None
+        assert after is not None
+        assert (after.n, after.d) == (before.n, before.d)
+        assert after.compute[0] == pytest.approx(before.compute[0] / 2)
+        assert after.compute[1] == pytest.approx([side / 2 for side in before.compute[1]])

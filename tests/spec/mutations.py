@@ -84,7 +84,18 @@ ARMED: Mapping = {
     "tune": ["training.learning_rate", "training.weight_decay"],
 }
 """Named arms and tuned lists."""
-VARIANTS = (*VARIANTS, ARMED)
+MATCHED: Mapping = {
+    **ARMED,
+    "arms": {
+        "first": {},
+        "wider": {"model": {"mlp_ratio": 1, "match": "flops"}},
+        "fewer": {"model": {"backbone": "dit", "match": ["parameters"], "patch": 2, "depths": [2]}},
+        "by hand": {"model": {"depths": [1, 2], "widths": [20, 52]}},
+    },
+    "formulations": "rf",
+}
+"""Arms whose widths follow from those of the first, and widths written out."""
+VARIANTS = (*VARIANTS, ARMED, MATCHED)
 
 _NOTHING_AND_TRUTH = "~ null yes no on Off y true FALSE True"
 _NUMBERS = """0 -0 -0.0 1 2 3 -1 1.5 1.0 1e3 2E+1 1e1 .5 5. +3 64 1e9 1e10 0600 032 09 0o600 0o17 0xFF 0b101 1_000 1:30

@@ -62,6 +62,7 @@ def meaning(text: str) -> Fraction | None:
 
 FIELDS: dict[tuple[str, str], Callable[[Mapping], Any]] = {
     ("model", "depths"): lambda trial: trial["depth"],
+    ("model", "widths"): lambda trial: trial["width"],
     ("model", "width_per_depth"): lambda trial: trial["width"] / trial["depth"],
 }
 
@@ -98,7 +99,7 @@ def accepted_value(sweep: Sweep, section: str, field: str) -> set[float]:
 
 
 COMPARED = {
-    *(("model", key) for key in ("depths", "width_per_depth", "heads", "patch", "mlp_ratio")),
+    *(("model", key) for key in ("depths", "width_per_depth", "widths", "heads", "patch", "mlp_ratio")),
     *(
         ("training", key)
         for key in ("steps", "batch", "warmup_steps", "weight_decay", "beta1", "beta2", "adam_eps", "grad_clip")
