@@ -1,12 +1,15 @@
-"""Our training step against diffusers' SD3Transformer2DModel at the same shapes, in one run.
+"""A training step of every backbone at the same depth and width, and of diffusers' SD3Transformer2DModel, in one run.
 
     python benchmarks/step.py [--device cpu|cuda] [--depths 2 4] [--width-per-depth 64] [--batch 64]
-                              [--precision fp32|bf16] [--compile] [--json FILE]
+                              [--backbones mmdit dit ...] [--precision fp32|bf16] [--compile] [--json FILE]
 
 One step is forward, MSE loss, backward, gradient clipping and fused AdamW, on fixed inputs. The contestants take turns,
-one step each per round, so that whatever else the machine does meets all of them; the ratio is the median over rounds
-of (time of the other / time of ours) with a distribution-free 95 % interval of that median. Above 1, ours is faster.
-The other precision of our own model runs in the same rounds. Without diffusers its column is left out, and said so.
+one step each per round, so that whatever else the machine does meets all of them. A ratio is the median over rounds of
+(time of the one / time of `mmdit`) with a distribution-free 95 % interval of that median; above 1, `mmdit` is faster.
+diffusers, which has the function of our `mmdit`, and `mmdit` in the other precision run in the same rounds. Without
+diffusers its line is left out, and said so.
+
+Utilisation is the exact model FLOPs per second over those of a large matrix product at the same precision in this run.
 
 On one CPU thread the clock is the CPU time of this process, which neighbours on the machine disturb less; with more
 threads, and on a GPU, it is the wall clock.
@@ -21,7 +24,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,16 +34,19 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from rfscale.backbones.mmdit.cost import MMDiTShape
-from rfscale.backbones.mmdit.network import MMDiT
+from rfscale.backbones.base import BACKBONES, BackboneSpec
+from rfscale.backbones.cost import TransformerShape
 from rfscale.data.batch import Condition
+from rfscale.data.spec import ShapesData
+from rfscale.data.text import TextSpec
 
 Step = Callable[[], None]
+OURS, DIFFUSERS = "mmdit", "diffusers"
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Median over rounds of other / ours, with the order statistics that hold its 95 % interval."""
+    """Median over rounds of one / `mmdit`, with the order statistics that hold its 95 % interval."""
 
     median: float
     low: float
@@ -52,20 +58,17 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    contestant: str
     depth: int
     width: int
     parameters: int
     train_flops_per_sample: int
     rounds: int
-    ours_ms: float
-    diffusers_ms: float | None
-    diffusers_over_ours: Ratio | None
-    other_precision: str
-    other_precision_ms: float
-    other_precision_over_ours: Ratio
+    ms: float
+    over_mmdit: Ratio
     flops_per_second: float
-    utilisation: float
-    """Model FLOPs per second over those of a large matrix product at the same precision, measured in this run."""
+    utilisation: float | None
+    """None in the other precision: the matrix product was measured in the asked one."""
 
 
 def main() -> None:
@@ -74,12 +77,13 @@ def main() -> None:
     device = torch.device(args.device)
     has_diffusers = importlib.util.find_spec("diffusers") is not None
     if not has_diffusers:
-        print("diffusers is not installed: its column is left out.")
+        print("diffusers is not installed: its line is left out.")
     peak = matmul_flops_per_second(device, args.precision)
-    rows = []
+    rows: list[Row] = []
     for depth in args.depths:
-        rows.append(compare(depth, args, device, peak, has_diffusers))
-        print_row(rows[-1], args.precision, header=len(rows) == 1)
+        found = compare(depth, args, device, peak, has_diffusers)
+        print_rows(found, args.precision, header=not rows)
+        rows += found
     settings = {k: v for k, v in vars(args).items() if k != "json"}
     record = {"settings": settings, "machine": machine(device), "matmul_flops_per_second": peak}
     print(f"\nmatrix product, {args.precision}: {peak / 1e9:.0f} GFLOP/s; {record['machine']}")
@@ -88,14 +92,16 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Our training step against diffusers' SD3Transformer2DModel.")
+    parser = argparse.ArgumentParser(description="A training step of every backbone, and of diffusers' SD3.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--depths", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--width-per-depth", type=int, default=64)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--resolution", type=int, default=16)
     parser.add_argument("--patch", type=int, default=4)
-    parser.add_argument("--context-length", type=int, default=16)
+    parser.add_argument("--backbones", nargs="+", choices=BACKBONES.names(), default=BACKBONES.names())
+    parser.add_argument("--encoders", type=int, default=2, help="text encoders; mmdit3 needs two")
+    parser.add_argument("--context-length", type=int, default=16, help="text tokens, of all encoders")
     parser.add_argument("--context-width", type=int, default=64)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 is autocast")
     parser.add_argument("--compile", action="store_true", help="torch.compile for all contestants, block by block")
@@ -105,54 +111,59 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compare(depth: int, args: argparse.Namespace, device: torch.device, peak: float, has_diffusers: bool) -> Row:
+def compare(depth: int, args: argparse.Namespace, device: torch.device, peak: float, has_diffusers: bool) -> list[Row]:
     """All contestants at one size."""
-    shape = MMDiTShape(
-        depth=depth,
-        width=depth * args.width_per_depth,
-        heads=depth,
-        patch=args.patch,
-        resolution=args.resolution,
-        channels=3,
-        context_length=args.context_length,
-        context_width=args.context_width,
-        pooled_width=args.context_width,
-    )
+    data = ShapesData(name="shapes", resolution=args.resolution)
+    text = TextSpec(length=args.context_length // args.encoders, width=args.context_width, encoders=args.encoders)
+    sizes = {"depth": depth, "width": depth * args.width_per_depth, "heads": depth, "patch": args.patch}
     other = "bf16" if args.precision == "fp32" else "fp32"
-    contestants = {
-        "ours": our_step(shape, args.batch, device, args.precision, args.compile),
-        other: our_step(shape, args.batch, device, other, args.compile),
-    }
+    shapes: dict[str, TransformerShape] = {}
+    contestants: dict[str, Step] = {}
+    for name in dict.fromkeys((OURS, *args.backbones)):
+        spec = BACKBONES.get(name).model_validate({"backbone": name, **sizes})
+        assert isinstance(spec, BackboneSpec)
+        shape = spec.shape(data, text)
+        assert isinstance(shape, TransformerShape)
+        for called, precision in ((name, args.precision), (f"{OURS}, {other}", other)):
+            if called not in shapes:
+                network = spec.build(data, text).to(device)
+                parts = list(spec.parts(network)) if args.compile else []
+                shapes[called] = shape
+                contestants[called] = our_step(network, parts, shape, args.batch, device, precision)
     if has_diffusers:
-        contestants["diffusers"] = diffusers_step(shape, args.batch, device, args.precision, args.compile)
+        shapes[DIFFUSERS] = shapes[OURS]
+        contestants[DIFFUSERS] = diffusers_step(shapes[OURS], args.batch, device, args.precision, args.compile)
     times = race(contestants, args.rounds, device)
-    ours = median(times["ours"])
-    speed = shape.flops().train * args.batch / ours
-    return Row(
-        depth=depth,
-        width=shape.width,
-        parameters=shape.parameter_count(),
-        train_flops_per_sample=shape.flops().train,
-        rounds=args.rounds,
-        ours_ms=1e3 * ours,
-        diffusers_ms=1e3 * median(times["diffusers"]) if has_diffusers else None,
-        diffusers_over_ours=ratio(times["diffusers"], times["ours"]) if has_diffusers else None,
-        other_precision=other,
-        other_precision_ms=1e3 * median(times[other]),
-        other_precision_over_ours=ratio(times[other], times["ours"]),
-        flops_per_second=speed,
-        utilisation=speed / peak,
-    )
+    rows = []
+    for name, shape in shapes.items():
+        seconds = median(times[name])
+        speed = shape.flops().train * args.batch / seconds
+        rows.append(
+            Row(
+                contestant=name,
+                depth=depth,
+                width=shape.width,
+                parameters=shape.parameter_count(),
+                train_flops_per_sample=shape.flops().train,
+                rounds=args.rounds,
+                ms=1e3 * seconds,
+                over_mmdit=ratio(times[name], times[OURS]),
+                flops_per_second=speed,
+                utilisation=None if name.endswith(other) else speed / peak,
+            )
+        )
+    return rows
 
 
-def our_step(shape: MMDiTShape, batch: int, device: torch.device, precision: str, compiled: bool) -> Step:
-    model = MMDiT(shape).to(device)
+def our_step(
+    network: nn.Module, parts: Iterable[nn.Module], shape: TransformerShape, batch: int, device: torch.device, kind: str
+) -> Step:
     z, noise_level, context, pooled = inputs(shape, batch, device)
     told = Condition(context, pooled)
-    return training_step(model, lambda: model(z, noise_level, told), z, model.blocks, precision, compiled)
+    return training_step(network, lambda: network(z, noise_level, told), z, parts, kind)
 
 
-def diffusers_step(shape: MMDiTShape, batch: int, device: torch.device, precision: str, compiled: bool) -> Step:
+def diffusers_step(shape: TransformerShape, batch: int, device: torch.device, precision: str, compiled: bool) -> Step:
     model: nn.Module = importlib.import_module("diffusers").SD3Transformer2DModel(
         sample_size=shape.resolution,
         patch_size=shape.patch,
@@ -174,10 +185,11 @@ def diffusers_step(shape: MMDiTShape, batch: int, device: torch.device, precisio
         output: Tensor = model(z, context, pooled, 1000 * noise_level, return_dict=False)[0]
         return output
 
-    return training_step(model, forward, z, model.get_submodule("transformer_blocks"), precision, compiled)
+    parts = model.get_submodule("transformer_blocks").children() if compiled else ()
+    return training_step(model, forward, z, parts, precision)
 
 
-def inputs(shape: MMDiTShape, batch: int, device: torch.device) -> tuple[Tensor, ...]:
+def inputs(shape: TransformerShape, batch: int, device: torch.device) -> tuple[Tensor, ...]:
     normal = partial(torch.randn, device=device)
     side = shape.resolution
     return (
@@ -189,14 +201,13 @@ def inputs(shape: MMDiTShape, batch: int, device: torch.device) -> tuple[Tensor,
 
 
 def training_step(
-    model: nn.Module, forward: Callable[[], Tensor], target: Tensor, blocks: nn.Module, precision: str, compiled: bool
+    model: nn.Module, forward: Callable[[], Tensor], target: Tensor, compiled: Iterable[nn.Module], precision: str
 ) -> Step:
     """One optimiser step on fixed inputs. Weights are all random: zero gates would be no easier, but less alike."""
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.02)
-    if compiled:
-        for block in blocks.children():
-            block.compile()
+    for part in compiled:
+        part.compile()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     autocast = torch.autocast(target.device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
@@ -239,11 +250,11 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def ratio(other: list[float], ours: list[float]) -> Ratio:
+def ratio(one: list[float], ours: list[float]) -> Ratio:
     """Median of the paired ratios; its interval is the order statistics n/2 -+ 0.98 sqrt(n), from the binomial law of
     how many ratios fall below the true median.
     """
-    ratios = sorted(a / b for a, b in zip(other, ours, strict=True))
+    ratios = sorted(a / b for a, b in zip(one, ours, strict=True))
     n = len(ratios)
     reach = 0.98 * math.sqrt(n)
     low, high = max(math.floor(n / 2 - reach), 0), min(math.ceil(n / 2 + reach), n - 1)
@@ -275,20 +286,20 @@ def machine(device: torch.device) -> dict[str, str | int | None]:
     }
 
 
-def print_row(row: Row, precision: str, header: bool) -> None:
+def print_rows(rows: list[Row], precision: str, header: bool) -> None:
     if header:
-        print(f"{'':28} {precision + ', ms per step':>18} {'diffusers / ours':>20} {'':>14} {row.other_precision:>22}")
         print(
-            f"{'depth':>5} {'width':>6} {'parameters':>12} {'ours':>10} {'diffusers':>10} "
-            f"{'median [95 %]':>20} {'utilisation':>12} {'ms':>9} {'/ ' + precision + ' [95 %]':>20}"
+            f"{precision:<13}{'depth':>6}{'width':>6}{'parameters':>12}{'MFLOPs':>9}{'ms':>9}"
+            f"{'/ mmdit [95 %]':>20}{'GFLOP/s':>9}{'utilisation':>12}"
         )
-    other = "-" if row.diffusers_ms is None else f"{row.diffusers_ms:.1f}"
-    against = "-" if row.diffusers_over_ours is None else str(row.diffusers_over_ours)
-    print(
-        f"{row.depth:5d} {row.width:6d} {row.parameters:12,d} {row.ours_ms:10.1f} {other:>10} {against:>20} "
-        f"{row.utilisation:12.0%} {row.other_precision_ms:9.1f} {row.other_precision_over_ours!s:>20}",
-        flush=True,
-    )
+    for row in rows:
+        used = "-" if row.utilisation is None else f"{row.utilisation:.0%}"
+        print(
+            f"{row.contestant:<13}{row.depth:6d}{row.width:6d}{row.parameters:12,d}"
+            f"{row.train_flops_per_sample / 1e6:9.1f}{row.ms:9.1f}{row.over_mmdit!s:>20}"
+            f"{row.flops_per_second / 1e9:9.1f}{used:>12}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
