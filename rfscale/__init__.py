@@ -1,11 +1,13 @@
 """rfscale: scaling-law experiments for rectified-flow transformers, from one sweep file to an honest comparison.
 
     import rfscale
-    sweep = rfscale.load("experiments/quickstart.yaml")     # its trials; nothing is trained
-    study = rfscale.open("experiments/quickstart.yaml")     # with the store of its results
-    study.plan(), study.run(), study.evaluate(), study.report(), study.compare()
+    rfscale.plan("experiments/quickstart.yaml")             # its trials and what they cost; nothing is trained
+    rfscale.run("experiments/quickstart.yaml", seeds=[0, 1])
+    study = rfscale.open("runs", "quickstart")              # what the store has of it
+    study.compare(), study.law("rf"), study.plot.ranking(), study.gallery()
 
 What is used is loaded when it is first asked for: `import rfscale` alone loads no torch, no Ray and no MLflow.
+docs/python.md has every name.
 """
 
 from __future__ import annotations
@@ -14,22 +16,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rfscale.names import RfscaleError
+    from rfscale.registry import allowing_plugins
+    from rfscale.run.interface import load, plan, run
+    from rfscale.run.interface import open_study as open
     from rfscale.run.study import Study
-    from rfscale.run.study import open_study as open
-    from rfscale.spec.sweep_file import load_sweep as load
+    from rfscale.spec.sweep import Sweep
 
 __version__ = "0.1.0"
-__all__ = ["Study", "__version__", "load", "open"]
+__all__ = ["RfscaleError", "Study", "Sweep", "__version__", "allowing_plugins", "load", "open", "plan", "run"]
 
 _PLACES = {
+    "RfscaleError": ("rfscale.names", "RfscaleError"),
     "Study": ("rfscale.run.study", "Study"),
-    "load": ("rfscale.spec.sweep_file", "load_sweep"),
-    "open": ("rfscale.run.study", "open_study"),
+    "Sweep": ("rfscale.spec.sweep", "Sweep"),
+    "allowing_plugins": ("rfscale.registry", "allowing_plugins"),
+    "load": ("rfscale.run.interface", "load"),
+    "open": ("rfscale.run.interface", "open_study"),
+    "plan": ("rfscale.run.interface", "plan"),
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "run":  # the package of that name, which can be called
+        return import_module("rfscale.run")
     if name not in _PLACES:
         raise AttributeError(f"module 'rfscale' has no attribute {name!r}")
     module, thing = _PLACES[name]
     return getattr(import_module(module), thing)
+
+
+def __dir__() -> list[str]:
+    return __all__

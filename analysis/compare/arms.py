@@ -120,6 +120,12 @@ class Comparison:
             del trend["curve"]
         return out
 
+    def _repr_html_(self) -> str:
+        from analysis.compare.wording import answer  # says results: it imports this
+        from analysis.html import shown
+
+        return shown(answer(self), self.frame())
+
     def trend(self, arm: str) -> Trend | None:
         """Of one arm, None for the reference and where there is none."""
         return next((t for t in self.trends if t.arm == arm), None)

@@ -66,6 +66,14 @@ class ArmLaw:
         tested = self.held_out is not None and self.held_out.inside and not self.held_out.says_little
         return "ok" if tested and not (self.miss and self.miss.beyond_noise) else "doubtful"
 
+    def _repr_html_(self) -> str:
+        from analysis.html import shown
+        from analysis.laws.wording import parameters, status_words  # says results: it imports this
+
+        if self.law is None:
+            return shown(f"{self.arm}: no law: {self.reason}")
+        return shown(f"{self.arm}: L(N, D) = E + A / N^alpha + B / D^beta, {parameters(self)}", status_words(self))
+
     def along_sizes(self, n: Array) -> Prediction:
         """The law at the end of the ladder's trainings, over the parameters."""
         assert self.law is not None  # callers keep those that have one
@@ -91,6 +99,12 @@ class Ladder:
     def frame(self) -> pd.DataFrame:
         """One row per arm."""
         return pd.DataFrame([_record(law, self.reference) for law in self.laws])
+
+    def _repr_html_(self) -> str:
+        from analysis.html import shown
+        from analysis.laws.wording import shared_sentences  # says results: it imports this
+
+        return shown(self.description, *shared_sentences(self), self.frame())
 
 
 def ladder_laws(table: SweepTable, reference: str | None = None) -> Ladder:

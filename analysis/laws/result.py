@@ -59,6 +59,14 @@ class Prediction:
         widened = f"intervals widened by {missed:.2%} of the loss (standard deviation), as held-out runs were missed"
         return tuple(note for note in (far_words(self.beyond(i)), widened if missed > 0.0 else "") if note)
 
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        from analysis.html import shown
+
+        notes = dict.fromkeys(note for i in range(len(self.value)) for note in self.notes(i))
+        return shown(pd.DataFrame(self.rows()), *notes)
+
     def rows(self) -> list[dict[str, float]]:
         """One dict per point, JSON-ready."""
         return [

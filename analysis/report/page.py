@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from analysis.compare import costs, wording, wording_trend
 from analysis.compare.arms import Comparison, compare
 from analysis.compare.cells import rung_labels
+from analysis.html import shown
 from analysis.laws import wording as wording_laws
 from analysis.laws.ladder import FURTHER, Ladder, ladder_laws
 from analysis.quality import wording as wording_quality
@@ -43,6 +44,10 @@ class Report:
     laws: Ladder
     quality: Quality | None
     text: str
+
+    def _repr_html_(self) -> str:
+        found = (part for part in (self.comparison, self.laws))
+        return "".join(part._repr_html_() for part in found) + shown(f"Report: {self.path}")
 
 
 def write_report(

@@ -78,6 +78,13 @@ class SweepTable:
     devices: tuple[str, ...]
     notes: tuple[str, ...] = ()  # what the sweep or its data hold that may not be meant, a sentence each
 
+    def _repr_html_(self) -> str:
+        from analysis.html import shown
+
+        columns = ["trial_id", "arm", "depth", "steps", "seed", names.VAL_LOSS]
+        left_out = f"{len(self.rejected)} left out" if len(self.rejected) else ""
+        return shown(f"{self.name}: {self.question}", self.trials[columns], left_out)
+
     def curve(self, key: str = names.VAL_LOSS) -> pd.DataFrame:
         """The points of one metric, with the arm and the parameters of their trials beside them."""
         parameters = self.trials[["trial_id", "arm", *(p for p in names.PARAMS if p != "samples")]]

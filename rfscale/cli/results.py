@@ -23,11 +23,9 @@ from rfscale.cli.common import (
     said_by,
     terminal,
 )
-from rfscale.numbers import Whole, bounds_of
+from rfscale.run.images import DRAWN, draw
 from rfscale.run.study import Study, open_store
-from rfscale.spec.sweep import Setting, Sweep
-from rfscale.spec.trial import Trial
-from rfscale.store import Store, StoreError, TrialFolder, read_json
+from rfscale.spec.sweep import Sweep
 
 
 @app.command()
@@ -106,28 +104,17 @@ def sample(
 ) -> None:
     """Make a PNG grid of images from a trained trial."""
     check_png(out, "--out")
-    for option, value, bounds in (
-        ("--count", count, Whole(1, 10_000)),
-        ("--steps", steps, bounds_of(Setting, "steps")),
-        ("--guidance", guidance, bounds_of(Setting, "guidance")),
-        ("--seed", seed, Whole(0, 2**63 - 1)),
-    ):
-        check_option(option, value, bounds)
-    folder = find_trial(open_store(store), trial_id)
-    trial = Trial.model_validate((read_json(folder.record) or {})["trial"])
-    from rfscale.data.batch import encode
-    from rfscale.data.text import load_text_encoder
-    from rfscale.train.weights import load_model
-    from rfscale.validation.samples import generate_images, save_grid
-
-    model = load_model(trial, folder, ema=not raw)
-    captions = [text for text in prompt for _ in range(count)]
-    condition = encode(load_text_encoder(trial.text), captions)
-    save_grid(generate_images(model, trial, condition, steps, guidance, seed), captions, out)
+    for name, value in (("count", count), ("steps", steps), ("guidance", guidance), ("seed", seed)):
+        check_option(f"--{name}", value, DRAWN[name])
+    images = draw(
+        open_store(store), trial_id, prompt, count=count, steps=steps, guidance=guidance, seed=seed, ema=not raw
+    )
+    images.save(out)
+    trial = images.trial
     if as_json:
-        print_json({"file": str(out), "trial_id": trial.trial_id, "images": len(captions), "prompts": prompt})
+        print_json({"file": str(out), "trial_id": trial.trial_id, "images": len(images), "prompts": prompt})
         return
-    typer.echo(f"{len(captions)} images of {trial.formulation}, depth {trial.model.depth}: {out}")
+    typer.echo(f"{len(images)} images of {trial.formulation}, depth {trial.model.depth}: {out}")
 
 
 @app.command()
@@ -158,15 +145,3 @@ def ui(
         typer.echo(address)
     arguments = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [sys.executable, *arguments])
-
-
-def find_trial(store: Store, prefix: str) -> TrialFolder:
-    found = sorted((store.root / "trials").glob(f"{prefix}*")) if prefix.isalnum() else []
-    if len(found) != 1:
-        what = f"{len(found)} trials start with" if found else "there is no trial"
-        raise StoreError(f"{what} {prefix!r} in the store {store.root}; `rfscale status SWEEP` lists the ids")
-    folder = store.trial(found[0].name)
-    state = folder.state()
-    if state.status != names.FINISHED:
-        raise StoreError(f"trial {found[0].name} is not finished ({state.status}); `rfscale run` its sweep first")
-    return folder

@@ -128,9 +128,9 @@ def propose_sweep(
     deepest, longest = max(t.model.depth for t in sweep.trials), max(t.training.steps for t in sweep.trials)
     target = target or Target(2 * deepest, 4 * longest)
     law = fit_surface(curve_points(table, formulation))
-    ladder = [trial for depth in range(1, LARGER * deepest + 1) if (trial := _at_depth(template, depth)) is not None]
+    ladder = [trial for depth in range(1, LARGER * deepest + 1) if (trial := at_depth(template, depth)) is not None]
     by_size = {trial.shape.parameter_count(): trial for trial in ladder}
-    goal = _at_depth(template, target.depth)
+    goal = at_depth(template, target.depth)
     if goal is None:
         raise SweepError(f"a model of depth {target.depth} does not fit the sweep's heads; choose another target depth")
 
@@ -160,7 +160,7 @@ def propose_sweep(
     )
 
 
-def _at_depth(trial: Trial, depth: int) -> Trial | None:
+def at_depth(trial: Trial, depth: int) -> Trial | None:
     """The trial at that depth of its ladder, or None where its heads do not divide the width."""
     heads = depth if trial.model.heads == trial.model.depth else trial.model.heads
     width = trial.model.width // trial.model.depth * depth

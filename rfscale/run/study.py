@@ -1,11 +1,11 @@
 """A study: a sweep and the store of its results. Plan, run, evaluate, report and compare as calls that return values.
 
-    study = open_study("experiments/quickstart.yaml")
+    study = Study(load_sweep("experiments/quickstart.yaml"), open_store("runs"))
     study.plan().train_flops
     study.run().report.path
 
-The command line parses, calls these and prints; a notebook calls them too. Nothing here prints: what is under way is
-told to a `Watch`. Importing this loads neither torch nor Ray nor MLflow.
+The command line parses, calls these and prints; a notebook calls them too (`rfscale.run.interface`). Nothing here
+prints: what is under way is told to a `Watch`. Importing this loads neither torch nor Ray nor MLflow.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from rfscale.judges.units import units
 from rfscale.paths import expanded
 from rfscale.run import origin
 from rfscale.run.launch import Outcome, launch, launch_evaluation, to_train
+from rfscale.run.views import Views
 from rfscale.spec.notes import notes
 from rfscale.spec.sweep import Quality, Sweep
-from rfscale.spec.sweep_file import load_sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import State, Store, StoreError, default_store
 from rfscale.train import placement
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from analysis.compare.arms import Comparison
     from analysis.report.page import Report
     from analysis.table.read import SweepTable
@@ -110,6 +112,25 @@ class Plan:
         """How many trials have the status."""
         return sum(one.status == status for one in self.trials)
 
+    def frame(self) -> pd.DataFrame:
+        """One row per trial: what it is, its parameters, its status and the reason for that."""
+        import pandas as pd
+
+        arms = (self.sweep.placing(one.trial).arm for one in self.trials)
+        return pd.DataFrame(
+            {"trial_id": one.trial.trial_id, "arm": arm, **one.trial.parameters(), "status": one.status,
+             "reason": one.reason}
+            for one, arm in zip(self.trials, arms, strict=True)
+        )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        from analysis.html import shown
+
+        told = f"{len(self.trials)} trials, {self.train_flops:.3g} FLOPs of training"
+        columns = ["trial_id", "arm", "depth", "parameters", "train_flops", "steps", "seed", "status", "reason"]
+        notes = (f"Note: {note}." for note in self.sweep.notes)
+        return shown(f"{self.sweep.name}: {self.sweep.question}", told, self.frame()[columns], *notes)
+
 
 @dataclass(frozen=True, slots=True)
 class Ran:
@@ -125,6 +146,12 @@ class Ran:
         states = self.outcome.unfinished.items()
         return {trial_id: state.reason for trial_id, state in states if state.status != names.DIVERGED}
 
+    def _repr_html_(self) -> str:
+        from analysis.html import shown
+
+        failed = (f"{trial_id} failed: {reason}" for trial_id, reason in {**self.failed, **self.unjudged}.items())
+        return shown(*failed) + self.report._repr_html_()
+
 
 @dataclass(frozen=True, slots=True)
 class Compared:
@@ -133,9 +160,12 @@ class Compared:
     comparison: Comparison
     table: SweepTable
 
+    def _repr_html_(self) -> str:
+        return self.comparison._repr_html_()
+
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class Study(Views):
     """A sweep and a store, which need not exist yet. Every method that writes says so."""
 
     sweep: Sweep
@@ -355,11 +385,6 @@ def _planned(trial: Trial, state: State) -> Planned:
     elif state.status in (names.DIVERGED, names.FAILED):
         reason = f"{state.status}: {state.reason}"
     return Planned(trial, _PLANNED.get(state.status, state.status), reason)
-
-
-def open_study(path: str | Path, store: str | Path | None = None) -> Study:
-    """The study of a sweep file in a store, by default $RFSCALE_STORE or ./runs. Raises SweepError and StoreError."""
-    return Study(load_sweep(path), open_store(Path(store) if store is not None else None))
 
 
 def open_store(given: Path | None) -> Store:

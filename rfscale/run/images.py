@@ -1,0 +1,179 @@
+"""Images of trained trials: drawn anew, or the samples that every finished trial has. Loads torch when it draws."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rfscale import names
+from rfscale.numbers import Real, Whole, bounds_of
+from rfscale.quoting import quoted
+from rfscale.spec.sweep import Setting, Sweep, SweepError
+from rfscale.spec.trial import Trial
+from rfscale.store import Store, StoreError, TrialFolder, read_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+THREADS = 4
+"""Of torch while images are drawn, at most: more help little on images of these sizes, and take cores from others."""
+DRAWN: dict[str, Whole | Real] = {
+    "count": Whole(1, 10_000),
+    "steps": bounds_of(Setting, "steps"),
+    "guidance": bounds_of(Setting, "guidance"),
+    "seed": Whole(0, 2**63 - 1),
+}
+"""The bounds of what `draw` is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images (n, channels, height, width) in [-1, 1], each with its prompt. Shown as a grid in a notebook."""
+
+    drawn: Tensor
+    prompts: tuple[str, ...]
+    trial: Trial
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The same as (n, height, width, channels) of 0 to 255."""
+        from rfscale.data.space import to_uint8
+
+        return to_uint8(self.drawn.float().cpu().numpy())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the grid as PNG."""
+        from rfscale.validation.samples import save_grid
+
+        save_grid(self.drawn, self.prompts, Path(path))
+        return Path(path)
+
+    def _repr_png_(self) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            return self.save(Path(folder) / "images.png").read_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """The samples of finished trials, the same captions and noise for all: a row per arm, a column per rung."""
+
+    seed: int
+    arms: tuple[str, ...]
+    rungs: tuple[str, ...]
+    files: dict[tuple[str, str], Path]
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(rung)}</th>" for rung in self.rungs)
+        rows = []
+        for arm in self.arms:
+            cells = "".join(f"<td>{self._cell(arm, rung)}</td>" for rung in self.rungs)
+            rows.append(f"<tr><th>{html.escape(arm)}</th>{cells}</tr>")
+        return f"<table><tr><th>seed {self.seed}</th>{head}</tr>{''.join(rows)}</table>"
+
+    def _cell(self, arm: str, rung: str) -> str:
+        path = self.files.get((arm, rung))
+        if path is None:
+            return "none"
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        return f'<img alt="{html.escape(f"samples of {arm}, {rung}")}" src="data:image/png;base64,{data}">'
+
+
+def gallery(sweep: Sweep, store: Store, seed: int | None = None) -> Gallery:
+    """The samples of the trials of one seed, by default the first. Raises StoreError where there are none."""
+    seeds = list(dict.fromkeys(trial.seed for trial in sweep.trials))
+    if seed is None:
+        seed = seeds[0]
+    if seed not in seeds:
+        raise SweepError(f"sweep {sweep.name} has no seed {seed}; it has {', '.join(map(str, seeds))}")
+    arms: dict[str, None] = {}
+    rungs: dict[str, None] = {}
+    files: dict[tuple[str, str], Path] = {}
+    for trial in sweep.trials:
+        place, folder = sweep.placing(trial), store.trial(trial.trial_id)
+        if trial.seed == seed and folder.samples.exists() and folder.state().status == names.FINISHED:
+            rung = ", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in (*place.rung, *place.tuned))
+            arms[place.arm] = rungs[rung or "one rung"] = None
+            files[place.arm, rung or "one rung"] = folder.samples
+    if not files:
+        raise StoreError(
+            f"no finished trial of sweep {sweep.name}, seed {seed}, has sample images in {store.root}; run it, with "
+            "samples: {images: 16}"
+        )
+    return Gallery(seed, tuple(arms), tuple(rungs), files)
+
+
+def draw(
+    store: Store,
+    trial_id: str,
+    prompts: Sequence[str],
+    *,
+    count: int = 4,
+    steps: int = 50,
+    guidance: float = 2.5,
+    seed: int = 0,
+    ema: bool = True,
+) -> Images:
+    """`count` images of each prompt by a finished trial of the store; image i has noise number i of the seed.
+
+    Raises StoreError, and SweepError for a value that cannot be.
+    """
+    for name, value in {"count": count, "steps": steps, "guidance": guidance, "seed": seed}.items():
+        if not DRAWN[name].allows(value):
+            raise SweepError(f"{name} = {quoted(value)} is not possible; give {DRAWN[name].allowed}")
+    if not prompts:
+        raise SweepError("there is no prompt; give one or more, in words")
+    folder = finished_trial(store, trial_id)
+    trial = trial_of(folder)
+    import torch
+
+    from rfscale.data.batch import encode
+    from rfscale.data.text import load_text_encoder
+    from rfscale.train.weights import load_model
+    from rfscale.validation.samples import generate_images
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(THREADS, before, len(os.sched_getaffinity(0)))))
+    try:
+        captions = [text for text in prompts for _ in range(count)]
+        condition = encode(load_text_encoder(trial.text), captions)
+        images = generate_images(load_model(trial, folder, ema=ema), trial, condition, steps, guidance, seed)
+    finally:
+        torch.set_num_threads(before)
+    return Images(images, tuple(captions), trial)
+
+
+def network(store: Store, trial_id: str, *, ema: bool = True, device: str = "cpu") -> nn.Module:
+    """The trained network of a finished trial, in evaluation mode. Raises StoreError."""
+    from rfscale.train.weights import load_model
+
+    folder = finished_trial(store, trial_id)
+    return load_model(trial_of(folder), folder, ema=ema, device=device)
+
+
+def finished_trial(store: Store, prefix: str) -> TrialFolder:
+    """The folder of the one finished trial whose id begins so. Raises StoreError."""
+    found = sorted((store.root / "trials").glob(f"{prefix}*")) if prefix.isalnum() else []
+    if len(found) != 1:
+        what = f"{len(found)} trials start with" if found else "there is no trial"
+        raise StoreError(f"{what} {prefix!r} in the store {store.root}; `rfscale status SWEEP` lists the ids")
+    folder = store.trial(found[0].name)
+    state = folder.state()
+    if state.status != names.FINISHED:
+        raise StoreError(f"trial {found[0].name} is not finished ({state.status}); `rfscale run` its sweep first")
+    return folder
+
+
+def trial_of(folder: TrialFolder) -> Trial:
+    """The trial of a folder, as it is on record."""
+    return Trial.model_validate((read_json(folder.record) or {})["trial"])

@@ -1,0 +1,75 @@
+"""The Python interface: `rfscale.load`, `rfscale.plan`, `rfscale.run` and `rfscale.open`. See docs/python.md.
+
+    sweep = rfscale.load("experiments/quickstart.yaml", seeds=[0, 1], **{"training.steps": 1000})
+    rfscale.plan(sweep)
+    rfscale.run(sweep, "runs").report
+    rfscale.open("runs", "quickstart").compare()
+
+A sweep is given as its file, as a mapping that says the same, or loaded. Fields beside it are those of the command line
+(`rfscale.spec.overrides`): a keyword is a key, a mapping is merged into its section, and None takes a key out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rfscale.paths import expanded
+from rfscale.run.origin import recorded
+from rfscale.run.study import Plan, Ran, Study, open_store
+from rfscale.spec.sweep import Sweep, SweepError
+from rfscale.spec.sweep_file import load_sweep
+from rfscale.store import Store
+
+Given = str | Path | Mapping[str, Any] | Sweep
+Place = str | Path | Store | None
+
+_ENDINGS = (".yaml", ".yml")
+
+
+def load(sweep: Given, /, **fields: Any) -> Sweep:
+    """The sweep and its trials; nothing is trained or written. Raises SweepError."""
+    if not isinstance(sweep, Sweep):
+        return load_sweep(sweep, fields)
+    if fields:
+        raise SweepError(f"sweep {sweep.name} is loaded already; give the fields where it is loaded")
+    return sweep
+
+
+def plan(sweep: Given, store: Place = None, /, **fields: Any) -> Plan:
+    """Every trial, what it costs and where it stands. Errors as of `Study.plan`; writes nothing."""
+    return Study(load(sweep, **fields), _store(store)).plan()
+
+
+def run(sweep: Given, store: Place = None, /, *, address: str | None = None, quiet: bool = False, **fields: Any) -> Ran:
+    """Train what is missing, judge where the sweep asks for it, and write the report; `quiet`: show no progress.
+
+    The same call goes on with a sweep that was stopped. `address` and errors as of `Study.run`.
+    """
+    study = Study(load(sweep, **fields), _store(store))
+    if quiet:
+        return study.run(address=address)
+    from rich.console import Console
+
+    from rfscale.run.progress import Terminal
+
+    return study.run(address=address, watch=Terminal(Console()))
+
+
+def open_study(store: Place, sweep: Given, /, **fields: Any) -> Study:
+    """A sweep with the store of its results, by default $RFSCALE_STORE or ./runs.
+
+    `sweep` may also be the name of one that was run in the store, which needs no file. Raises SweepError, StoreError.
+    """
+    place = _store(store)
+    named = isinstance(sweep, str) and not sweep.endswith(_ENDINGS) and not Path(sweep).is_file()
+    if named and not fields:
+        return Study(recorded(str(sweep), place), place)
+    return Study(load(sweep, **fields), place)
+
+
+def _store(given: Place) -> Store:
+    if isinstance(given, Store):
+        return given
+    return open_store(expanded(given, "the store") if given is not None else None)
