@@ -32,7 +32,7 @@ Mapping = dict[str, Any]
 def study_of(tiny: Mapping, tmp_path: Path, **changes: Any) -> Study:
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump({**tiny, **changes}))
-    return rfscale.open(path, tmp_path / "store")
+    return rfscale.open(tmp_path / "store", path)
 
 
 class Remember:
