@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from itertools import islice
 
@@ -23,6 +24,23 @@ def cut(text: str, longest: int = LONGEST) -> str:
     """`text` on one line, cut where it is longer than `longest`; half characters, which cannot be printed, escaped."""
     line = " ".join(text[: 4 * longest].split()).encode("utf-8", "backslashreplace").decode()
     return line if len(line) <= longest and len(text) <= 4 * longest else f"{line[: longest - 3]}..."
+
+
+def wrapped(text: str, width: int) -> str:
+    """Sentences on lines of at most `width` characters, broken between words alone; lines of a table stay as they are,
+    which are those with two spaces inside."""
+    return "\n".join(_lines(line, width) for line in text.split("\n"))
+
+
+def _lines(line: str, width: int) -> str:
+    inside = line.lstrip(" ")
+    if len(line) <= width or "  " in inside:
+        return line
+    indent = " " * (len(line) - len(inside))
+    found = textwrap.wrap(
+        inside, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(found)
 
 
 def _written(value: object, depth: int) -> str:

@@ -64,6 +64,7 @@ class TableFit:
     n_kept: int
     columns: Mapping[str, str] = field(default_factory=dict)
     rule: ComputeRule | None = None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         out = power_to_dict(self.result) if isinstance(self.result, PowerFit) else self.result.to_dict()
@@ -74,7 +75,7 @@ class TableFit:
         rows = [row for prediction in self.predictions for row in prediction.rows()]
         out["predictions"] = clean([*rows, *self.optima])
         table = {"path": self.path, "where": self.condition, "rows": self.n_read, "kept": self.n_kept}
-        out["table"] = {**table, "columns": dict(self.columns)}
+        out["table"] = {**table, "columns": dict(self.columns), "notes": list(self.notes)}
         return out
 
     def to_json(self) -> str:
@@ -91,7 +92,7 @@ class TableFit:
             parts.append(predictions_text(self.predictions))
         if self.optima:
             parts.append(optima_text(self.optima))
-        return "\n".join(parts)
+        return "\n".join([*parts, *(f"note: {note}" for note in self.notes)])
 
 
 def fit_table(
@@ -168,7 +169,8 @@ def fit_table(
         at = [point["C"] for point in predict if _asks_for_optimum(form, point)]
         optima = tuple(_law_optimum(result, compute, rule) for compute in at if rule is not None)
     names = {variable: (columns or {}).get(variable, variable) for variable in data}
-    return TableFit(result, predictions, optima, str(path), where_, len(whole), len(table), names, rule)
+    notes = tuple(table.unused_labels((*names.values(), group, weight)))
+    return TableFit(result, predictions, optima, str(path), where_, len(whole), len(table), names, rule, notes)
 
 
 @dataclass(frozen=True)

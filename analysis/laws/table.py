@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,19 @@ class Table:
         if not keep.any():
             raise FitError(f"no row of {self.path} passes the filter {condition!r}: check its values.")
         return Table(self.path, {name: cells[keep] for name, cells in self.cells.items()}, self.lines[keep])
+
+    def unused_labels(self, used: Collection[str | None]) -> Iterator[str]:
+        """A sentence for each column of text that nothing uses and whose labels part the rows: they may not belong
+        under one law."""
+        for name, cells in self.columns.items():
+            labels = list(dict.fromkeys(map(str, cells)))
+            if cells.dtype.kind == "U" and name not in used and 1 < len(labels) <= len(cells) / 2:
+                some = ", ".join(labels[:3]) + (", ..." if len(labels) > 3 else "")
+                yield (
+                    f"column {name!r} is not used, so the rows of its {len(labels)} labels ({some}) are under one law; "
+                    f"keep those of one with --where '{written(name)} == \"{labels[0]}\"', or resample them together "
+                    f"with --group '{name}'"
+                )
 
     def _check_name(self, name: str, option: str) -> None:
         if name not in self.cells:

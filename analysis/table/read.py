@@ -390,9 +390,12 @@ def _none_finished(sweep: str, rejected: list[dict[str, Any]]) -> str:
         return f"sweep {sweep!r} has no trial yet; run it first"
     counts = Counter(row["status"] or "without status" for row in rejected)
     by_status = ", ".join(f"{n} {status}" for status, n in counts.most_common())
+    what = "Run the sweep again, or look at `rfscale status`"
+    if set(counts) == {names.DIVERGED}:
+        what = "Running it again gives the same: lower the learning rate"
     return (
         f"no trial of sweep {sweep!r} can be used: of {len(rejected)}, {by_status}; "
-        f"the first of them: {rejected[0]['reason']}. Run the sweep again, or look at `rfscale status`"
+        f"the first of them: {rejected[0]['reason']}. {what}"
     )
 
 

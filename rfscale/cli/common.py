@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from rfscale.flow.formulations import FormulationError, canonical
 from rfscale.names import RfscaleError
 from rfscale.numbers import Real, Whole, bounds_of
 from rfscale.paths import expanded
-from rfscale.quoting import quoted
+from rfscale.quoting import quoted, wrapped
 from rfscale.registry import allowing_plugins
 from rfscale.spec.overrides import known, parse_fields
 from rfscale.spec.sweep import Resources, Sweep, SweepError
@@ -57,7 +58,7 @@ def _usage_in_one_sentence(ctx: Any) -> Iterator[None]:
     except typer.TyperException as error:
         command = (getattr(error, "ctx", None) or ctx).command_path
         said = " ".join(error.format_message().split())
-        typer.echo(f"rfscale: {said.rstrip('.')}{'' if said.endswith('?') else '.'} See `{command} --help`.", err=True)
+        say(f"rfscale: {said.rstrip('.')}{'' if said.endswith('?') else '.'} See `{command} --help`.", err=True)
         raise typer.Exit(2) from error
 
 
@@ -148,13 +149,13 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
                     kwargs[_SWEEP] = _loaded(kwargs[_SWEEP], **beside)
                 return command(*args, **kwargs)
         except RfscaleError as error:
-            typer.echo(f"rfscale: {' '.join(str(error).split())}", err=True)  # one line, whatever was quoted
+            say(f"rfscale: {' '.join(str(error).split())}", err=True)  # one line, whatever was quoted
             raise typer.Exit(2) from error
         except OSError as error:
             if error.errno not in _OF_THE_MACHINE or not error.filename:
                 raise
             where, why = quoted(str(error.filename)), str(error.strerror).lower()
-            typer.echo(f"rfscale: {where} cannot be used: {why}; correct that, or name another place", err=True)
+            say(f"rfscale: {where} cannot be used: {why}; correct that, or name another place", err=True)
             raise typer.Exit(2) from error
 
     _show(wrapped, signature)
@@ -266,9 +267,15 @@ MAX_WIDTH = 120
 """Characters of a line of a table, where columns can be spared."""
 
 
+def say(text: str, err: bool = False) -> None:
+    """Sentences, broken between words where somebody reads them on a terminal; else a line each, for grep."""
+    on_terminal = (sys.stderr if err else sys.stdout).isatty()
+    typer.echo(wrapped(text, shutil.get_terminal_size().columns) if on_terminal else text, err=err)
+
+
 def print_notes(sweep: Sweep) -> None:
     for note in sweep.notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def print_json(value: Any) -> None:
@@ -314,7 +321,7 @@ def end(study: Study, ran: Ran, as_json: bool) -> None:
     for what, reasons in (("trials", ran.failed), ("evaluations", ran.unjudged)):
         if reasons:
             listed = "; ".join(f"{trial_id} ({reason})" for trial_id, reason in reasons.items())
-            typer.echo(f"rfscale: {len(reasons)} {what} failed: {listed}. The same command tries them again.", err=True)
+            say(f"rfscale: {len(reasons)} {what} failed: {listed}. The same command tries them again.", err=True)
     if ran.failed or ran.unjudged:
         raise typer.Exit(1)
 
@@ -337,7 +344,7 @@ def print_table(title: str, columns: tuple[str, ...], rows: list[dict[str, Any]]
         if sum(widths[c] + 2 for c in shown if c != "reason") - 2 > MAX_WIDTH and column in shown:
             shown.remove(column)
     numeric = {column: all(isinstance(row[column], int | float | None) for row in rows) for column in shown}
-    typer.echo(f"{title}\n")
+    say(f"{title}\n")
     for i in range(len(rows) + 1):
         padded = (cells[c][i].rjust(widths[c]) if numeric[c] else cells[c][i].ljust(widths[c]) for c in shown)
         typer.echo("  ".join(padded).rstrip())

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rfscale.cli.common import Json, app, check_png, one_sentence
+from rfscale.cli.common import Json, app, check_png, one_sentence, say
 from rfscale.store import StoreError
 
 
@@ -101,7 +101,10 @@ def fit(
         )  # fmt: skip
         forms = [name.strip() for name in select.split(",")]
         chosen = select_table(table, forms, columns, where_=where, group=group, predict=points)
-        typer.echo(chosen.to_json() if as_json else chosen.to_text())
+        if as_json:
+            typer.echo(chosen.to_json())
+        else:
+            say(chosen.to_text())
         return
     found = fit_table(
         table,
@@ -120,7 +123,10 @@ def fit(
         window=window,
         weights=weights,
     )
-    typer.echo(found.to_json() if as_json else found.to_text())
+    if as_json:
+        typer.echo(found.to_json())
+    else:
+        say(found.to_text())
     if plot is None:
         return
     from analysis.laws.plot import plot_fit

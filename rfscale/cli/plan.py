@@ -20,6 +20,7 @@ from rfscale.cli.common import (
     print_notes,
     print_table,
     said_of,
+    say,
     trial_row,
     tuned_fields,
 )
@@ -118,7 +119,7 @@ def plan(
     parts += [f"{totals[status]} {status}" for status in PLAN_STATUSES if totals[status]]
     if definition.duplicates:
         parts.append(f"{definition.duplicates} duplicates merged")
-    typer.echo(", ".join(parts))
+    say(", ".join(parts))
     if definition.quality is not None:
         typer.echo(f"{totals['evaluations']} evaluations of images")
     print_notes(definition)
@@ -158,7 +159,7 @@ def _propose(
     if as_json:
         print_json({**proposal.to_dict(), "file": str(out)})
         return
-    typer.echo(proposal.text())
+    say(proposal.text())
     typer.echo(f"Sweep: {out}  (rfscale run {out})")
 
 

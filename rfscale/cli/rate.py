@@ -18,6 +18,7 @@ from rfscale.cli.common import (
     check_png,
     one_sentence,
     print_json,
+    say,
     terminal,
 )
 from rfscale.flow.formulations import canonical
@@ -189,7 +190,7 @@ def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, plot
     if as_json:
         print_json({"sweep": sweep, "setting": setting, **preference.to_dict()})
     else:
-        typer.echo(f"{sweep}, {setting}: {text(preference)}")
+        say(f"{sweep}, {setting}: {text(preference)}")
 
 
 def _count(number: int, what: str) -> str:

@@ -21,6 +21,7 @@ from rfscale.cli.common import (
     one_sentence,
     print_json,
     said_by,
+    say,
     terminal,
 )
 from rfscale.run.images import DRAWN, draw
@@ -81,7 +82,7 @@ def compare(
         return
     from analysis.compare.wording import ranking_text
 
-    typer.echo(ranking_text(found.comparison))
+    say(ranking_text(found.comparison))
     if len(found.table.rejected):
         typer.echo(f"runs left out: {len(found.table.rejected)}; the report says why")
 

@@ -20,6 +20,7 @@ from rfscale.cli.common import (
     print_json,
     print_table,
     said_of,
+    say,
     terminal,
     trial_row,
     tuned_fields,
@@ -93,7 +94,7 @@ def train(
     if state.status != names.FINISHED:
         if as_json:
             _say_trained(trial, folder, state.status, as_json)
-        typer.echo(f"rfscale: trial {trial.trial_id} {state.status}: {state.reason}", err=True)
+        say(f"rfscale: trial {trial.trial_id} {state.status}: {state.reason}", err=True)
         raise typer.Exit(1)
     _say_trained(trial, folder, "finished", as_json)
 
@@ -144,4 +145,4 @@ def status(sweep: Sweep, store: StoreFolder = None, as_json: Json = False) -> No
     )
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items() if number))
     typer.echo(said_of(study.store))
-    typer.echo("loss: val/loss where finished, else the last training loss, which formulations do not share")
+    say("loss: val/loss where finished, else the last training loss, which formulations do not share")

@@ -169,6 +169,11 @@ def finished_trial(store: Store, prefix: str) -> TrialFolder:
         raise StoreError(f"{what} {prefix!r} in the store {store.root}; `rfscale status SWEEP` lists the ids")
     folder = store.trial(found[0].name)
     state = folder.state()
+    if state.status == names.DIVERGED:
+        raise StoreError(
+            f"trial {found[0].name} diverged ({state.reason}), and running it again gives the same; choose another, or "
+            "train it with a lower learning rate"
+        )
     if state.status != names.FINISHED:
         raise StoreError(f"trial {found[0].name} is not finished ({state.status}); `rfscale run` its sweep first")
     return folder

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rfscale import names
+from rfscale.quoting import wrapped
 from rfscale.run.launch import Outcome
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.trial import Trial
@@ -191,6 +192,7 @@ class Terminal:
         self.console = console
 
     def say(self, text: str) -> None:
+        text = wrapped(text, self.console.width) if self.console.is_terminal else text
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager

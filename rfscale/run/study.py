@@ -264,9 +264,11 @@ class Study(Views):
         check_reachable(tracking_uri(self.store))
         finished = self.finished()
         if not finished:
-            raise StoreError(
-                f"no trial of sweep {self.sweep.name} in {self.store.root} is finished; `rfscale run` trains them"
-            )
+            lost = sum(state.status == names.DIVERGED for _, state in self.states())
+            what = "`rfscale run` trains them"
+            if lost == len(self.sweep.trials):
+                what = "all diverged, and would again; lower training.learning_rate"
+            raise StoreError(f"no trial of sweep {self.sweep.name} in {self.store.root} is finished; {what}")
         self.store.check_writable()
         origin.record(self.sweep, self.store)
         if again:
@@ -330,7 +332,8 @@ class Study(Views):
     # --- judges -------------------------------------------------------------------------------------------------------
 
     def _check_judges(self, quality: Quality) -> None:
-        """Before anything is loaded: every judge can score the data, and its files are there. Raises JudgeError."""
+        """Before anything is loaded: every judge can score the data, and well, and its files are there. Raises
+        JudgeError."""
         data = {trial.data for trial in self.sweep.trials}
         if len(data) > 1:
             raise JudgeError(
@@ -338,7 +341,8 @@ class Study(Views):
                 "alone; make it one sweep for each"
             )
         for one in data:
-            quality.judges_of(one)
+            for judge in quality.judges_of(one):
+                judge.check_fit(one)
 
     def _ready_judges(self, quality: Quality, watch: Watch) -> list[Judge]:
         """Every judge, loaded: what it must train is trained once, in view, and one that cannot score says so now.

@@ -37,6 +37,10 @@ class JudgeSpec(Spec):
     def check(self, data: DataSource) -> None:
         """Raises JudgeError where this judge cannot judge that data, or a file that is named is missing."""
 
+    def check_fit(self, data: DataSource) -> None:
+        """What takes a moment to know, before anything is trained: raises JudgeError where this judge is not good
+        enough on that data. Loads no torch."""
+
     def load(self, data: DataSource, cache: Path, device: str, progress: Progress) -> Judge:
         """The judge, ready to score images of `data`; `cache` is a folder for what it must train or compute once.
 

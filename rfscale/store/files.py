@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from rfscale.names import RfscaleError
 
+_READ = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 _TEMPORARY = re.compile(r"\..+\.\d+")
 
 
@@ -99,6 +101,10 @@ def _remove(path: Path) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    """The name must not reach the disk before the content."""
+    """The name must not reach the disk before the content. Who may read the folder may read the file: some writers,
+    that of safetensors among them, keep theirs to themselves."""
+    mode = path.stat().st_mode
+    if path.is_file() and (wanted := mode | (path.parent.stat().st_mode & _READ)) != mode:
+        path.chmod(stat.S_IMODE(wanted))
     with open(path, "rb") as file:
         os.fsync(file.fileno())

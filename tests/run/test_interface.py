@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 import analysis
 import rfscale
 from analysis.compare.arms import compare
-from analysis.laws.ladder import ladder_laws
 from analysis.table.read import read_sweep
 from rfscale import names
 from rfscale.cli import app

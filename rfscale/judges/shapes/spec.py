@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from rfscale.data.spec import DataSource
+from rfscale.data.spec import DataSource, ShapesData
 from rfscale.numbers import Count
 from rfscale.spec.judging import JudgeError, JudgeSpec, Progress
 
@@ -30,6 +30,12 @@ class ShapesJudge(JudgeSpec):
         """Raises JudgeError where this judge cannot judge that data."""
         if data.name != "shapes":
             raise JudgeError(f"the judge `shapes` cannot score data `{data.name}`; choose clip, inception or geneval")
+
+    def check_fit(self, data: DataSource) -> None:
+        from rfscale.judges.shapes.fitness import check_readable
+
+        if isinstance(data, ShapesData):
+            check_readable(data.resolution, data.max_objects)
 
     def load(self, data: DataSource, cache: Path, device: str, progress: Progress) -> Judge:
         from rfscale.judges.shapes.judge import load_shapes
