@@ -194,6 +194,9 @@ class Study(Views):
         origin.check_name(self.sweep, self.store)
         if self.sweep.quality is not None:
             self._check_judges(self.sweep.quality)
+            data = self.sweep.trials[0].data
+            for judge in self.sweep.quality.judges_of(data):
+                judge.check_fit(data)
 
     def noted(self, decode: bool = False) -> Study:
         """With what its data will do that the file does not say; `decode` opens every image. Raises DataError."""
@@ -332,8 +335,7 @@ class Study(Views):
     # --- judges -------------------------------------------------------------------------------------------------------
 
     def _check_judges(self, quality: Quality) -> None:
-        """Before anything is loaded: every judge can score the data, and well, and its files are there. Raises
-        JudgeError."""
+        """Before anything is loaded: every judge can score the data, and its files are there. Raises JudgeError."""
         data = {trial.data for trial in self.sweep.trials}
         if len(data) > 1:
             raise JudgeError(
@@ -341,8 +343,7 @@ class Study(Views):
                 "alone; make it one sweep for each"
             )
         for one in data:
-            for judge in quality.judges_of(one):
-                judge.check_fit(one)
+            quality.judges_of(one)
 
     def _ready_judges(self, quality: Quality, watch: Watch) -> list[Judge]:
         """Every judge, loaded: what it must train is trained once, in view, and one that cannot score says so now.

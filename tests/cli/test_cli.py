@@ -543,7 +543,8 @@ def test_plan_and_status_say_where_they_looked(tiny: Mapping, write_sweep: Write
 
 
 def test_plan_checks_the_judges_and_counts_their_evaluations(tiny: Mapping, write_sweep: WriteSweep) -> None:
-    done = invoke("plan", write_sweep({**tiny, "quality": {"settings": [{"steps": 2}, {"steps": 3}]}}))
+    readable = {**tiny, "data": {"name": "shapes", "resolution": 16}}
+    done = invoke("plan", write_sweep({**readable, "quality": {"settings": [{"steps": 2}, {"steps": 3}]}}))
     trials = int(re.search(r"(\d+) trials", done.stdout)[1])  # type: ignore[index]
     assert f"{2 * 2 * trials} evaluations of images" in done.stdout, "two settings, EMA and raw weights"
     done = invoke("plan", write_sweep({**tiny, "quality": {"judges": ["glyphs"]}}))
