@@ -110,10 +110,12 @@ def test_only_the_command_line_and_run_import_analysis() -> None:
         "rfscale.cli.plan",
         "rfscale.cli.rate",
         "rfscale.cli.results",
+        "rfscale.run.figures",
         "rfscale.run.mirror",
         "rfscale.run.progress",
         "rfscale.run.propose",
         "rfscale.run.study",
+        "rfscale.run.views",
     }
 
 
