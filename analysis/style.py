@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal
 
 import matplotlib as mpl
@@ -14,12 +16,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Okabe and Ito's colours, told apart with any kind of colour vision; their yellow is left out, too pale for lines."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+PALETTE = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"),
+    *("#C1121F", "#332288", "#7F7F1F", "#8C564B", "#5B6770", "#66A61E"),
+)
+"""Okabe and Ito's colours without their yellow, too pale for lines, and black, which is the ink; then six more."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#A8A8A8"
-OTHERS, REFERENCE = "others", " (reference)"
-"""What a legend calls the arms without a colour of their own, and adds to the one compared with."""
+OTHERS, REFERENCE = "others, faint", " (reference)"
+"""What a legend calls the arms that it does not name, and adds to the one compared with."""
 INK = "#222222"
 
 RC: dict[str, object] = {
@@ -51,6 +56,8 @@ RC: dict[str, object] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "mathtext.default": "regular",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rfscale",
 }
 
 
@@ -72,23 +79,67 @@ class Look:
 
     colour: str
     marker: str
-    shown: bool = True  # named in legends; the others are grey and in the background
+    shown: bool = True  # named in legends; the others are faint and in the background
     zorder: float = 2.0  # the best on top
 
+    @property
+    def alpha(self) -> float:
+        return 1.0 if self.shown else FAINT
 
-def looks(arms: Sequence[str], reference: str | None = None) -> dict[str, Look]:
-    """A look for each arm, best first. Of more than seven, the best six and the reference have colours."""
+
+LEADING = 7
+"""Of more arms than this, the best ones and the reference stand out, as many as this together."""
+FAINT = 0.3
+
+
+def looks(
+    arms: Sequence[str], reference: str | None = None, places: Mapping[str, int] | None = None
+) -> dict[str, Look]:
+    """A look for each arm, given best first: its colour and marker are by its place, whatever its rank.
+
+    `places`: of arms, as of `places_of`, by default of these arms alone.
+    """
+    places = places_of(arms, places or {})
     named = list(arms)
-    if len(named) > len(PALETTE):
-        named = named[: len(PALETTE) - 1]
-        named.append(reference if reference and reference not in named else arms[len(PALETTE) - 1])
-    out = {name: Look(PALETTE[i], MARKERS[i], zorder=5 - 0.2 * i) for i, name in enumerate(named)}
-    return {name: out.get(name, Look(GREY, ".", shown=False)) for name in arms}
+    if len(named) > LEADING:
+        named = named[: LEADING - 1]
+        named.append(reference if reference and reference not in named else arms[LEADING - 1])
+    out = {}
+    for i, name in enumerate(arms):
+        turn, colour = divmod(places[name], len(PALETTE))
+        marker = MARKERS[(colour + 3 * turn) % len(MARKERS)]
+        shown = name in named
+        out[name] = Look(PALETTE[colour], marker, shown, 5 - 0.2 * min(i, LEADING) if shown else 2.0)
+    return out
+
+
+def places_of(arms: Iterable[str], known: Mapping[str, int]) -> dict[str, int]:
+    """`known`, and a place for each arm that is not in it: colours by a hash of the name, the next free one if taken.
+
+    A place is turn * colours + colour. No colour is in its second turn before all are in their first, and an arm keeps
+    its place for good: arms that come later never move it.
+    """
+    out = dict(known)
+    taken = set(out.values())
+    for name in sorted(set(arms) - set(out)):
+        first = zlib.crc32(name.encode()) % len(PALETTE)
+        out[name] = next(
+            place
+            for turn in count()
+            for step in range(len(PALETTE))
+            if (place := turn * len(PALETTE) + (first + step) % len(PALETTE)) not in taken
+        )
+        taken.add(out[name])
+    return out
 
 
 def legend_name(name: str, style: Look) -> str:
     """An arm's entry in a legend."""
     return name if style.shown else OTHERS
+
+
+BESIDE = "legend beside"
+"""The name of a legend at the right: a page, which has its own, leaves it away."""
 
 
 def legend_beside(ax: Axes, look: Mapping[str, Look] | None = None) -> None:
@@ -101,7 +152,10 @@ def legend_beside(ax: Axes, look: Mapping[str, Look] | None = None) -> None:
             sorted(by_label.items(), key=lambda item: order.get(item[0].removesuffix(REFERENCE), len(order)))
         )
     if by_label:
-        ax.legend(by_label.values(), by_label.keys(), loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
+        legend = ax.legend(
+            by_label.values(), by_label.keys(), loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2
+        )
+        legend.set_gid(BESIDE)
 
 
 def log_axis(ax: Axes, which: Literal["x", "y"], unit: Literal["", "count", "power"] = "", most: int = 7) -> None:

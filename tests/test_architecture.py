@@ -111,6 +111,7 @@ def test_only_the_command_line_and_run_import_analysis() -> None:
         "rfscale.cli.rate",
         "rfscale.cli.results",
         "rfscale.run.figures",
+        "rfscale.run.gallery",
         "rfscale.run.mirror",
         "rfscale.run.progress",
         "rfscale.run.propose",

@@ -121,10 +121,10 @@ class Comparison:
         return out
 
     def _repr_html_(self) -> str:
-        from analysis.compare.wording import answer  # says results: it imports this
+        from analysis.compare.wording_cards import holds_card, winner_card  # says results: it imports this
         from analysis.html import shown
 
-        return shown(answer(self), self.frame())
+        return shown(*(line for card in (winner_card(self), holds_card(self)) for line in card.said), self.frame())
 
     def trend(self, arm: str) -> Trend | None:
         """Of one arm, None for the reference and where there is none."""

@@ -24,6 +24,10 @@ class Estimate:
         """Whether there is an interval."""
         return all(map(math.isfinite, self.interval))
 
+    def leaves_out(self, value: float) -> bool:
+        """Whether there is an interval and the value is not in it."""
+        return self.known and not self.interval[0] <= value <= self.interval[1]
+
 
 def ratio(log: float, se: float, dof: float, n: int, reason: str = "") -> Estimate:
     """exp(log) with the interval of Student's t about the logarithm; `reason`: why there is none, if there is none."""

@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from analysis.compare.arms import Comparison
 from analysis.compare.cells import rung_labels
 from analysis.compare.estimate import Estimate
+from analysis.compare.numbers import fixed, number
+from analysis.compare.trend import Trend
 from analysis.laws.plot_ladder import LAWS_UP_TO, LOSS_LABEL, geometric_mean
+from analysis.marks import tell
 from analysis.style import (
     INK,
     OTHERS,
@@ -32,8 +36,6 @@ from analysis.style import (
 from analysis.table.read import SweepTable
 from rfscale import names
 
-BELOW, ABOVE = ("#2166AC", "o"), ("#B2182B", "s")
-"""Colour and marker of what is surely below and above the reference, apart from the colours of the arms."""
 CENTRAL_LOGSNR = 5.0
 """Inside the log-SNRs that every arm of the paper trains on; LDM-linear, the narrowest, ends at -5.36."""
 
@@ -50,13 +52,17 @@ def plot_learning_curves(
     for name, curves in points.groupby("arm"):
         style = look[str(name)]
         mean = curves.groupby("step")["value"].agg(geometric_mean)
-        if curves["trial_id"].nunique() > 1:
+        n = curves["trial_id"].nunique()
+        if n > 1 and style.shown:
             for _, curve in curves.groupby("trial_id"):
-                ax.plot(curve["step"], curve["value"], color=style.colour, lw=0.6, alpha=0.4, zorder=style.zorder - 0.5)
-        ax.plot(
+                x, y, behind = curve["step"], curve["value"], style.zorder - 0.5
+                tell(ax.plot(x, y, color=style.colour, lw=0.6, alpha=0.4, zorder=behind), str(name))
+        drawn = ax.plot(
             mean.index, mean, color=style.colour, marker=style.marker, ms=3, lw=1.3, zorder=style.zorder,
-            label=legend_name(str(name), style),
+            alpha=style.alpha, label=legend_name(str(name), style),
         )  # fmt: skip
+        over = f" (mean of {n} seeds)" if n > 1 else ""
+        tell(drawn, str(name), [f"{name}, {label}, step {x:g}: {number(y)}{over}" for x, y in mean.items()])
     parameters = si(float(chosen["parameters"].iloc[0]))
     ax.set(xlabel="training steps", ylabel=LOSS_LABEL, title=f"{label}  ({parameters} parameters)")
     ax.set_xlim(*pad(points["step"].to_numpy(float)))
@@ -125,14 +131,17 @@ def _relative(ax: Axes, tidy: pd.DataFrame, reference: str, look: Mapping[str, L
         ratio = (wide[name] - wide[reference]).groupby("x").agg(["mean", "sem", "count"])
         x, mean = ratio.index.to_numpy(float), ratio["mean"].to_numpy(float)
         centre = 100 * np.expm1(mean)
-        ax.plot(
+        drawn = ax.plot(
             x, centre, color=style.colour, marker=style.marker if markers else None, ms=4, zorder=style.zorder,
-            lw=1.4 if style.shown else 0.8, label=legend_name(name, style),
+            lw=1.4 if style.shown else 0.8, alpha=style.alpha, label=legend_name(name, style),
         )  # fmt: skip
+        half = 2 * ratio["sem"].to_numpy(float)
+        low, high = 100 * np.expm1(mean - half), 100 * np.expm1(mean + half)
+        sides = [f" [{a:+.1f}, {b:+.1f}]" if b > a else "" for a, b in zip(low, high, strict=True)]
+        told = [f"{name} at {at:g}: {y:+.1f} %{side}" for at, y, side in zip(x, centre, sides, strict=True)]
+        tell(drawn, name, told if markers else [name])
         if name in banded and ratio["count"].min() > 1:
-            half = 2 * ratio["sem"].to_numpy(float)
-            low, high = 100 * np.expm1(mean - half), 100 * np.expm1(mean + half)
-            ax.fill_between(x, low, high, color=style.colour, alpha=0.13, lw=0)
+            tell(ax.fill_between(x, low, high, color=style.colour, alpha=0.13, lw=0), name)
     legend_beside(ax, look)
 
 
@@ -152,99 +161,69 @@ def _limits_of_named(ax: Axes, within: float = math.inf) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def plot_ranking(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
-    """Loss of every arm relative to the reference, lowest on top, with 95 % intervals."""
-    ax = ax or new_axes(6.2, _forest_height(comparison))
-    rows = [(s.arm, s.ratio, _verdict(comparison, s.arm)) for s in comparison.standings]
-    _forest(
-        ax, rows, comparison.reference, "p, corrected" if comparison.spread != "none" else "",
-        scale=lambda r: 100 * (r - 1),
-    )  # fmt: skip
-    interval = "no interval" if comparison.spread == "none" else f"95 % interval over {comparison.spread}"
-    ax.set(xlabel=f"validation loss, % above {comparison.reference}  ({interval}; left is better)")
-    return ax
+def plot_ranking(
+    comparison: Comparison, *, look: Mapping[str, Look] | None = None, axes: Sequence[Axes] | None = None
+) -> Figure:
+    """Two forests: the loss of every arm in multiples of the reference's, and its compute to equal loss.
+
+    One row for each arm, lowest loss on top, with 95 % intervals. Filled marks: the interval leaves out 1.
+    """
+    if axes is None:
+        figure = Figure(figsize=(8.6, 1.2 + 0.28 * len(comparison.standings)), layout="constrained")
+        axes = figure.subplots(1, 2, sharey=True)
+    look = look or looks([s.arm for s in comparison.standings], comparison.reference)
+    reference, interval = comparison.reference, "95 % intervals" if comparison.spread != "none" else "no intervals"
+    forests = (
+        ("ratio", "loss", f"validation loss, times {reference}'s", "left is better"),
+        ("compute_multiplier", "compute", f"compute to {reference}'s loss, times its own", "left is cheaper"),
+    )
+    for ax, (field, what, title, better) in zip(axes, forests, strict=True):
+        rows = [(s.arm, getattr(s, field)) for s in comparison.standings]
+        _forest(ax, rows, reference, what, look)
+        ax.set(xlabel=f"{title}\n({interval}; {better})")
+    return axes[0].figure  # type: ignore[return-value]
 
 
-def plot_compute_multiplier(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
-    """The factor in training FLOPs at which each arm reaches the loss of the reference, with 95 % intervals."""
-    ax = ax or new_axes(6.2, _forest_height(comparison))
-    rows = [(s.arm, s.compute_multiplier, _multiplier_text(s.compute_multiplier)) for s in comparison.standings]
-    _forest(ax, rows, comparison.reference, "factor [95 %]")
-    estimates = [m.estimate for _, m, _ in rows if math.isfinite(m.estimate)]
-    sides = [v for _, m, _ in rows for v in m.interval if math.isfinite(v) and 1 / 8 < v / m.estimate < 8]
-    ax.set_xlim(*pad([*estimates, *sides, 0.95, 1.05]))
-    ax.set(xlabel=f"training compute to the loss of {comparison.reference}  (factor; sorted by it, cheapest on top)")
-    log_axis(ax, "x")
-    return ax
+FOREST_REACH = 8.0
+"""An interval may leave the axis of a forest beyond this factor from its estimate."""
 
 
-def _forest_height(comparison: Comparison) -> float:
-    return 1.3 + 0.28 * len(comparison.standings)
+def forest_span(ratios: Sequence[Estimate]) -> tuple[float, float]:
+    """The ends of the axis of a forest: 1, the estimates, and their intervals."""
+    known = [r for r in ratios if math.isfinite(r.estimate)]
+    near = (1 / FOREST_REACH, FOREST_REACH)
+    sides = [v for r in known for v in r.interval if math.isfinite(v) and near[0] < v / r.estimate < near[1]]
+    return pad([*(r.estimate for r in known), *sides, 0.995, 1.005])
+
+
+def forest_title(arm: str, ratio: Estimate, reference: str, what: str) -> str:
+    """'v/cos: 1.006 [1.002, 1.010] times the loss of rf'"""
+    told = fixed(ratio.estimate, ratio.interval, 3) + ("" if ratio.known else ", no interval")
+    return f"{arm}: {told} times the {what} of {reference}"
 
 
 def _forest(
-    ax: Axes,
-    rows: Sequence[tuple[str, Estimate, str]],
-    reference: str,
-    heading: str,
-    scale: Callable[[float], float] = float,
+    ax: Axes, rows: Sequence[tuple[str, Estimate]], reference: str, what: str, look: Mapping[str, Look]
 ) -> None:
-    """One line per arm, lowest estimate on top: estimate, interval, and words at the right under a heading.
-
-    The colour says on which side of the reference the interval lies.
-    """
-    ax.annotate(heading, (1.01, 1.0), xycoords="axes fraction", va="bottom", fontsize=7.5, color="#444444")
-    ax.axvline(scale(1.0), color=INK, lw=0.8)
-    rows = sorted(rows, key=lambda row: row[1].estimate if math.isfinite(row[1].estimate) else math.inf)
-    below, around, above = (f"{where} {scale(1.0):g}" for where in ("interval below", "around", "above"))
-    for y, (name, ratio, words) in enumerate(rows):
-        (low, high), label = ratio.interval, around
+    """One line per arm in the order given: estimate and interval on a logarithmic axis."""
+    ax.axvline(1.0, color=INK, lw=0.8)
+    for y, (name, ratio) in enumerate(rows):
+        colour, marker = look[name].colour, look[name].marker
         if name == reference:
-            label = "reference"
-        elif not (math.isfinite(low) and math.isfinite(high)):
-            label = "no interval"
-        elif high < 1 or low > 1:
-            label = below if high < 1 else above
-        colour, marker = {below: BELOW, above: ABOVE, "reference": (INK, "D")}.get(label, ("#8A8A8A", "o"))
-        if math.isfinite(low) and math.isfinite(high) and name != reference:
-            ax.plot([scale(low), scale(high)], [y, y], color=colour, lw=2, alpha=0.55, solid_capstyle="butt")
+            tell(ax.plot(1.0, y, marker, color=colour, ms=5.5), name, [f"{name}: the reference"])
+            continue
+        if ratio.known:
+            tell(ax.plot(ratio.interval, [y, y], color=colour, lw=2, alpha=0.55, solid_capstyle="butt"), name)
         if math.isfinite(ratio.estimate):
-            fill = "white" if label == "no interval" else colour
-            ax.plot(scale(ratio.estimate), y, marker, color=colour, mfc=fill, ms=5.5, ls="", label=label)
-        ax.annotate(
-            words, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=7.5, color="#444444",
-            annotation_clip=False,
-        )  # fmt: skip
-    ax.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+            fill = colour if ratio.leaves_out(1.0) else "white"
+            mark = ax.plot(ratio.estimate, y, marker, color=colour, mfc=fill, ms=5.5)
+            tell(mark, name, [forest_title(name, ratio, reference, what)])
+    ax.set_xlim(*forest_span([ratio for _, ratio in rows]))
+    log_axis(ax, "x", most=5)
+    ax.set_yticks(range(len(rows)), [name for name, _ in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
-    handles, labels = ax.get_legend_handles_labels()
-    by_label = {label: handle for handle, label in zip(handles, labels, strict=True) if label != "reference"}
-    shown = [label for label in (below, around, above, "no interval") if label in by_label]
-    ax.legend(
-        [by_label[label] for label in shown], shown, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=7.5,
-        borderaxespad=0.2, handletextpad=0.1, columnspacing=1.2,
-    )  # fmt: skip
-
-
-def _verdict(comparison: Comparison, name: str) -> str:
-    s = comparison.standing(name)
-    if name == comparison.reference:
-        return "reference"
-    if comparison.spread == "none" or not math.isfinite(s.p):
-        return "no interval"
-    return f"p = {s.p:.2g}" if s.p >= 0.001 else "p < 0.001"
-
-
-def _multiplier_text(m: Estimate) -> str:
-    if m.interval == (1.0, 1.0):
-        return "reference"
-    if not math.isfinite(m.estimate):
-        return "not known"
-    if not math.isfinite(m.interval[0]):
-        return f"{m.estimate:.2f}, no interval"
-    return f"{m.estimate:.2f} [{m.interval[0]:.2f}, {m.interval[1]:.2f}]"
 
 
 def plot_trend(comparison: Comparison, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None) -> Axes:
@@ -255,7 +234,8 @@ def plot_trend(comparison: Comparison, *, look: Mapping[str, Look] | None = None
     """
     ax = ax or new_axes(6.6, 3.9)
     look = look or looks([s.arm for s in comparison.standings], comparison.reference)
-    ax.axhline(1.0, color=look[comparison.reference].colour, lw=1.4, label=comparison.reference + REFERENCE)
+    reference = comparison.reference
+    tell(ax.axhline(1.0, color=look[reference].colour, lw=1.4, label=reference + REFERENCE), reference, [reference])
     shown = [t for s in comparison.standings if (t := comparison.trend(s.arm)) and s.arm in look]
     banded = [t.arm for t in shown[: 1 if len(shown) >= LAWS_UP_TO else len(shown)]]
     sides, last = [1.0], 0.0
@@ -268,27 +248,42 @@ def plot_trend(comparison: Comparison, *, look: Mapping[str, Look] | None = None
         nudged = at * 1.012 ** (i - len(shown) / 2 if named else 0)
         interval = np.array([point.ratio.interval for point in trend.points])
         if named and np.isfinite(interval).all():
-            ax.vlines(nudged, *interval.T, color=style.colour, lw=1.1, alpha=0.75, zorder=style.zorder)
-        ax.plot(
+            bars = ax.vlines(nudged, *interval.T, color=style.colour, lw=1.1, alpha=0.75, zorder=style.zorder)
+            tell(bars, trend.arm)
+        marks = ax.plot(
             nudged, ratio, style.marker, color=style.colour, ms=5 if named else 3, mec="white", mew=0.4, ls="",
-            zorder=style.zorder, label=legend_name(trend.arm, style),
+            zorder=style.zorder, alpha=style.alpha, label=legend_name(trend.arm, style),
         )  # fmt: skip
+        times = [fixed(point.ratio.estimate, point.ratio.interval, 3) for point in trend.points]
+        sizes = [point.label for point in trend.points]
+        tell(marks, trend.arm, [f"{trend.arm}, {d}: {r} times {reference}" for d, r in zip(sizes, times, strict=True)])
         x, y, low, high = map(np.asarray, (trend.curve.at, trend.curve.ratio, trend.curve.low, trend.curve.high))
         last = max(last, float(at.max()))
         inside = x <= at.max() * (1 + 1e-9)
         for part, line in ((inside, "-"), (np.append(~inside[1:], True), ":")):
-            ax.plot(x[part], y[part], line, color=style.colour, lw=1.4 if named else 0.8, zorder=style.zorder - 0.3)
+            drawn = ax.plot(
+                x[part], y[part], line, color=style.colour, lw=1.4 if named else 0.8, alpha=style.alpha,
+                zorder=style.zorder - 0.3,
+            )  # fmt: skip
+            tell(drawn, trend.arm, [_trend_title(trend)])
         if trend.arm in banded and np.isfinite(low).any():
-            ax.fill_between(x, low, high, color=style.colour, alpha=0.12, lw=0, zorder=1)
+            tell(ax.fill_between(x, low, high, color=style.colour, alpha=0.12, lw=0, zorder=1), trend.arm)
         sides += [*ratio, *(y[np.isfinite(y)] if named else ())]
     if last:
         ax.axvline(last, color="#BBBBBB", lw=0.8, zorder=0.5)
     ax.set_ylim(*pad(sides, 0.15))
     ax.set(
         xlabel="model size (parameters)" if shown[0].variable == "N" else "training compute (FLOPs)",
-        ylabel=f"validation loss, times {comparison.reference}'s",
+        ylabel=f"validation loss, times {reference}'s",
     )
     log_axis(ax, "x", "count" if shown[0].variable == "N" else "power", most=6)
     log_axis(ax, "y")
     legend_beside(ax, look)
     return ax
+
+
+def _trend_title(trend: Trend) -> str:
+    """What the line of an arm says: the ratio carried on to ten times the largest size."""
+    last = trend.ahead[-1]
+    told = fixed(last.ratio.estimate, last.ratio.interval, 3) if last.ratio.known else "cannot be told"
+    return f"{trend.arm}, at {last.times:g} times the largest size: {told}"

@@ -25,6 +25,7 @@ AHEAD = (3.0, 10.0)
 """How many times beyond the largest size the ratio is extrapolated."""
 DRAWN = 60
 Variable = Literal["N", "C"]
+Verdict = Literal["grows", "shrinks", "holds", "unknown"]
 
 ONE_SEED = "with one seed, what the seed does at every size cannot be told from the difference"
 TOO_FEW = "too few trials are shared with the reference"
@@ -53,12 +54,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Ahead:
-    """What the trend gives at `times` the largest size, `at`."""
+    """What the trend gives at `times` the largest size, `at`; `p`: of equal losses, Holm-corrected over the arms."""
 
     times: float
     at: float
     ratio: Estimate
     multiplier: Estimate
+    p: float = math.nan
+
+    @property
+    def surely(self) -> bool:
+        """Whether the losses are known to differ there."""
+        return self.p < 1 - paired.LEVEL
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,21 @@ class Trend:
         """Whether the ratio is known to change with size."""
         return self.p < 1 - paired.LEVEL
 
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the difference from the reference, on the side where it is on average, holds as models grow.
+
+        'grows', 'shrinks': the ratio surely goes away from 1, or towards it. 'holds': no change is sure, and at the
+        furthest extrapolation the ratio is surely on the same side of 1 still. 'unknown': neither can be told.
+        """
+        if self.surely:
+            return "grows" if (self.change.estimate > 1) == (self.level.estimate > 1) else "shrinks"
+        return "holds" if self.ahead and self.stays(self.ahead[-1]) else "unknown"
+
+    def stays(self, ahead: Ahead) -> bool:
+        """Whether the ratio there is surely on the side of 1 where it is on average."""
+        return ahead.surely and (ahead.ratio.estimate > 1) == (self.level.estimate > 1)
+
 
 def axis(parameters: Array, flops: Array) -> tuple[Variable, Array]:
     """What the sizes are laid out along, and its values: N, or C where there is one N only."""
@@ -127,6 +149,7 @@ def trends(
     differences = log_loss[others] - log_loss[reference]
     shared = np.isfinite(differences).sum(axis=(1, 2))
     curves = _curves(loss, at, centre, bent)
+    p_ahead = [paired.holm(np.where(bent, np.nan, paired.p_value(*loss.at(x.max() + math.log(t))))) for t in AHEAD]
     out = []
     for row, i in enumerate(others):
         why = BENT if bent[row] else reason
@@ -154,8 +177,9 @@ def trends(
                         float(times * at.max()),
                         _extrapolated(loss, row, x.max() + math.log(times), int(shared[row]), why, bool(bent[row])),
                         _extrapolated(factor, row, x.max() + math.log(times), int(shared[row]), why, bool(bent[row])),
+                        float(p_there[row]),
                     )
-                    for times in AHEAD
+                    for times, p_there in zip(AHEAD, p_ahead, strict=True)
                 ),
                 curve=curves[row],
             )

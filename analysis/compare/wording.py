@@ -10,19 +10,13 @@ from analysis.compare.arms import Comparison, Standing
 from analysis.compare.numbers import NOT_KNOWN as NOT_KNOWN
 from analysis.compare.numbers import fixed as fixed
 from analysis.compare.numbers import interval as interval
-from analysis.compare.numbers import listed, percent
 from analysis.compare.numbers import number as number
 from analysis.compare.numbers import plain as plain
 from analysis.compare.numbers import probability as probability
 from analysis.compare.numbers import sentence as sentence
 from analysis.compare.numbers import with_interval as with_interval
 from analysis.compare.tuned import Choice
-
-
-def tie_words(comparison: Comparison, standing: Standing) -> str:
-    """'tied with a, b': the arms that the data do not tell apart from this one; untested, what was seen of it."""
-    told = tied_or_seen(comparison, standing)
-    return f"tied with {told}" if told and comparison.spread != "none" else told
+from analysis.style import LEADING
 
 
 def tied_or_seen(comparison: Comparison, standing: Standing) -> str:
@@ -30,6 +24,20 @@ def tied_or_seen(comparison: Comparison, standing: Standing) -> str:
     if comparison.spread == "none":
         return "" if standing.arm == comparison.reference else wording_trend.seen_words(standing.seen)
     return labels.between(standing.tied_with).join(standing.tied_with)
+
+
+def rest_words(comparison: Comparison, standing: Standing) -> str:
+    """What else is to be said of an arm beside its numbers; what is the same for all stands once, below them."""
+    many = len(comparison.standings) > LEADING
+    parts = [_tied_ranks(comparison, standing) if many else tied_or_seen(comparison, standing)]
+    parts += [part for part in standing.status.split("; ") if part not in EVERYWHERE]
+    multiplier = standing.compute_multiplier
+    if not math.isfinite(multiplier.estimate) or multiplier.known:
+        parts.append(multiplier.reason if standing.arm != comparison.reference else "")
+    return "; ".join(filter(None, parts))
+
+
+EVERYWHERE = ("complete", "one seed cannot give an interval", "no interval")
 
 
 def ranking_text(comparison: Comparison) -> str:
@@ -69,6 +77,8 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _ranking_row(comparison: Comparison, s: Standing) -> tuple[str, ...]:
     is_reference = s.arm == comparison.reference
+    tied = _tied_ranks(comparison, s)
+    tied = f"tied with {tied}" if tied and comparison.spread != "none" else tied
     return (
         f"{s.rank}.",
         s.arm,
@@ -76,21 +86,21 @@ def _ranking_row(comparison: Comparison, s: Standing) -> tuple[str, ...]:
         "1" if is_reference else fixed(s.ratio.estimate, s.ratio.interval, 3),
         "" if is_reference else probability(s.p),
         "1" if is_reference else fixed(s.compute_multiplier.estimate, s.compute_multiplier.interval, 2),
-        "; ".join(filter(None, (_tied_ranks(comparison, s), "" if s.status == "complete" else s.status))),
+        "; ".join(filter(None, (tied, "" if s.status == "complete" else s.status))),
     )
 
 
 def _tied_ranks(comparison: Comparison, standing: Standing) -> str:
-    """'tied with 2-6, 9': as `tie_words`, by rank, since the names of sixteen arms fit no terminal."""
+    """'2-6, 9': as `tied_or_seen`, by rank, since the names of sixteen arms fit no terminal."""
     if comparison.spread == "none" or not standing.tied_with:
-        return tie_words(comparison, standing)
+        return tied_or_seen(comparison, standing)
     runs: list[list[int]] = []
     for rank in sorted(s.rank for s in comparison.standings if s.arm in standing.tied_with):
         if runs and rank == runs[-1][-1] + 1:
             runs[-1].append(rank)
         else:
             runs.append([rank])
-    return "tied with " + ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def pairing_sentence(comparison: Comparison) -> str:
@@ -155,45 +165,3 @@ def tuned_sentences(comparison: Comparison) -> list[str]:
 
 
 EDGES_SHOWN = 6
-
-
-def answer(comparison: Comparison) -> str:
-    """The question answered in a few sentences, from the numbers alone."""
-    best = comparison.best
-    if len(comparison.standings) == 1:
-        first = f"{best.arm} is the only {comparison.noun}: its mean validation loss is {number(best.mean)}."
-    elif comparison.spread == "none":
-        first = f"{best.arm} has the lowest validation loss, {number(best.mean)}{_as_seen(comparison)}."
-    elif best.tied_with:
-        first = (
-            f"{best.arm} has the lowest mean validation loss, {number(best.mean)}, but is tied with "
-            f"{listed(best.tied_with)}{_by_how_much(comparison)}."
-        )
-    else:
-        first = f"{best.arm} reaches the lowest validation loss, {number(best.mean)}{_by_how_much(comparison)}."
-    beside = (wording_trend.headline(comparison), wording_trend.yardstick_sentence(comparison))
-    return " ".join(filter(None, (first, *beside)))
-
-
-def _as_seen(comparison: Comparison) -> str:
-    """What one seed shows of the best arm, against the reference, or against the second where it is the reference."""
-    best, second = comparison.best, comparison.standings[1]
-    if best.arm == comparison.reference:
-        against, shown = second.arm, comparison.next_seen
-    else:
-        against, shown = comparison.reference, best.seen
-    if not shown.n:
-        return f", but shares no trial with {against}"
-    seeds = "one seed" if comparison.n_seeds == 1 else "the trials that are shared"
-    return f": {wording_trend.seen_words(shown, against)}; {seeds} cannot give an interval"
-
-
-def _by_how_much(comparison: Comparison) -> str:
-    best = comparison.best
-    if best.arm == comparison.reference:
-        return ""
-    change = f"; {percent(best.ratio)} than {comparison.reference}"
-    m = best.compute_multiplier
-    if math.isfinite(m.estimate):
-        change += f", whose loss it reaches with {fixed(m.estimate, m.interval, 2)} times the compute"
-    return change

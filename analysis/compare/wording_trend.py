@@ -46,7 +46,8 @@ def _factor(ratio: float) -> str:
 
 
 def _signed(ratio: float) -> str:
-    return f"{100 * (ratio - 1):+.1f}"
+    told = f"{100 * (ratio - 1):+.1f}"
+    return "0.0" if float(told) == 0 else told
 
 
 def per_tenfold(change: Estimate) -> str:
@@ -68,7 +69,7 @@ def trend_sentence(trend: Trend, reference: str) -> str:
     what = f"{trend.arm}'s {'disadvantage' if behind else 'advantage'} against {reference}"
     over = f"per tenfold of {WORDS[trend.variable]}"
     if not trend.change.known:
-        return f"Whether {what} holds with size cannot be told: {_why_no_change(trend)}."
+        return f"Whether {what} holds with size cannot be told: {why_no_change(trend)}."
     rises = trend.change.estimate > 1
     if trend.surely:
         verb = "grows" if rises == behind else "shrinks"
@@ -79,7 +80,8 @@ def trend_sentence(trend: Trend, reference: str) -> str:
     return f"{first}; {_ahead_words(trend, reference)}."
 
 
-def _why_no_change(trend: Trend) -> str:
+def why_no_change(trend: Trend) -> str:
+    """Why no change with size can be told."""
     n = len(trend.points)
     return trend.change.reason if n == 2 else f"{n} size{'s' if n > 1 else ''} shared, and too few trials"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -9,12 +10,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.path import Path
 
 from analysis.compare.labels import size
+from analysis.compare.numbers import listed, number, with_interval
 from analysis.laws.ladder import ArmLaw, Ladder
 from analysis.laws.misfit import HeldOut
 from analysis.laws.result import Prediction
+from analysis.marks import tell
 from analysis.style import INK, Look, legend_beside, legend_name, log_axis, looks, new_axes, pad
 from analysis.table.read import SweepTable
 from rfscale import names
@@ -26,8 +28,8 @@ BAND_SPAN = 2.0
 """A band that is wider than this factor anywhere says little, and would cover what does: it is not drawn at all."""
 LAWS_UP_TO = 4
 """With more arms only the law of the best is drawn, and only its band: overlapping ones hide each other."""
-HELD_OUT_MARK = Path([(0, -1), (0, 1), (-0.4, -1), (0.4, -1), (-0.4, 1), (0.4, 1), (-0.4, 0), (0.4, 0)], [1, 2] * 4)
-"""A bar with its ends and its middle, as the predictions of the largest size are drawn."""
+REACH = 1.5
+"""An interval of a held-out size may leave its axis, which ends at this factor beyond the losses."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,14 @@ class DrawnLaw:
     banded: bool
 
 
+def fits(law: ArmLaw) -> bool:
+    """Whether there is a law and it does not miss what it was fitted to by much more than its noise."""
+    return law.law is not None and not (law.miss and law.miss.beyond_noise)
+
+
 def drawn_laws(ladder: Ladder, variable: Variable, look: Mapping[str, Look]) -> list[DrawnLaw]:
-    """The laws that a figure shows, at the end of training: of up to four arms, or of the best alone."""
-    fitted = [law for law in ladder.laws if law.law is not None and len(law.n) and look[law.arm].shown]
+    """The laws that a figure shows, at the end of training, where they fit: of up to four arms, or the best alone."""
+    fitted = [law for law in ladder.laws if fits(law) and len(law.n) and look[law.arm].shown]
     if len(fitted) > LAWS_UP_TO:
         fitted = [law for law in fitted if law.arm == next(iter(look))]
     return [_drawn(law, variable) for law in fitted]
@@ -59,21 +66,18 @@ def _drawn(law: ArmLaw, variable: Variable) -> DrawnLaw:
 
 
 def caption(ladder: Ladder, variable: Variable, look: Mapping[str, Look]) -> str:
-    """What the dashed lines, the bands and the bars of a ladder's figure are, of what it shows."""
+    """What the dashed lines and the bands of a ladder's figure are, and where there is none though there is a law."""
     drawn = drawn_laws(ladder, variable, look)
+    missed = [law.arm for law in ladder.laws if law.law is not None and not fits(law)]
+    none = (
+        f" No line for {listed(missed)}: the law misses these losses by much more than their noise." if missed else ""
+    )
     if not drawn:
-        return ""
-    band = "its 95 % band where that is nowhere wider than a factor of 2"
-    none = "its 95 % band is wider than a factor of 2 and not drawn"
-    told = "Dashed: the law of all arms at the end of training, over the sizes that it was fitted to, "
-    told += f"and {band}." if any(law.banded for law in drawn) else f"without a band: {none}."
-    if held_out_bars(ladder, [law.arm for law in drawn]):
-        told += (
-            " Right of the dotted line, apart from the measured sizes: the largest size as predicted from the smaller "
-            "ones alone, with a 95 % interval; an arrow: the interval goes on beyond the figure (the table of the laws "
-            "has its ends)."
-        )
-    return told
+        return none.lstrip()
+    whose = f", for {drawn[0].arm}" if sum(map(fits, ladder.laws)) > len(drawn) == 1 else ""
+    banded = any(law.banded for law in drawn)
+    band = " with its 95 % band where that is within a factor of 2" if banded else ", its band too wide to be drawn"
+    return f"Dashed: the law at the end of training{whose}, over the sizes that it was fitted to{band}.{none}"
 
 
 def plot_loss_against_compute(
@@ -89,19 +93,23 @@ def plot_loss_against_compute(
     for (name, _), curve in curves.groupby(["arm", "parameters"]):
         style = look[str(name)]
         lw, alpha = (0.9, 0.5) if style.shown else (0.6, 0.3)
-        ax.plot(curve["flops"], curve["value"], color=style.colour, lw=lw, alpha=alpha, zorder=style.zorder - 0.5)
+        tell(
+            ax.plot(curve["flops"], curve["value"], color=style.colour, lw=lw, alpha=alpha, zorder=style.zorder - 0.5),
+            str(name),
+        )
     marker = 5.0 if trials["seed"].nunique() == 1 else 3.2
     for name, rows in trials.groupby("arm"):
         style = look[str(name)]
-        ax.plot(
+        marks = ax.plot(
             rows["train_flops"], rows[names.VAL_LOSS], style.marker, color=style.colour, ms=marker,
-            zorder=style.zorder + 1, label=legend_name(str(name), style),
+            zorder=style.zorder + 1, alpha=style.alpha, label=legend_name(str(name), style),
         )  # fmt: skip
+        tell(marks, str(name), [_title(row) for _, row in rows.iterrows()])
     ends = trials[names.VAL_LOSS].to_numpy(float)
     # The first steps from zero are steep and the same for all: the axis shows what tells the trials apart.
     shown = points.loc[points["value"] < 2.2 * ends.max(), ["flops", "value"]]
     ax.set_xlim(*pad(shown["flops"].to_numpy(float), 0.03))
-    ax.set_ylim(*pad(np.concatenate([shown["value"].to_numpy(float), _limits(ladder)]), 0.05))
+    ax.set_ylim(*pad(shown["value"].to_numpy(float), 0.05))
     _laws(ax, ladder, "C", look)
     _size_labels(ax, trials, "train_flops")
     ax.set(xlabel="training compute (FLOPs, forward and backward)", ylabel=LOSS_LABEL)
@@ -112,20 +120,21 @@ def plot_loss_against_compute(
 
 
 def plot_loss_against_parameters(
-    ladder: Ladder, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
+    table: SweepTable, ladder: Ladder, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """val/loss at the end of training against all parameters, with L(N), its band, and the largest size predicted."""
+    """val/loss at the end of training against all parameters, with L(N) and its band."""
     ax = ax or new_axes(6.4, 3.8)
-    laws = [law for law in ladder.laws if len(law.n)]
     look = look or looks([law.arm for law in ladder.laws])
-    for law in laws:
-        style = look[law.arm]
-        ax.plot(
-            law.n, law.loss, style.marker, color=style.colour, zorder=style.zorder + 1,
-            label=legend_name(law.arm, style),
+    trials = table.trials[table.trials["trial_id"].isin(ladder.trial_ids)]
+    for name, rows in trials.groupby("arm"):
+        style = look[str(name)]
+        marks = ax.plot(
+            rows["parameters"], rows[names.VAL_LOSS], style.marker, color=style.colour, zorder=style.zorder + 1,
+            alpha=style.alpha, label=legend_name(str(name), style),
         )  # fmt: skip
-    ax.set_xlim(*pad(np.concatenate([law.n for law in laws]), 0.06))
-    ax.set_ylim(*pad(np.concatenate([*(law.loss for law in laws), _limits(ladder)])))
+        tell(marks, str(name), [_title(row) for _, row in rows.iterrows()])
+    ax.set_xlim(*pad(trials["parameters"].to_numpy(float), 0.06))
+    ax.set_ylim(*pad(trials[names.VAL_LOSS].to_numpy(float)))
     _laws(ax, ladder, "N", look)
     ax.set(xlabel="parameters (all trainable)", ylabel=LOSS_LABEL)
     log_axis(ax, "x", "count")
@@ -134,41 +143,57 @@ def plot_loss_against_parameters(
     return ax
 
 
-def _laws(ax: Axes, ladder: Ladder, variable: Variable, look: Mapping[str, Look]) -> None:
-    """L(N) or L(C) with their bands, and the predictions of the largest size right of its measured value.
+def _title(row: pd.Series) -> str:
+    """What the mark of a trial says: which it is, and its loss with the standard error over the validation images."""
+    told = f"{row['arm']}, {size(row['depth'], row['parameters'])}, seed {row['seed']}: {number(row[names.VAL_LOSS])}"
+    se = float(row[names.VAL_LOSS_SE]) if names.VAL_LOSS_SE in row else math.nan
+    return f"{told} (standard error {number(se, 2)}), trial {row['trial_id']}"
 
-    Call with the limits of the loss as they stay: a bar that leaves them ends in an arrow.
-    """
+
+def _laws(ax: Axes, ladder: Ladder, variable: Variable, look: Mapping[str, Look]) -> None:
+    """L(N) or L(C) with their bands."""
     drawn = drawn_laws(ladder, variable, look)
     for law in drawn:
         style, band = look[law.arm], law.curve
-        ax.plot(law.x, band.value, ls="--", lw=1.2, color=style.colour, zorder=style.zorder)
+        line = ax.plot(law.x, band.value, ls="--", lw=1.2, color=style.colour, zorder=style.zorder)
+        tell(line, law.arm, [f"law of {law.arm}"])
         if law.banded:
-            ax.fill_between(law.x, band.low, band.high, color=style.colour, alpha=0.12, lw=0, zorder=1)
+            tell(ax.fill_between(law.x, band.low, band.high, color=style.colour, alpha=0.12, lw=0, zorder=1), law.arm)
     if drawn:
-        whose = ", for the best" if sum(law.law is not None for law in ladder.laws) > len(drawn) else ""
+        whose = ", for the best" if sum(map(fits, ladder.laws)) > len(drawn) else ""
         banded = sum(law.banded for law in drawn)
         band_too = ",\nand its 95 % band" if banded else ""
         if 0 < banded < len(drawn):
             band_too += f" where\nwithin a factor of {BAND_SPAN:g}"
         ax.plot([], [], ls="--", color=INK, lw=1.2, label=f"law of all arms{whose}{band_too}")
-    _held_out_strip(ax, held_out_bars(ladder, [law.arm for law in drawn]), look)
 
 
-def _held_out_strip(ax: Axes, bars: Mapping[str, HeldOut], look: Mapping[str, Look]) -> None:
-    """A strip at the right, off the scale of x: each prediction of the largest size beside what was measured there."""
-    if not bars:
-        return
-    left, right = ax.get_xlim()
-    gap = (right / left) ** 0.03
-    ax.axvline(right, color="#999999", lw=0.8, ls=":", zorder=1)
-    for i, (name, held) in enumerate(bars.items()):
-        style, place = look[name], right * gap ** (i + 1)
-        _bar(ax, place, held, style.colour)
-        ax.plot(place, held.measured, style.marker, ms=4, mfc="none", mec=style.colour, zorder=style.zorder)
-    ax.set_xlim(left, right * gap ** (len(bars) + 1))
-    label = "largest size, predicted\nfrom the smaller ones,\n95 % interval; open mark:\nmeasured"
-    ax.plot([], [], ls="", marker=HELD_OUT_MARK, ms=15, mfc="none", mec=INK, mew=1, label=label)
+def plot_held_out(ladder: Ladder, *, look: Mapping[str, Look] | None = None, ax: Axes | None = None) -> Axes:
+    """The largest size of each arm as the law of the smaller ones predicts it, beside what was measured there.
+
+    Bars: 95 % intervals; one that goes on beyond the axis ends in an arrow. Open marks: measured.
+    """
+    look = look or looks([law.arm for law in ladder.laws])
+    bars = held_out_bars(ladder, list(look))
+    ax = ax or new_axes(4.9, 1.2 + 0.28 * len(bars))
+    middle = [value for held in bars.values() for value in (held.predicted, held.measured)]
+    left, right = min(middle) / REACH, max(middle) * REACH
+    sides = [side for held in bars.values() for side in held.interval if left < side < right]
+    arrows = len(sides) < 2 * len(bars)
+    ax.set_xlim(*((left, right) if arrows else pad([*middle, *sides], 0.08)))
+    for y, (name, held) in enumerate(bars.items()):
+        _bar(ax, y, held, look[name].colour, name)
+        (mark,) = ax.plot(
+            held.measured, y, look[name].marker, ms=6, mfc="none", mec=look[name].colour, mew=1.2, zorder=4
+        )
+        tell(mark, name, [f"{name}, {held.label}: measured {number(held.measured)}"])
+    ax.set_yticks(range(len(bars)), list(bars))
+    ax.set_ylim(len(bars) - 0.4, -0.6)
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlabel=LOSS_LABEL)
+    log_axis(ax, "x", most=6)
+    return ax
 
 
 def held_out_bars(ladder: Ladder, arms: list[str]) -> dict[str, HeldOut]:
@@ -177,21 +202,18 @@ def held_out_bars(ladder: Ladder, arms: list[str]) -> dict[str, HeldOut]:
     return {name: held for name, held in found.items() if held is not None and held.inside is not None}
 
 
-def _bar(ax: Axes, x: float, held: HeldOut, colour: str) -> None:
+def _bar(ax: Axes, y: float, held: HeldOut, colour: str, name: str) -> None:
     """The interval of a prediction with a mark at the estimate; an arrow where it goes on beyond the axis."""
-    bottom, top = ax.get_ylim()
+    left, right = ax.get_xlim()
     low, high = held.interval
-    ax.plot([x, x], [max(low, bottom), min(high, top)], color=colour, lw=1, zorder=3)
-    ax.plot(x, held.predicted, "_", color=colour, ms=7, zorder=3)
-    for side, edge, beyond, arrow in ((low, bottom, low < bottom, "v"), (high, top, high > top, "^")):
-        mark, ms = (arrow, 4.5) if beyond else ("_", 5)
-        ax.plot(x, edge if beyond else side, mark, color=colour, ms=ms, mew=1, zorder=3, clip_on=False)
-
-
-def _limits(ladder: Ladder) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """What the axis must hold of the predictions; an interval wider than a factor of 1.3 each way may leave it."""
-    held = held_out_bars(ladder, [law.arm for law in ladder.laws]).values()
-    return np.array([min(max(side, h.predicted / 1.3), h.predicted * 1.3) for h in held for side in h.interval])
+    tell(ax.plot([max(low, left), min(high, right)], [y, y], color=colour, lw=1.4, zorder=3), name)
+    (mark,) = ax.plot(held.predicted, y, "|", color=colour, ms=10, mew=1.6, zorder=3)
+    tell(mark, name, [f"{name}, {held.label}: predicted {with_interval(held.predicted, held.interval)}"])
+    for side, edge, beyond, arrow in ((low, left, low < left, "<"), (high, right, high > right, ">")):
+        end = ax.plot(
+            edge if beyond else side, y, arrow if beyond else "|", color=colour, ms=5, zorder=3, clip_on=False
+        )
+        tell(end, name)
 
 
 def _size_labels(ax: Axes, trials: pd.DataFrame, column: str) -> None:

@@ -14,19 +14,6 @@ PARAMETERS = ("E", "alpha", "beta")
 SURFACE = "L(N, D) = E + A / N^alpha + B / D^beta"
 
 
-def answer(ladder: Ladder, arm: str) -> str:
-    """The law of the arm that the page is about, and how it did on the largest size."""
-    law = ladder.law(arm)
-    if law.law is None:
-        return f"No law is fitted: {law.reason}."
-    parts = [f"Its law {SURFACE} has {parameters(law)}{_shared_words(law)}."]
-    if law.miss and law.miss.beyond_noise:
-        parts.append(
-            f"It misses the ends of training by up to {100 * abs(law.miss.share):.0f} %, much more than their noise."
-        )
-    return " ".join([*parts, held_out_sentence(law)])
-
-
 def parameters(law: ArmLaw, without: Sequence[str] = ()) -> str:
     """'E 0.075 [0, 0.107], alpha 0.51 [0.28, 0.87] and beta 0.94 [0.80, 1.1]' of a law that is there."""
     assert law.law is not None
@@ -112,13 +99,6 @@ def misses_sentence(ladder: Ladder) -> str:
         f"the intervals hold what it misses as if it were noise, and extrapolation beyond ten times the compute is not "
         f"to be trusted."
     )
-
-
-def held_out_sentence(law: ArmLaw) -> str:
-    """The largest size: predicted from the smaller ones beside measured."""
-    if law.held_out is None:
-        return f"The largest size is not predicted: {law.held_out_reason}."
-    return f"For the largest size, {held_out_words(law.held_out)}."
 
 
 def held_out_words(held: HeldOut) -> str:

@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from analysis.marks import tell
 from analysis.quality.means import error_bar, shared_guidance
 from analysis.quality.summary import LABELS, Quality, Relation
 from analysis.style import INK, Look, decimal, legend_beside, legend_name, log_axis, looks, new_axes, pad
@@ -44,13 +45,15 @@ def plot_loss_against_metric(
     sizes = _marker_sizes(points)
     for (name, size), rows in points.groupby(["arm", "size"]):
         style = look[str(name)]
+        titles = [f"{name}, {size}: {value:.4g}, loss {loss:.4g}" for value, loss in rows[["value", "loss"]].to_numpy()]
         if not style.shown:
-            ax.plot(
-                rows["loss"], rows["value"], "o", ms=0.6 * sizes[str(size)], color=style.colour, alpha=0.6, mew=0,
-                zorder=1.2, label=legend_name(str(name), style),
+            marks = ax.plot(
+                rows["loss"], rows["value"], "o", ms=0.6 * sizes[str(size)], color=style.colour, alpha=style.alpha,
+                mew=0, zorder=1.2, label=legend_name(str(name), style),
             )  # fmt: skip
+            tell(marks, str(name), titles)
             continue
-        ax.errorbar(
+        drawn = ax.errorbar(
             rows["loss"],
             rows["value"],
             yerr=_bars(relation.metric, [rows.iloc[[i]] for i in range(len(rows))]),
@@ -64,6 +67,7 @@ def plot_loss_against_metric(
             zorder=style.zorder,
             label=legend_name(str(name), style),
         )
+        tell(drawn.get_children(), str(name), titles)
     if len(relation.curve[0]):
         ax.plot(*relation.curve, color=INK, lw=1.1, ls="--", zorder=1.5, label="fitted curve")
     ax.set_xlim(*pad(points["loss"].to_numpy(float)))
@@ -189,12 +193,17 @@ def _lines(ax: Axes, rows: pd.DataFrame, metric: str, x: str, look: Mapping[str,
         own = rows[rows["arm"] == name]
         places = sorted(set(own[x]))
         groups = [own[own[x] == place] for place in places]
-        ax.errorbar(
-            np.array(places, dtype=float), np.array([group["value"].mean() for group in groups]),
-            yerr=_bars(metric, groups) if style.shown else None, marker=style.marker,
+        means, bars = np.array([group["value"].mean() for group in groups]), _bars(metric, groups)
+        drawn = ax.errorbar(
+            np.array(places, dtype=float), means, yerr=bars if style.shown else None, marker=style.marker,
             color=style.colour, elinewidth=0.8, capsize=1.8 if style.shown else 0, zorder=style.zorder,
-            lw=1.4 if style.shown else 0.9, ms=5 if style.shown else 3, label=legend_name(name, style),
+            lw=1.4 if style.shown else 0.9, ms=5 if style.shown else 3, alpha=style.alpha,
+            label=legend_name(name, style),
         )  # fmt: skip
+        at = [f"{name}, {x.replace('_', ' ')} {place:.3g}" for place in places]
+        ends = [f"[{low:.4g}, {high:.4g}]" for low, high in zip(means - bars[0], means + bars[1], strict=True)]
+        titles = [f"{a}: {mean:.4g} {end}" for a, mean, end in zip(at, means, ends, strict=True)]
+        tell(drawn.get_children(), name, titles)
 
 
 # --- panels -----------------------------------------------------------------------------------------------------------

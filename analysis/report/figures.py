@@ -11,7 +11,7 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
-from analysis.compare import plot, wording
+from analysis.compare import plot
 from analysis.compare.arms import Comparison
 from analysis.laws import plot_ladder
 from analysis.laws.ladder import Ladder
@@ -20,7 +20,7 @@ from analysis.quality.summary import Quality
 from analysis.report.pictures import Draw
 from analysis.stability import plot as plot_stability
 from analysis.stability.growth import Growth
-from analysis.style import PALETTE, Look, legend_beside, log_axis
+from analysis.style import LEADING, Look, legend_beside, log_axis
 from analysis.table.read import SweepTable
 from rfscale import names
 
@@ -45,34 +45,46 @@ class Results:
         return len(self.comparison.standings) > plot_ladder.LAWS_UP_TO
 
 
-Section = Literal[
-    "answer", "ranking", "trend", "laws", "training", "attention", "quality", "quality by size", "quality by steps"
-]
+Section = Literal["trend", "ranking", "laws", "training", "attention", "quality", "quality by size", "quality by steps"]
 
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """`make` gives the caption and the drawing, or None where the data do not allow the figure."""
+    """`make` gives the caption and the drawing, or None where the data do not allow the figure.
+
+    `on_page`: whether it stands in its section; one that the page shows in another way is only written beside it.
+    """
 
     name: str
     section: Section
     make: Callable[[Results], tuple[str, Draw] | None]
+    on_page: bool = True
 
 
 def _loss_against_compute(r: Results) -> tuple[str, Draw]:
     return (
-        f"Validation loss along every training against its compute ({r.ladder.description}). Markers: the end of "
-        f"training. {plot_ladder.caption(r.ladder, 'C', r.look)} All sizes train for the same steps, so this is the "
-        f"loss along the ladder, not the lowest loss that a budget can buy.",
+        f"Loss along every training against its compute ({r.ladder.description}). Marks: the end of training. "
+        f"{plot_ladder.caption(r.ladder, 'C', r.look)} All sizes train for the same steps, so this is not the lowest "
+        f"loss that a budget can buy.",
         lambda: plot_ladder.plot_loss_against_compute(r.table, r.ladder, look=r.look),
     )
 
 
 def _loss_against_parameters(r: Results) -> tuple[str, Draw]:
     return (
-        "Validation loss at the end of training against all trainable parameters. "
-        + plot_ladder.caption(r.ladder, "N", r.look),
-        lambda: plot_ladder.plot_loss_against_parameters(r.ladder, look=r.look),
+        f"Loss at the end of training against all trainable parameters. {plot_ladder.caption(r.ladder, 'N', r.look)}",
+        lambda: plot_ladder.plot_loss_against_parameters(r.table, r.ladder, look=r.look),
+    )
+
+
+def _held_out(r: Results) -> tuple[str, Draw] | None:
+    bars = plot_ladder.held_out_bars(r.ladder, list(r.look))
+    if not bars:
+        return None
+    return (
+        f"The largest size, {next(iter(bars.values())).label}, as the law of the smaller ones predicts it, with a 95 % "
+        f"interval (an arrow: it goes on), beside what was measured there (open marks).",
+        lambda: plot_ladder.plot_held_out(r.ladder, look=r.look),
     )
 
 
@@ -80,20 +92,9 @@ def _ranking(r: Results) -> tuple[str, Draw] | None:
     if not r.several:
         return None
     return (
-        f"Each {r.comparison.noun}'s loss relative to {r.comparison.reference}, paired within size and seed. Colour: "
-        f"whether the interval is below, around or above 0. {wording.sentence(r.comparison.basis)}",
-        lambda: plot.plot_ranking(r.comparison),
-    )
-
-
-def _compute_multiplier(r: Results) -> tuple[str, Draw] | None:
-    if not r.several:
-        return None
-    return (
-        f"The factor in training FLOPs at which each {r.comparison.noun} reaches the losses of "
-        f"{r.comparison.reference}, averaged in logarithms over the losses of the last fourfold of compute. Sorted by "
-        f"this factor, not by the loss. Colour: whether the interval is below, around or above 1.",
-        lambda: plot.plot_compute_multiplier(r.comparison),
+        f"Each {r.comparison.noun}'s loss relative to {r.comparison.reference}'s, paired within size and seed, and its "
+        f"compute to the same loss. Filled marks: the 95 % interval leaves out 1.",
+        lambda: plot.plot_ranking(r.comparison, look=r.look),
     )
 
 
@@ -103,10 +104,10 @@ def _trend(r: Results) -> tuple[str, Draw] | None:
         return None
     by_seeds = comparison.spread == "seeds"
     return (
-        f"Each {comparison.noun}'s loss in multiples of {comparison.reference}'s against size. Markers: means "
-        f"over seeds{' with 95 % intervals' if by_seeds else ', without intervals'}; lines: the trend in the "
-        f"logarithm of the size, dotted up to 10 times the largest; {'band of the best' if r.many else 'bands'}: 95 % "
-        f"interval{'' if by_seeds else ', which a single seed cannot give'}.",
+        f"Each {comparison.noun}'s loss in multiples of {comparison.reference}'s against size. Marks: means "
+        f"over seeds{' with 95 % intervals' if by_seeds else ', without intervals'}. Lines: the trend, dotted "
+        f"up to 10 times the largest size. "
+        + (f"{'Band of the best' if r.many else 'Bands'}: 95 %." if by_seeds else "One seed gives no band."),
         lambda: plot.plot_trend(comparison, look=r.look),
     )
 
@@ -161,9 +162,8 @@ def _quality_against_loss(r: Results) -> tuple[str, Draw] | None:
     if quality is None or not plot_quality.shown(quality):
         return None
     return (
-        "Validation loss against each metric at the end of training, one point per trial. Bars: one standard error of "
-        "the score, over its images. Dashed: a curve fitted to the points; the table below says of which shape. "
-        "Dotted: what true images score.",
+        "Validation loss against each metric at the end of training, one point per trial, larger for larger models. "
+        "Bars: one standard error over the images. Dashed: a curve fitted to the points. Dotted: true images.",
         lambda: plot_quality.panels_loss_against_quality(quality, r.look),
     )
 
@@ -189,11 +189,11 @@ def _quality_against_compute(r: Results) -> tuple[str, Draw] | None:
 
 
 FIGURES = (
-    ReportFigure("loss_against_compute", "answer", _loss_against_compute),
-    ReportFigure("ranking", "ranking", _ranking),
-    ReportFigure("compute_multiplier", "ranking", _compute_multiplier),
     ReportFigure("trend", "trend", _trend),
+    ReportFigure("ranking", "ranking", _ranking, on_page=False),
+    ReportFigure("loss_against_compute", "laws", _loss_against_compute),
     ReportFigure("loss_against_parameters", "laws", _loss_against_parameters),
+    ReportFigure("held_out", "laws", _held_out),
     ReportFigure("quality_against_loss", "quality", _quality_against_loss),
     ReportFigure("quality_against_compute", "quality by size", _quality_against_compute),
     ReportFigure("quality_against_steps", "quality by steps", _quality_against_steps),
@@ -214,7 +214,7 @@ def _bands(r: Results) -> str:
 
 
 def _leaving(r: Results) -> str:
-    far = len(r.comparison.standings) > len(PALETTE)
+    far = len(r.comparison.standings) > LEADING
     return f" Lines of {r.comparison.noun}s far behind leave the axis." if far else ""
 
 

@@ -1,37 +1,59 @@
 """Table -> results -> figures -> one HTML page.
 
 `write_report` reads a sweep, compares its arms, fits its laws, draws the figures and writes a folder:
-`report.html` (self-contained), the figures as PNG, and `trials.csv`, `curves.csv`, `rejected.csv`, `ranking.csv`,
-`laws.csv`, `attention.csv` where attention was measured, and `quality.csv` where generated images were scored.
+`report.html` (self-contained), every figure as PNG, SVG and PDF, and `trials.csv`, `curves.csv`, `rejected.csv`,
+`ranking.csv`, `laws.csv`, `attention.csv` where attention was measured, and `quality.csv` where generated images were
+scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from analysis.card import Card
 from analysis.compare import costs, wording, wording_trend
 from analysis.compare.arms import Comparison, compare
 from analysis.compare.cells import rung_labels
+from analysis.compare.wording_cards import holds_card, winner_card
 from analysis.html import shown
 from analysis.laws import wording as wording_laws
+from analysis.laws.ahead import next_scale
 from analysis.laws.ladder import FURTHER, Ladder, ladder_laws
+from analysis.laws.wording_ahead import next_card
 from analysis.quality import wording as wording_quality
 from analysis.quality.summary import Quality, assess
+from analysis.report import gallery as pictures_of
 from analysis.report.figures import FIGURES, Results
-from analysis.report.pictures import Picture, png_of, write_file
+from analysis.report.forest import Forest, forest, swatch
+from analysis.report.gallery import Gallery
+from analysis.report.palette import kept_places
+from analysis.report.pictures import FORMATS, Drawn, write_file
+from analysis.report.svg import Inline, inline
 from analysis.stability import wording as wording_stability
-from analysis.stability.growth import Growth, growth
-from analysis.style import house_style, looks, si
+from analysis.stability.growth import growth
+from analysis.style import LEADING, house_style, looks, places_of, si
 from analysis.table.read import SweepTable, read_sweep
 from rfscale import names
 
 TEMPLATE = "page.html"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure as it goes into the page and beside it. `files`: by format."""
+
+    name: str
+    section: str
+    caption: str
+    drawing: Inline
+    files: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -56,14 +78,17 @@ def write_report(
     folder: str | Path,
     *,
     reference: str | None = None,
-    command: str | None = None,
+    command: str = "",
     quality_setting: str | None = None,
     trials: Collection[str] | None = None,
+    gallery: Gallery | None = None,
+    looks_file: Path | None = None,
 ) -> Report:
     """Write the report of a sweep into `folder` (made if missing; older files of a report are replaced).
 
-    `reference`: as in `compare`. `command`: what made the sweep, shown as the way to run it again.
-    `quality_setting`: as in `assess`. `trials`: as in `read_sweep`. Raises TableError where
+    `reference`: as in `compare`. `command`: what was typed for it, if anything. `quality_setting`: as in `assess`.
+    `trials`: as in `read_sweep`. `gallery`: what the trials drew. `looks_file`: where the looks of arms are kept for
+    all reports of a store. Raises TableError where
     the sweep cannot be read or has no finished trial, CompareError for an unknown reference, QualityError for a setting
     at which nothing was scored. Where no law or no interval is possible the report says so in a sentence.
     """
@@ -73,15 +98,19 @@ def write_report(
     compared = table.only(comparison.trial_ids)  # with tuned axes, the trials of the values chosen
     ladder = ladder_laws(compared, comparison.reference)
     quality = assess(compared, setting=quality_setting)
-    grown = growth(tracking_uri, compared)
-    look = looks([s.arm for s in comparison.standings], comparison.reference)
+    arms = [s.arm for s in comparison.standings]
+    places = kept_places(looks_file, arms) if looks_file is not None else places_of(arms, {})
+    look = looks(arms, comparison.reference, places)
+    results = Results(compared, comparison, ladder, quality, growth(tracking_uri, compared), look)
     with house_style():
-        pictures = list(_pictures(Results(compared, comparison, ladder, quality, grown, look)))
-    command = command or f"rfscale run experiments/{sweep}.yaml"
-    page = _page(table, comparison, ladder, quality, grown, pictures, command)
+        pictures = list(_pictures(results))
+    on_page = [picture for picture in pictures if picture.drawing.markup]
+    drawn = pictures_of.shown(gallery, compared, arms) if gallery is not None else None
+    page = _page(results, table, on_page, drawn, command)
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
-        write_file(folder / f"{picture.name}.png", picture.png)
+        for kind, content in picture.files.items():
+            write_file(folder / f"{picture.name}.{kind}", content)
     frames = {
         "trials": table.trials,
         "curves": table.curves,
@@ -89,8 +118,8 @@ def write_report(
         "ranking": comparison.frame(),
         "laws": ladder.frame(),
     }
-    if grown is not None:
-        frames["attention"] = grown.points
+    if results.growth is not None:
+        frames["attention"] = results.growth.points
     if quality is not None:
         frames["quality"] = quality.scores
     for name, frame in frames.items():
@@ -102,10 +131,18 @@ def write_report(
 
 def _pictures(results: Results) -> Iterator[Picture]:
     """Every figure that the data allow, drawn."""
+    numbers = {arm: i for i, arm in enumerate(results.look)}
     for figure in FIGURES:
         made = figure.make(results)
-        if made is not None:
-            yield Picture(figure.name, figure.section, made[0], png_of(made[1]))
+        if made is None:
+            continue
+        caption, draw = made
+        drawn = Drawn.of(draw)
+        files = {kind: drawn.written(kind) for kind in FORMATS}
+        drawing = Inline("", 0, frozenset(), ())
+        if figure.on_page:
+            drawing = inline(files["svg"], figure.name, caption, drawn.bare, numbers)
+        yield Picture(figure.name, figure.section, caption, drawing, files)
 
 
 def _text(table: SweepTable, comparison: Comparison, ladder: Ladder, quality: Quality | None, path: Path) -> str:
@@ -123,20 +160,19 @@ def _text(table: SweepTable, comparison: Comparison, ladder: Ladder, quality: Qu
 
 
 def _page(
+    results: Results,
     table: SweepTable,
-    comparison: Comparison,
-    ladder: Ladder,
-    quality: Quality | None,
-    grown: Growth | None,
-    pictures: Sequence[Picture],
+    pictures: Collection[Picture],
+    gallery: pictures_of.Shown | None,
     command: str,
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    order = [s.arm for s in comparison.standings]
-    laws = [ladder.law(name) for name in order]
+    comparison, ladder = results.comparison, results.ladder
+    laws = [ladder.law(arm) for arm in results.look]
+    forests = [_forest(results, "ratio", "loss"), _forest(results, "compute_multiplier", "compute")]
     return environment.get_template(TEMPLATE).render(
         table=table,
         comparison=comparison,
@@ -145,14 +181,19 @@ def _page(
         misses=wording_laws.misses_sentence(ladder),
         law_notes=list(dict.fromkeys(map(wording_laws.status_words, laws))),
         further=FURTHER,
-        pictures=pictures,
-        answer=f"{wording.answer(comparison)} {wording_laws.answer(ladder, comparison.best.arm)}",
+        pictures=[(picture, Markup(picture.drawing.markup)) for picture in pictures],
+        cards=_cards(results, command),
+        gallery=gallery,
+        forests=[(Markup(f.axis), {arm: Markup(cell) for arm, cell in f.rows.items()}) for f in forests],
+        arms=list(results.look),
+        leading=LEADING,
+        swatches={arm: Markup(swatch(look)) for arm, look in results.look.items()},
         law_words=wording_laws,
         words=wording,
         holds=wording_trend,
-        quality=quality,
+        quality=results.quality,
         told=wording_quality,
-        growth=grown,
+        growth=results.growth,
         grown=wording_stability,
         trials=_trial_rows(table),
         trial_columns=list(TRIAL_COLUMNS),
@@ -162,6 +203,19 @@ def _page(
         costs_note=costs.note(comparison),
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
+
+
+def _cards(results: Results, command: str) -> list[Card]:
+    """Who wins, whether it holds, and what comes next. `command`: that runs the sweep, if any."""
+    comparison, best = results.comparison, results.comparison.best.arm
+    ahead = next_scale(results.table, results.ladder, best)
+    spent = float(results.table.trials["train_flops"].sum())
+    return [winner_card(comparison), holds_card(comparison), next_card(ahead, best, spent, command)]
+
+
+def _forest(results: Results, field: str, what: str) -> Forest:
+    rows = [(s.arm, getattr(s, field)) for s in results.comparison.standings]
+    return forest(rows, results.comparison.reference, what, results.look)
 
 
 TRIAL_COLUMNS: dict[str, Callable[[pd.Series], str]] = {
@@ -188,7 +242,7 @@ def _run_facts(table: SweepTable, comparison: Comparison, command: str) -> dict[
     seconds = trials[names.TRAIN_SECONDS].sum()
     facts = {
         "sweep": table.name,
-        "command": command,
+        "command": command or wording.NOT_KNOWN,
         "trials": f"{len(trials)} used, {len(table.rejected)} left out",
         f"{comparison.noun}s": str(len(comparison.standings)),
         "sizes": ", ".join(dict.fromkeys(rung_labels(table))),

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.marks import tell
 from analysis.stability.growth import Growth
 from analysis.style import MARKERS, PALETTE, Look, legend_beside, legend_name, log_axis, pad
 from rfscale import names
@@ -63,13 +64,18 @@ def plot_attention(curves: pd.DataFrame, metric: str, look: Mapping[str, Look], 
         lost = set(part.loc[(part["status"] == names.DIVERGED) | ~np.isfinite(part[metric]), "trial_id"])
         for trial_id in wide:
             curve = wide[trial_id].dropna()
-            ax.plot(curve.index, curve, color=style.colour, lw=0.7, alpha=0.5, zorder=style.zorder - 0.5)
+            thin = ax.plot(curve.index, curve, color=style.colour, lw=0.7, alpha=0.5, zorder=style.zorder - 0.5)
+            tell(thin, str(name), [f"{name}, trial {trial_id}"])
             if trial_id in lost:
-                ax.plot(curve.index[-1:], curve[-1:], "x", color=style.colour, ms=8, mew=2, zorder=style.zorder + 1)
-        ax.plot(
+                last = ax.plot(
+                    curve.index[-1:], curve[-1:], "x", color=style.colour, ms=8, mew=2, zorder=style.zorder + 1
+                )
+                tell(last, str(name), [f"{name}, trial {trial_id}: diverged after step {curve.index[-1]:g}"])
+        drawn = ax.plot(
             mean.index, mean, color=style.colour, marker=style.marker, ms=3, lw=1.5, zorder=style.zorder,
             label=legend_name(str(name), style),
         )  # fmt: skip
+        tell(drawn, str(name), [f"{name}, step {step:g}: {value:.4g}, mean" for step, value in mean.items()])
     return ax
 
 
@@ -83,6 +89,9 @@ def _limits(values: pd.Series, metric: str) -> tuple[float, float]:
 def _with_missing(look: Mapping[str, Look], arms: list[str]) -> dict[str, Look]:
     """Arms without a finished training are in no other figure: they get the colours that are left."""
     used = {style.colour for style in look.values()}
-    left = [(c, m) for c, m in zip(PALETTE, MARKERS, strict=True) if c not in used] or [(PALETTE[-1], MARKERS[-1])]
+    left = [colour for colour in PALETTE if colour not in used] or [PALETTE[-1]]
     missing = [arm for arm in arms if arm not in look]
-    return {**look, **{arm: Look(*left[i % len(left)]) for i, arm in enumerate(missing)}}
+    return {
+        **look,
+        **{arm: Look(left[i % len(left)], MARKERS[-1 - i % len(MARKERS)]) for i, arm in enumerate(missing)},
+    }

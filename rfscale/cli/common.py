@@ -210,14 +210,20 @@ def said_of(store: Store) -> str:
     return f"store: {store.root}" + ("" if store.root.is_dir() else " (it does not exist yet)")
 
 
-def check_png(path: Path, option: str) -> None:
+FIGURE = (".png", ".svg", ".pdf")
+"""What a figure is written as, by the ending of its file's name (`analysis.report.pictures.FORMATS`)."""
+
+
+def check_picture(path: Path, option: str, endings: Sequence[str] = FIGURE) -> None:
     """Before anything is computed for it: a picture can be written there. Raises FileError."""
     folder = path.resolve().parent
     if path.is_dir():
         raise FileError(f"{option} {path} is a folder; name a file in it, such as {path / 'figure.png'}")
-    if path.suffix.lower() != ".png":
-        named = path.with_suffix(".png")
-        raise FileError(f"{option} {path} is no name of a PNG file, which is what is written; write {named}")
+    if path.suffix.lower() not in endings:
+        kinds = [ending[1:].upper() for ending in endings]
+        said = kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+        named = path.with_suffix(endings[0])
+        raise FileError(f"{option} {path} is no name of a {said} file, which is what is written; write {named}")
     if not folder.is_dir():
         raise FileError(f"there is no folder {folder} for {path.name}; create it or change {option}")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rfscale.cli.common import Json, app, check_png, one_sentence, say
+from rfscale.cli.common import Json, app, check_picture, one_sentence, say
 from rfscale.store import StoreError
 
 
@@ -79,7 +79,7 @@ def fit(
     window: Window = None,
     weights: Weights = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", readable=False, help="PNG file for a figure of the fit")
+        Path | None, typer.Option("--plot", readable=False, help="file for a figure of the fit: .png, .svg or .pdf")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -90,7 +90,7 @@ def fit(
     from analysis.laws.command import fit_table, parse_point, select_table
 
     if plot is not None:
-        check_png(plot, "--plot")
+        check_picture(plot, "--plot")
     given = {"N": n, "D": d, "C": c, "x": x, "y": y, "sd": sd, "loss": loss}
     columns = {variable: column for variable, column in given.items() if column is not None}
     points = [parse_point(point) for point in predict or []]

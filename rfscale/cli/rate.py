@@ -15,7 +15,7 @@ from rfscale.cli.common import (
     StoreFolder,
     app,
     check_option,
-    check_png,
+    check_picture,
     one_sentence,
     print_json,
     say,
@@ -52,7 +52,8 @@ def rate(
         bool, typer.Option("--results", help="say what the votes so far mean, and serve nothing")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option("--plot", readable=False, help="with --results: PNG file for a figure of Elo")
+        Path | None,
+        typer.Option("--plot", readable=False, help="with --results: file for a figure of Elo: .png, .svg or .pdf"),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -168,7 +169,7 @@ def _results(sweep: str, trials: Sequence[Trial], path: Path, setting: str, plot
     from analysis.preference.wording import text
 
     if plot is not None:
-        check_png(plot, "--plot")
+        check_picture(plot, "--plot")
     votes, ids = read_votes(path), {trial.trial_id for trial in trials}
     drawn = votes[votes["setting"] == setting]
     if drawn.empty:

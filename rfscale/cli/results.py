@@ -17,7 +17,7 @@ from rfscale.cli.common import (
     app,
     arm_named,
     check_option,
-    check_png,
+    check_picture,
     one_sentence,
     print_json,
     said_by,
@@ -104,7 +104,7 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Make a PNG grid of images from a trained trial."""
-    check_png(out, "--out")
+    check_picture(out, "--out", (".png",))
     for name, value in (("count", count), ("steps", steps), ("guidance", guidance), ("seed", seed)):
         check_option(f"--{name}", value, DRAWN[name])
     images = draw(

@@ -73,16 +73,16 @@ class Figures:
         return _drawn(lambda: plot_learning_curves(table, rung or there[-1], look=self._look))
 
     def ranking(self) -> Drawing:
-        """The loss of every arm relative to the reference, with intervals."""
+        """The loss of every arm relative to the reference, with intervals; its compute to equal loss beside it."""
         from analysis.compare.plot import plot_ranking
 
-        return _drawn(lambda: plot_ranking(self._compared.comparison))
+        return _drawn(lambda: plot_ranking(self._compared.comparison, look=self._look).axes[0])
 
     def compute_multiplier(self) -> Drawing:
         """The factor in training FLOPs at which each arm reaches the loss of the reference, with intervals."""
-        from analysis.compare.plot import plot_compute_multiplier
+        from analysis.compare.plot import plot_ranking
 
-        return _drawn(lambda: plot_compute_multiplier(self._compared.comparison))
+        return _drawn(lambda: plot_ranking(self._compared.comparison, look=self._look).axes[1])
 
     def trend(self) -> Drawing:
         """The loss of every arm relative to the reference against model size."""
@@ -98,7 +98,7 @@ class Figures:
         return _drawn(lambda: plot_denoising_profile(found.table, found.comparison.reference, look=self._look))
 
     def compute(self) -> Drawing:
-        """val/loss against training compute, with the laws and the largest size as predicted."""
+        """val/loss against training compute, with the laws."""
         from analysis.laws.plot_ladder import plot_loss_against_compute
 
         return _drawn(lambda: plot_loss_against_compute(self._compared.table, self._laws, look=self._look))
@@ -107,7 +107,7 @@ class Figures:
         """val/loss at the end of training against parameters, with the laws."""
         from analysis.laws.plot_ladder import plot_loss_against_parameters
 
-        return _drawn(lambda: plot_loss_against_parameters(self._laws, look=self._look))
+        return _drawn(lambda: plot_loss_against_parameters(self._compared.table, self._laws, look=self._look))
 
 
 def _drawn(draw: Callable[[], Axes]) -> Drawing:

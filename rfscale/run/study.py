@@ -306,6 +306,7 @@ class Study(Views):
         origin.check_name(self.sweep, self.store)
         uri, folder = self._labelled(), self.store.report(self.sweep.name)
         from analysis.report.page import write_report  # loads matplotlib: not before MLflow has answered
+        from rfscale.run.gallery import gallery_of
 
         try:
             report = write_report(
@@ -316,6 +317,8 @@ class Study(Views):
                 command=self.command,
                 quality_setting=setting,
                 trials=self.ids,
+                gallery=gallery_of(self.finished(), self.store),
+                looks_file=self.store.looks,
             )
         except OSError as error:
             raise StoreError(

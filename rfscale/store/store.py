@@ -35,6 +35,11 @@ class Store:
         """Where it stands what a name of a sweep means here."""
         return self.root / "sweeps" / f"{name}.json"
 
+    @property
+    def looks(self) -> Path:
+        """Which colour and marker each arm has in the reports of this store."""
+        return self.root / "reports" / "looks.json"
+
     def identity(self) -> str:
         """The random id of this store, made once: by it the store knows its own runs on a server that holds others.
 

@@ -18,6 +18,7 @@ from rfscale.flow.solver import generate
 from rfscale.spec.sweep import Samples
 from rfscale.spec.trial import Trial
 from rfscale.store.files import replacing
+from rfscale.validation.grid import Cell, described
 from rfscale.validation.profile import ValidationSet
 
 CELL = 160  # pixels: small images are enlarged by repeating pixels, so that what is seen is what was generated
@@ -70,12 +71,14 @@ def save_grid(images: Tensor, captions: Sequence[str], path: Path) -> None:
     text_height, gap = 44, 8
     sheet = Image.new("RGB", (columns * (CELL + gap) + gap, rows * (CELL + text_height + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
+    cells = []
     for i, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
         x, y = gap + i % columns * (CELL + gap), gap + i // columns * (CELL + text_height + gap)
         picture = Image.fromarray(np.ascontiguousarray(image.repeat(3, axis=2) if image.shape[2] == 1 else image))
         enlarge = Image.Resampling.NEAREST if picture.width < CELL else Image.Resampling.LANCZOS
         sheet.paste(picture.resize((CELL, CELL), enlarge), (x, y))
+        cells.append(Cell((x, y, x + CELL, y + CELL), *picture.size, caption))
         lines = textwrap.wrap(caption, 27)[:3] or ["(no text)"]
         draw.text((x, y + CELL + 3), "\n".join(lines), fill="black", font=font, spacing=2)
     with replacing(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        sheet.save(temporary, format="PNG", pnginfo=described(cells))

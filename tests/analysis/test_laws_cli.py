@@ -262,7 +262,7 @@ def test_standard_deviations_are_named_only_where_they_were_given(table: Path) -
     [
         ("folder", "is a folder; name a file in it, such as "),
         ("fit.foo", "write "),
-        ("fit", "is no name of a PNG file"),
+        ("fit", "is no name of a PNG, SVG or PDF file"),
         ("none/fit.png", "there is no folder "),
         ("locked/fit.png", "cannot be written to; name a file in another one with --plot"),
     ],

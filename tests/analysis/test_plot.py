@@ -21,9 +21,9 @@ from analysis.compare.arms import Comparison, Estimate, compare
 from analysis.compare.cells import rung_labels
 from analysis.laws import plot_ladder
 from analysis.laws.ladder import Ladder, ladder_laws
-from analysis.laws.misfit import HeldOut
+from analysis.laws.misfit import HeldOut, Miss
 from analysis.laws.plot_ladder import Variable
-from analysis.style import PALETTE, house_style, log_axis, log_ticks, looks, new_axes, si, tick_label
+from analysis.style import FAINT, PALETTE, house_style, log_axis, log_ticks, looks, new_axes, places_of, si, tick_label
 from analysis.table.read import SweepTable, read_sweep
 
 Results = tuple[SweepTable, Comparison, Ladder]
@@ -38,12 +38,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 FIGURES: dict[str, Callable[[Results, Axes | None], Axes]] = {
     "compute": lambda r, ax: plot_ladder.plot_loss_against_compute(r[0], r[2], ax=ax),
-    "parameters": lambda r, ax: plot_ladder.plot_loss_against_parameters(r[2], ax=ax),
+    "parameters": lambda r, ax: plot_ladder.plot_loss_against_parameters(r[0], r[2], ax=ax),
+    "held out": lambda r, ax: plot_ladder.plot_held_out(r[2], ax=ax),
     "learning": lambda r, ax: plot.plot_learning_curves(r[0], "d = 4", ax=ax),
     "levels": lambda r, ax: plot.plot_loss_levels(r[0], "rf", ax=ax),
     "profile": lambda r, ax: plot.plot_denoising_profile(r[0], "rf", ax=ax),
-    "ranking": lambda r, ax: plot.plot_ranking(r[1], ax=ax),
-    "multiplier": lambda r, ax: plot.plot_compute_multiplier(r[1], ax=ax),
     "trend": lambda r, ax: plot.plot_trend(r[1], ax=ax),
 }
 
@@ -110,11 +109,11 @@ def test_a_band_is_drawn_whole_or_not_at_all(results: Results, monkeypatch: pyte
     for law in ladder.laws:
         band = law.along_sizes(np.geomspace(law.n.min(), law.n.max(), 80))
         spans[law.arm] = band.high / band.low
-    ax = plot_ladder.plot_loss_against_parameters(ladder)
+    ax = plot_ladder.plot_loss_against_parameters(results[0], ladder)
     assert [len(c.get_paths()) for c in ax.collections if isinstance(c, PolyCollection)] == [1, 1, 1]
     monkeypatch.setattr(plot_ladder, "BAND_SPAN", max(map(np.min, spans.values())) * 1.0001)
     assert all(span.max() > plot_ladder.BAND_SPAN for span in spans.values())
-    ax = plot_ladder.plot_loss_against_parameters(ladder)
+    ax = plot_ladder.plot_loss_against_parameters(results[0], ladder)
     assert not [c for c in ax.collections if isinstance(c, PolyCollection)]
     assert "law of all arms" in ax.get_legend_handles_labels()[1]
     assert len(_dashed(ax)) == 3
@@ -127,34 +126,52 @@ def _with_held_out(ladder: Ladder, interval: tuple[float, float]) -> Ladder:
 
 
 @pytest.mark.parametrize(
-    ("interval", "arrows"), [((0.2, 0.3), ""), ((0.001, 0.3), "v"), ((0.2, 9.0), "^"), ((0.001, 9.0), "v^")]
+    ("interval", "arrows"), [((0.2, 0.3), ""), ((0.001, 0.3), "<"), ((0.2, 9.0), ">"), ((0.001, 9.0), "<>")]
 )
 def test_a_bar_that_leaves_the_axis_ends_in_an_arrow_at_its_edge(
     results: Results, interval: tuple[float, float], arrows: str
 ) -> None:
+    ax = plot_ladder.plot_held_out(_with_held_out(results[2], interval))
+    edges = dict(zip("<>", ax.get_xlim(), strict=True))
+    found = [
+        (str(line.get_marker()), float(np.asarray(line.get_xdata())[0]))
+        for line in ax.get_lines()
+        if line.get_marker() in ("<", ">")
+    ]
+    assert sorted(found) == sorted([(arrow, edges[arrow]) for arrow in arrows] * 3)
+    (left, right), inside = ax.get_xlim(), [side for side in interval if 0.1 < side < 1]
+    assert all(left < side < right for side in (0.25, *inside)), "what was predicted and measured is on the axis"
+
+
+def test_the_held_out_figure_shows_what_was_predicted_beside_what_was_measured(results: Results) -> None:
+    ladder = results[2]
+    ax = plot_ladder.plot_held_out(ladder)
+    rows = [t.get_text() for t in ax.get_yticklabels()]
+    assert set(rows) == {law.arm for law in ladder.laws}
+    points = {(float(np.asarray(m.get_xdata())[0]), float(np.asarray(m.get_ydata())[0])) for m in ax.get_lines()}
+    for y, arm in enumerate(rows):
+        held = ladder.law(arm).held_out
+        assert held is not None
+        assert {(held.predicted, y), (held.measured, y)} <= points, arm
+
+
+def test_a_law_that_misses_its_losses_is_not_drawn_and_the_caption_says_so(results: Results) -> None:
     table, _, ladder = results
-    changed = _with_held_out(ladder, interval)
-    for ax in (
-        plot_ladder.plot_loss_against_parameters(changed),
-        plot_ladder.plot_loss_against_compute(table, changed),
-    ):
-        edges = dict(zip("v^", ax.get_ylim(), strict=True))
-        # formulations have markers too, but theirs are several points or have a label
-        found = [
-            (str(line.get_marker()), float(np.asarray(line.get_ydata())[0]))
-            for line in ax.get_lines()
-            if line.get_marker() in ("v", "^")
-            and str(line.get_label()).startswith("_")
-            and line.get_markerfacecolor() != "none"  # the measured loss beside its prediction
-        ]
-        assert sorted(found) == sorted([(arrow, edges[arrow]) for arrow in arrows] * 3)
-        assert any("95 % interval; open mark:\nmeasured" in label for label in ax.get_legend_handles_labels()[1])
+    laws = tuple(
+        replace(law, miss=Miss("d = 1", 0.2, 0.001, "seeds")) if law.arm == "worse" else law for law in ladder.laws
+    )
+    changed, look = replace(ladder, laws=laws), looks(["better", "rf", "worse"])
+    assert [law.arm for law in plot_ladder.drawn_laws(changed, "N", look)] == ["better", "rf"]
+    assert len(_dashed(plot_ladder.plot_loss_against_compute(table, changed, look=look))) == 2
+    assert "No line for worse: the law misses these losses" in plot_ladder.caption(changed, "N", look)
+    assert "No line" not in plot_ladder.caption(ladder, "N", look)
 
 
 def test_the_trend_figure_shows_the_points_the_line_and_ten_times_the_largest_size(results: Results) -> None:
     comparison = results[1]
     ax = plot.plot_trend(comparison)
-    lines = {str(line.get_linestyle()): line for line in ax.get_lines() if line.get_color() == PALETTE[0]}
+    colour = looks([s.arm for s in comparison.standings], comparison.reference)[comparison.best.arm].colour
+    lines = {str(line.get_linestyle()): line for line in ax.get_lines() if line.get_color() == colour}
     (trend,) = [t for t in comparison.trends if t.arm == comparison.standings[0].arm]
     ahead = np.asarray(lines[":"].get_xdata(), float).max()
     assert ahead == pytest.approx(trend.ahead[-1].at)
@@ -165,43 +182,33 @@ def test_the_trend_figure_shows_the_points_the_line_and_ten_times_the_largest_si
 
 def test_the_ranking_figure_shows_the_intervals_of_the_comparison(results: Results) -> None:
     comparison = results[1]
-    ax = plot.plot_ranking(comparison)
-    ends = [tuple(line.get_xdata()) for line in ax.get_lines() if len(line.get_xdata()) == 2]
-    for s in comparison.standings:
-        wanted = tuple(100 * (side - 1) for side in s.ratio.interval)
-        assert any(np.allclose(wanted, end) for end in ends), s.arm
-    assert [t.get_text() for t in ax.get_yticklabels()] == [s.arm for s in comparison.standings]
+    loss, compute = plot.plot_ranking(comparison).axes
+    for ax, field in ((loss, "ratio"), (compute, "compute_multiplier")):
+        ends = [tuple(line.get_xdata()) for line in ax.get_lines() if len(line.get_xdata()) == 2]
+        for s in comparison.standings:
+            wanted = getattr(s, field).interval
+            assert s.arm == comparison.reference or any(np.allclose(wanted, end) for end in ends), s.arm
+    assert [t.get_text() for t in loss.get_yticklabels()] == [s.arm for s in comparison.standings]
 
 
-def test_forests_are_sorted_by_what_they_plot_and_coloured_by_the_side_of_the_interval(results: Results) -> None:
-    standings = results[1].standings
-    template = standings[0]
-    estimates = {"a": (1.2, 1.1, 1.3), "rf": (1.0, 1.0, 1.0), "c": (0.8, 0.7, 0.9), "d": (0.95, 0.8, 1.1)}
+def test_forests_have_the_looks_of_the_arms_and_fill_marks_whose_interval_leaves_out_1(results: Results) -> None:
+    template = results[1].standings[0]
+    estimates = {"c": (0.8, 0.7, 0.9), "d": (0.95, 0.8, 1.1), "rf": (1.0, 1.0, 1.0), "a": (1.2, 1.1, 1.3)}
     estimates |= {"e": (1.1, math.nan, math.nan), "f": (math.nan, math.nan, math.nan)}
     made = tuple(
-        replace(
-            template,
-            arm=name,
-            formulation=name,
-            ratio=Estimate(v, (low, high), 3),
-            compute_multiplier=Estimate(v, (low, high), 3),
-        )
-        for name, (v, low, high) in estimates.items()
+        replace(template, arm=name, ratio=Estimate(v, side, 3), compute_multiplier=Estimate(v, side, 3))
+        for name, (v, *sides) in estimates.items()
+        for side in [(sides[0], sides[1])]
     )
-    comparison = replace(results[1], standings=made, reference="rf")
-    for draw, middle in ((plot.plot_ranking, 0), (plot.plot_compute_multiplier, 1)):
-        ax = draw(comparison)
-        assert [t.get_text() for t in ax.get_yticklabels()] == ["c", "d", "rf", "e", "a", "f"]
+    comparison, look = replace(results[1], standings=made, reference="rf"), looks(list(estimates))
+    for ax in plot.plot_ranking(comparison, look=look).axes:
         marks = {int(np.asarray(m.get_ydata())[0]): m for m in ax.get_lines() if len(np.asarray(m.get_xdata())) == 1}
-        told = [str(marks[y].get_label()) for y in range(5)]
-        assert told == [
-            f"interval below {middle}", f"around {middle}", "reference", "no interval", f"above {middle}"
-        ]  # fmt: skip
-        assert len({marks[y].get_color() for y in (0, 1, 2, 4)}) == 4
-        legend = ax.get_legend()
-        assert legend is not None
-        assert [t.get_text() for t in legend.get_texts()] == [told[0], told[1], told[4], told[3]]
-    assert "sorted by it" in ax.get_xlabel()
+        assert set(marks) == {0, 1, 2, 3, 4}, "what is not known is not drawn"
+        for y, arm in enumerate(list(estimates)[:5]):
+            assert (marks[y].get_color(), marks[y].get_marker()) == (look[arm].colour, look[arm].marker)
+        assert [marks[y].get_markerfacecolor() != "white" for y in range(5)] == [True, False, True, True, False]
+        ends = [line for line in ax.get_lines() if len(set(np.asarray(line.get_ydata()))) == 1 < len(line.get_xdata())]
+        assert len(ends) == 3, "no interval of the reference, and none where none is known"
 
 
 def test_the_low_end_of_a_logarithmic_axis_has_a_tick() -> None:
@@ -218,12 +225,28 @@ def test_the_levels_are_relative_to_the_reference(results: Results) -> None:
     assert drawn["worse"].get_ydata()[3] == pytest.approx(100 * (ratio - 1))
 
 
-def test_seven_formulations_have_seven_colours_and_of_more_the_best_and_the_reference_stand_out() -> None:
-    few = looks(list("abcdefg"))
-    assert len({look.colour for look in few.values()}) == len({look.marker for look in few.values()}) == 7
-    many = looks([f"f{i}" for i in range(20)], reference="f15")
-    assert [name for name, look in many.items() if look.shown] == ["f0", "f1", "f2", "f3", "f4", "f5", "f15"]
-    assert len({look.colour for look in many.values() if look.shown}) == len(PALETTE)
+def test_an_arm_has_one_look_by_its_name_whatever_its_rank() -> None:
+    names = [f"f{i}" for i in range(20)]
+    one, other = looks(names, "f15"), looks(names[::-1], "f15")
+    for name in names:
+        assert (one[name].colour, one[name].marker) == (other[name].colour, other[name].marker)
+    assert len({(look.colour, look.marker) for look in one.values()}) == 20
+    few = looks(names[: len(PALETTE)])
+    assert len({look.colour for look in few.values()}) == len(PALETTE), "no colour twice before all are in use"
+    assert [name for name, look in one.items() if look.shown] == ["f0", "f1", "f2", "f3", "f4", "f5", "f15"]
+    assert {look.alpha for look in one.values()} == {1.0, FAINT}
+
+
+def test_arms_that_come_later_move_none_that_are_there() -> None:
+    names = [f"arm {i}" for i in range(30)]
+    places: dict[str, int] = {}
+    for i in range(0, 30, 7):
+        before = dict(places)
+        places = places_of(names[i : i + 7], places)
+        assert before.items() <= places.items()
+    assert len(set(places.values())) == 30
+    assert set(range(2 * len(PALETTE))) < set(places.values()), "no colour a third time before all were there twice"
+    assert places_of(names[::-1], {}) == places_of(names, {})
 
 
 @settings(max_examples=200, deadline=None)

@@ -191,7 +191,7 @@ def asked(trial: FakeTrial) -> FakeTrial:
 )
 def test_the_page_opens_the_section_where_it_says_something(tmp_path: Path, edit: Edit, opened: bool | None) -> None:
     report = write_report(written(tmp_path, edit), "s", tmp_path / "out")
-    found = re.search(r"<details( open)?><summary>Largest logit", report.path.read_text())
+    found = re.search(r'<details class="part" id="attention-part"( open)?>', report.path.read_text())
     assert (None if found is None else bool(found[1])) == opened
     for name in ("attention.png", "attention.csv"):
         assert (tmp_path / "out" / name).exists() == (opened is not None)

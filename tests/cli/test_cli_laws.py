@@ -54,11 +54,11 @@ def test_the_json_has_the_promised_keys_and_recovers_the_surface(table: Path) ->
 
 
 def test_the_report_is_for_a_person_and_the_figure_is_written(table: Path, tmp_path: Path) -> None:
-    done = fit(table, *COLUMNS, "--plot", tmp_path / "fit.png")
+    done = fit(table, *COLUMNS, "--plot", tmp_path / "fit.pdf")
     assert done.exit_code == 0, done.output
     assert "25 of 50 rows where kept == 1" in done.stdout
     assert "alpha" in done.stdout
-    assert (tmp_path / "fit.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (tmp_path / "fit.pdf").read_bytes().startswith(b"%PDF-")
 
 
 @pytest.mark.parametrize("form", ["N", "tied", "kaplan"])
