@@ -183,7 +183,8 @@ class Kind:
         for key in value:
             if key not in model.model_fields:
                 fields = [*([] if self.tag in model.model_fields else [self.tag]), *model.model_fields]
-                raise PydanticCustomError(KEY, "unknown key", {"key": str(key), "fields": fields})
+                having = [other for other in self.names() if key in self.written(self.get(other)).model_fields]
+                raise PydanticCustomError(KEY, "unknown key", {"key": str(key), "fields": fields, "having": having})
         context = info.context if isinstance(info.context, Mapping) else {}
         return model.model_validate(self._located(model, {**value, self.tag: name}, context.get("folder")))
 

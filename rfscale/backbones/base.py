@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -56,6 +56,15 @@ class Cost(Protocol):
 
     def flops(self) -> Flops:
         """Of one sample."""
+        ...
+
+
+@runtime_checkable
+class CostOfSides(Cost, Protocol):
+    """Of a network that takes images of any height and width; one that has no `at` takes the square alone."""
+
+    def at(self, sides: tuple[int, int]) -> Self:
+        """The same network on images of that height and width. Raises ValueError where it cannot take them."""
         ...
 
 

@@ -96,13 +96,13 @@ class TransformerShape:
                 f"model shape: width {self.width} is not divisible by 4, which the 2-D sin-cos positions need "
                 f"(sine and cosine for each axis); take width {lower} or {lower + 4}."
             )
-        for side in (self.resolution, *(self.sides or ())):
+        for what, side in (("resolution", self.resolution), *(("side", side) for side in self.sides or ())):
             if side % self.patch:
                 lower = side // self.patch * self.patch
                 sides = " or ".join(str(r) for r in (lower, lower + self.patch) if r)
                 raise ValueError(
-                    f"model shape: resolution {side} is not divisible by patch {self.patch}; "
-                    f"take resolution {sides}, or a patch that divides {side}."
+                    f"model shape: {what} {side} is not divisible by patch {self.patch}; "
+                    f"take {what} {sides}, or a patch that divides {side}."
                 )
 
     def at(self, sides: tuple[int, int]) -> Self:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -101,10 +102,11 @@ class Transformer(nn.Module):
         return z.shape[2] // self.shape.patch, z.shape[3] // self.shape.patch
 
     def positions_of(self, grid: tuple[int, int]) -> Tensor:
-        """Those of the shape are kept; others are computed when they are met."""
+        """Those of the shape are kept with it; others are computed when they are first met."""
         if grid == self.shape.attention_grid:
             return self.positions
-        return sincos_positions(self.shape.width, grid, self.shape.attention_base).to(self.positions)
+        kept = self.positions
+        return _positions_on(kept.device, kept.dtype, self.shape.width, grid, self.shape.attention_base)
 
     def _check(self, z: Tensor, time: Tensor, context: Tensor, pooled: Tensor) -> None:
         s, b = self.shape, z.shape[0]
@@ -226,6 +228,12 @@ def sincos_positions(width: int, grid: tuple[int, int], base: float) -> Tensor:
 
     column, row = axis(columns).expand(rows, -1, -1), axis(rows)[:, None].expand(-1, columns, -1)
     return torch.cat((column, row), dim=-1).view(1, rows * columns, width).float()
+
+
+@lru_cache(maxsize=128)
+def _positions_on(device: torch.device, dtype: torch.dtype, width: int, grid: tuple[int, int], base: float) -> Tensor:
+    """Kept, since a copy to a GPU waits for it, and every step of another bucket would need one."""
+    return sincos_positions(width, grid, base).to(device, dtype)
 
 
 def sinusoid(time: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from rfscale.cli.common import (
     say,
     terminal,
 )
-from rfscale.run.images import DRAWN, draw
+from rfscale.run.images import DRAWN, draw, sides_of
 from rfscale.run.study import Study, open_store
 from rfscale.spec.sweep import Sweep
 
@@ -101,14 +101,34 @@ def sample(
     guidance: Annotated[float, typer.Option("--guidance", help="classifier-free guidance scale; 1 turns it off")] = 2.5,
     seed: Annotated[int, typer.Option("--seed", help="seed of the noise")] = 0,
     raw: Annotated[bool, typer.Option("--raw", help="weights as trained instead of their EMA")] = False,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", help="HEIGHTxWIDTH of the images in pixels, whole patches [default: as trained]"),
+    ] = None,
+    shift: Annotated[
+        float | None,
+        typer.Option(
+            "--shift", help="timestep shift; for m pixels instead of n the paper takes sqrt(m/n) [default: as trained]"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a PNG grid of images from a trained trial."""
     check_picture(out, "--out", (".png",))
-    for name, value in (("count", count), ("steps", steps), ("guidance", guidance), ("seed", seed)):
+    asked = {"count": count, "steps": steps, "guidance": guidance, "seed": seed}
+    for name, value in (asked if shift is None else {**asked, "shift": shift}).items():
         check_option(f"--{name}", value, DRAWN[name])
     images = draw(
-        open_store(store), trial_id, prompt, count=count, steps=steps, guidance=guidance, seed=seed, ema=not raw
+        open_store(store),
+        trial_id,
+        prompt,
+        count=count,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        ema=not raw,
+        size=None if size is None else sides_of(size),
+        shift=shift,
     )
     images.save(out)
     trial = images.trial

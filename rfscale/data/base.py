@@ -21,10 +21,14 @@ class DataError(RfscaleError, ValueError):
 
 @dataclass(frozen=True)
 class Captioned:
-    """Samples in the space of the data, here pixels float32 "b c h w" in [-1, 1], and one caption for each."""
+    """Samples in the space of the data, here pixels float32 "b c h w" in [-1, 1], and one caption for each.
+
+    `places`: of held-out samples, their numbers among all that are held out; None is 0 .. b - 1.
+    """
 
     images: FloatArray
     captions: tuple[str, ...]
+    places: IndexArray | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Image files -> square RGB pixels, in a thread pool (Pillow decodes outside the interpreter lock)."""
+"""Image files -> RGB pixels of one height and width, in a thread pool (Pillow decodes outside the interpreter lock)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from rfscale.data.base import DataError
+from rfscale.data.buckets import Sides
 
 _CHUNK = 256  # images in flight, so that a large folder is never in memory at once
 _FLAT = 16  # of 255: an image of which no channel spans more shows next to nothing
@@ -27,40 +29,39 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
 
 
-def decode(path: Path, resolution: int) -> npt.NDArray[np.uint8]:
-    """uint8 "h w 3": EXIF orientation applied, RGB, centre square, bicubic with antialiasing.
+def decode(path: Path, height: int, width: int | None = None) -> npt.NDArray[np.uint8]:
+    """uint8 "height width 3": EXIF orientation applied, RGB, the largest centred part of that aspect, bicubic with
+    antialiasing. Without a width, a square.
 
-    Cropping the centre square first and resizing it equals resizing the short side and then cropping, without rounding
-    the long side. Transparent pixels are laid over white. Raises DataError that names a file which cannot be decoded,
-    or whose values have no known range.
+    Cropping first and resizing then equals resizing until one side fits and cropping the other, without rounding the
+    longer one. Transparent pixels are laid over white. Raises DataError that names a file which cannot be decoded, or
+    whose values have no known range.
     """
+    width = height if width is None else width
     try:
         with Image.open(path) as image:
             upright = _rgb(_upright(image))
-            width, height = upright.size
-            side = min(width, height)
-            left, top = (width - side) / 2, (height - side) / 2
-            square = upright.resize(
-                (resolution, resolution), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-            )
-            return np.asarray(square)
+            right, bottom = upright.size
+            kept_width, kept_height = min(right, bottom * width / height), min(bottom, right * height / width)
+            left, top = (right - kept_width) / 2, (bottom - kept_height) / 2
+            box = (left, top, left + kept_width, top + kept_height)
+            return np.asarray(upright.resize((width, height), Image.Resampling.BICUBIC, box=box))
     except Exception as error:  # a corrupt file makes Pillow raise nearly anything: OSError, SyntaxError, struct.error
-        raise DataError(
-            f"the image {path} cannot be decoded ({error}): replace it or remove its line from metadata.jsonl."
-        ) from error
+        raise _undecodable(path, error) from error
 
 
-def decode_all(paths: Sequence[Path], resolution: int) -> npt.NDArray[np.uint8]:
+def decode_all(paths: Sequence[Path], sides: Sides) -> npt.NDArray[np.uint8]:
     """uint8 "n h w 3"."""
     if len(paths) == 1:
-        return decode(paths[0], resolution)[None]
+        return decode(paths[0], *sides)[None]
     with ThreadPoolExecutor(_threads()) as pool:
-        return np.stack(list(pool.map(decode, paths, [resolution] * len(paths))))
+        return np.stack(list(pool.map(lambda path: decode(path, *sides), paths)))
 
 
-def check_images(paths: Sequence[Path], resolution: int) -> list[Path]:
+def check_images(paths: Sequence[Path], sides: Sides) -> list[Path]:
     """Decode every image and keep none; returns those that are nearly of one colour.
 
     Raises DataError that names the first one which cannot be decoded.
@@ -69,9 +70,39 @@ def check_images(paths: Sequence[Path], resolution: int) -> list[Path]:
     with ThreadPoolExecutor(_threads()) as pool:
         for first in range(0, len(paths), _CHUNK):
             chunk = paths[first : first + _CHUNK]
-            decoded = pool.map(decode, chunk, [resolution] * len(chunk))
+            decoded = pool.map(lambda path: decode(path, *sides), chunk)
             flat += [path for path, pixels in zip(chunk, decoded, strict=True) if is_flat(pixels)]
     return flat
+
+
+def upright_sizes(paths: Sequence[Path]) -> list[Sides]:
+    """Height and width of every image as `decode` sees it, from its header. Raises DataError as `decode` does."""
+    with ThreadPoolExecutor(_threads()) as pool:
+        return list(pool.map(_upright_size, paths))
+
+
+def _upright_size(path: Path) -> Sides:
+    try:
+        status = path.stat()
+        return _size_of(path, status.st_mtime_ns, status.st_size)
+    except Exception as error:
+        raise _undecodable(path, error) from error
+
+
+@lru_cache(maxsize=1 << 18)
+def _size_of(path: Path, changed: int, size: int) -> Sides:
+    """Of the file as it was at that time: a sweep asks for the same sizes many times."""
+    with Image.open(path) as image:
+        turned = _orientation(image) in _SIDEWAYS
+        # Pillow turns a TIFF itself: some versions already when it is opened, others when it is loaded.
+        width, height = _upright(image).size if turned and image.format == "TIFF" else image.size
+        return (width, height) if turned and image.format != "TIFF" else (height, width)
+
+
+def _undecodable(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"the image {path} cannot be decoded ({error}): replace it or remove its line from metadata.jsonl."
+    )
 
 
 def is_flat(pixels: npt.NDArray[np.uint8]) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,39 +12,38 @@ import numpy.typing as npt
 from rfscale.data.base import Captioned, IndexArray, check_stream, to_signed_unit
 from rfscale.data.counter import shuffled_stream
 from rfscale.data.decoding import decode_all
-from rfscale.data.listing import Entry, read_listing, split
-from rfscale.data.spec import FolderData
+from rfscale.data.listing import Entry
+from rfscale.data.sorting import Part
 
 CACHE_BYTES = 512 * 2**20
 
 
 class FolderDataset:
-    """Square RGB images; every epoch is a fresh permutation of the training images.
+    """RGB images of one shape; every epoch is a fresh permutation of the training images.
 
-    Images are decoded when first needed; up to 512 MiB of pixels are kept, a larger set is decoded again each time.
-    Raises DataError for a listing that cannot be used (when made) and for a corrupt image (when met).
+    Images are decoded when first needed; up to `cache_bytes` of pixels are kept, a larger set is decoded again each
+    time. Raises DataError for a corrupt image, when it is met.
     """
 
-    def __init__(self, spec: FolderData) -> None:
-        self.spec = spec
-        self.held_out, self.training = split(spec.folder, read_listing(spec.folder), spec.validation_fraction)
-        # An image with several captions is decoded and kept once.
-        names = sorted({entry.file_name for entry in [*self.held_out, *self.training]})
-        self._paths = [spec.folder / name for name in names]
-        self._number = {name: number for number, name in enumerate(names)}
-        shape = (len(names), spec.resolution, spec.resolution, 3)
+    def __init__(self, folder: Path, part: Part, cache_bytes: int) -> None:
+        self.part = part
+        self._paths = [folder / name for name in part.names]
+        self._number = {name: number for number, name in enumerate(part.names)}
+        shape = (len(self._paths), *part.sides, 3)
         self._cached: npt.NDArray[np.uint8] | None = None
-        if np.prod(shape, dtype=np.int64) <= CACHE_BYTES:
+        if np.prod(shape, dtype=np.int64) <= cache_bytes:
             self._cached = np.empty(shape, dtype=np.uint8)  # the memory is touched only as images arrive
-        self._decoded = np.zeros(len(names), dtype=np.bool_)
+        self._decoded = np.zeros(len(self._paths), dtype=np.bool_)
 
     def train(self, seed: int, first: int, count: int) -> Captioned:
         check_stream(seed, first, count)
-        chosen = shuffled_stream(seed, first, count, len(self.training))
-        return self._batch([self.training[index] for index in chosen])
+        chosen = shuffled_stream(seed, first, count, len(self.part.training))
+        return self._batch([self.part.training[index] for index in chosen])
 
     def validation(self, count: int) -> Captioned:
-        return self._batch(self.held_out[:count])
+        """Those of this shape among the first `count` that the folder holds out."""
+        inside = self.part.places[self.part.places < count]
+        return replace(self._batch(self.part.held_out[: len(inside)]), places=inside)
 
     def _batch(self, entries: Sequence[Entry]) -> Captioned:
         numbers = np.array([self._number[entry.file_name] for entry in entries], dtype=np.int64)
@@ -60,5 +61,5 @@ class FolderDataset:
 
     def _decode(self, numbers: IndexArray) -> npt.NDArray[np.uint8]:
         if not len(numbers):
-            return np.empty((0, self.spec.resolution, self.spec.resolution, 3), dtype=np.uint8)
-        return decode_all([self._paths[number] for number in numbers], self.spec.resolution)
+            return np.empty((0, *self.part.sides, 3), dtype=np.uint8)
+        return decode_all([self._paths[number] for number in numbers], self.part.sides)

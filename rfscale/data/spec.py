@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from rfscale.data.base import DataError, Dataset, Extent
+from rfscale.data.buckets import Sides, SidesField, check_areas, named
 from rfscale.data.endless import STREAM_BITS, EndlessDataset
 from rfscale.data.space import Space, pixel_space
 from rfscale.numbers import Real, Whole
@@ -32,6 +33,16 @@ class DataSource(Spec):
     resolution: int
     judge: ClassVar[str] = ""
     """The judge of its own world, "" where it has none."""
+
+    @property
+    def square(self) -> Sides:
+        return self.resolution, self.resolution
+
+    @property
+    def sides(self) -> tuple[Sides, ...]:
+        """Height and width of the images of each aspect-ratio bucket. A source that gives buckets overrides this,
+        `bucket_images` and `load_buckets`; all others give squares only."""
+        return (self.square,)
 
     @property
     def channels(self) -> int:
@@ -59,6 +70,14 @@ class DataSource(Spec):
     def load(self) -> Dataset:
         """The data set. Raises DataError when its files cannot be used."""
         raise NotImplementedError
+
+    def bucket_images(self) -> tuple[int, ...]:
+        """The training images of each bucket, at least one; of a single bucket any number. Raises DataError."""
+        return (1,)
+
+    def load_buckets(self) -> tuple[Dataset, ...]:
+        """A data set for each bucket. Raises DataError."""
+        return (self.load(),)
 
 
 class _EndlessWorld(DataSource):
@@ -153,9 +172,27 @@ class FolderData(DataSource):
         default=0.1, description="share of the images held out, chosen by a hash of file_name"
     )
 
+    buckets: Annotated[tuple[Sides, ...], SidesField()] = Field(
+        default=(), description="[[height, width], ...], each of about resolution^2 pixels, instead of the square"
+    )
+
+    @model_validator(mode="after")
+    def _areas_are_one(self) -> Self:
+        check_areas(self.buckets, self.resolution)
+        return self
+
     @property
     def folder(self) -> Path:
         return expanded(self.path, "the data folder")
+
+    @property
+    def sides(self) -> tuple[Sides, ...]:
+        return self.buckets or (self.square,)
+
+    def record(self) -> dict[str, JsonValue]:
+        """The whole identity; buckets only where there are some, as in the runs of before there were any."""
+        found = super().record()
+        return found if self.buckets else {key: value for key, value in found.items() if key != "buckets"}
 
     def identity(self) -> dict[str, JsonValue]:
         """The path is replaced by a fingerprint of the content, so that a moved folder keeps its trials.
@@ -171,19 +208,26 @@ class FolderData(DataSource):
 
         Raises DataError for anything that would stop a trial later.
         """
-        from rfscale.data.listing import read_listing, split
+        from rfscale.data.sorting import parts_of
 
-        entries = read_listing(self.folder)
-        split(self.folder, entries, self.validation_fraction)
+        parts = parts_of(self)
+        notes = [
+            f"the bucket {named(part.sides)} of data `folder` has no held-out image: val/loss does not see it"
+            for part in parts
+            if not part.held_out
+        ]
         if not decode:
-            return ()
+            return tuple(notes)
         from rfscale.data.decoding import check_images
 
-        names = dict.fromkeys(entry.file_name for entry in entries)
-        flat = check_images([self.folder / name for name in names], self.resolution)
-        if not flat:
-            return ()
-        return (f"{len(flat):,} of {len(names):,} images of data `folder` are nearly of one colour, such as {flat[0]}",)
+        images = [([self.folder / name for name in part.names], part.sides) for part in parts]
+        flat = [path for paths, sides in images for path in check_images(paths, sides)]
+        count = sum(len(paths) for paths, _ in images)
+        if flat:
+            notes.append(
+                f"{len(flat):,} of {count:,} images of data `folder` are nearly of one colour, such as {flat[0]}"
+            )
+        return tuple(notes)
 
     def extent(self) -> Extent:
         from rfscale.data.listing import read_listing, split
@@ -192,9 +236,22 @@ class FolderData(DataSource):
         return Extent(len(training), len(held_out), [entry.text for entry in (*training, *held_out)])
 
     def load(self) -> Dataset:
-        from rfscale.data.folder import FolderDataset
+        """The data set of square images. Raises DataError also where it has buckets: those are several data sets."""
+        if self.buckets:
+            raise DataError("this data `folder` has buckets, each a data set of its own; load them with load_buckets()")
+        return self.load_buckets()[0]
 
-        return FolderDataset(self)
+    def bucket_images(self) -> tuple[int, ...]:
+        from rfscale.data.sorting import parts_of
+
+        return tuple(len(part.training) for part in parts_of(self)) if self.buckets else (1,)
+
+    def load_buckets(self) -> tuple[Dataset, ...]:
+        from rfscale.data.folder import CACHE_BYTES, FolderDataset
+        from rfscale.data.sorting import parts_of
+
+        parts = parts_of(self)
+        return tuple(FolderDataset(self.folder, part, CACHE_BYTES // len(parts)) for part in parts)
 
 
 DATA = Kind(

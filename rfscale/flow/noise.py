@@ -47,23 +47,25 @@ def philox(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, T
     return c0, c1, c2, c3
 
 
-def _words(
-    seed: int, stream: Stream, step: int, first: int, count: int, blocks: int, device: torch.device | str
-) -> Tensor:
-    """(count, blocks, 4) words of 32 bits: `blocks` counters for each of the samples first .. first + count - 1."""
+def _words(seed: int, stream: Stream, step: int, samples: Tensor, blocks: int) -> Tensor:
+    """(n, blocks, 4) words of 32 bits on the device of `samples`, (n,) int64: `blocks` counters for each of them."""
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed {seed} is outside 0 .. 2^63 - 1; choose a non-negative seed")
-    block = torch.arange(blocks, dtype=torch.int64, device=device)
-    sample = torch.arange(first, first + count, dtype=torch.int64, device=device).unsqueeze(1)
-    word = torch.zeros((), dtype=torch.int64, device=device)
-    counter = (block, sample, word + step, word + int(stream))
+    block = torch.arange(blocks, dtype=torch.int64, device=samples.device)
+    word = torch.zeros((), dtype=torch.int64, device=samples.device)
+    counter = (block, samples.unsqueeze(1), word + step, word + int(stream))
     words = philox(counter, (seed & _MASK, seed >> 32))
-    return torch.stack([w.expand(count, blocks) for w in words], dim=-1)
+    return torch.stack([w.expand(len(samples), blocks) for w in words], dim=-1)
+
+
+def _range(first: int, count: int, device: torch.device | str) -> Tensor:
+    return torch.arange(first, first + count, dtype=torch.int64, device=device)
 
 
 def uniform(seed: int, stream: Stream, step: int, first: int, count: int, device: torch.device | str = "cpu") -> Tensor:
     """(count,) float64 in (0, 1), one number per sample, on the grid (k + 1/2) / 2^32: never exactly 0 or 1."""
-    return (_words(seed, stream, step, first, count, 1, device)[:, 0, 0].double() + 0.5) * 2.0**-32
+    words = _words(seed, stream, step, _range(first, count, device), 1)
+    return (words[:, 0, 0].double() + 0.5) * 2.0**-32
 
 
 def normal(
@@ -75,15 +77,21 @@ def normal(
     shape: tuple[int, ...],
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """(count, *shape) float32 standard normal numbers by Box-Muller; the largest possible value is 6.76."""
+    """(count, *shape) float32 standard normal numbers of the samples first .. first + count - 1."""
+    return normal_of(seed, stream, step, _range(first, count, device), shape)
+
+
+def normal_of(seed: int, stream: Stream, step: int, samples: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(n, *shape) float32 standard normal numbers of these samples, (n,) int64, by Box-Muller, on their device; the
+    largest possible value is 6.76."""
     size = math.prod(shape)
-    words = _words(seed, stream, step, first, count, -(-size // 4), device)
+    words = _words(seed, stream, step, samples, -(-size // 4))
     # int32 -> float32 rounds the top of the range to 1, where log gives 0: a legal, if unlikely, normal number.
     unit = (words.to(torch.float32) + 0.5) * 2.0**-32
     radius = (-2.0 * unit[..., 0::2].log()).sqrt()
     angle = unit[..., 1::2] * (2.0 * math.pi)
     pairs = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=-1)
-    return pairs.flatten(1)[:, :size].reshape(count, *shape)
+    return pairs.flatten(1)[:, :size].reshape(len(samples), *shape)
 
 
 def stratified(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rfscale import names
+from rfscale.data.buckets import MAX_SIDE, Sides, named
 from rfscale.numbers import Real, Whole, bounds_of
 from rfscale.quoting import quoted
 from rfscale.spec.sweep import Setting, Sweep, SweepError
-from rfscale.spec.trial import Trial
+from rfscale.spec.trial import ResolvedTraining, Trial
 from rfscale.store import Store, StoreError, TrialFolder, read_json
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ DRAWN: dict[str, Whole | Real] = {
     "steps": bounds_of(Setting, "steps"),
     "guidance": bounds_of(Setting, "guidance"),
     "seed": Whole(0, 2**63 - 1),
+    "shift": bounds_of(ResolvedTraining, "timestep_shift"),
 }
 """The bounds of what `draw` is asked for."""
 
@@ -123,18 +126,24 @@ def draw(
     guidance: float = 2.5,
     seed: int = 0,
     ema: bool = True,
+    size: Sides | None = None,
+    shift: float | None = None,
 ) -> Images:
     """`count` images of each prompt by a finished trial of the store; image i has noise number i of the seed.
 
-    Raises StoreError, and SweepError for a value that cannot be.
+    `size`: height and width, None for those of the training. `shift`: of the timesteps, None for that of the training;
+    for m pixels instead of n the paper takes sqrt(m / n) (section 5.3.2). Raises StoreError, and SweepError for a value
+    that cannot be.
     """
-    for name, value in {"count": count, "steps": steps, "guidance": guidance, "seed": seed}.items():
+    asked = {"count": count, "steps": steps, "guidance": guidance, "seed": seed}
+    for name, value in (asked if shift is None else {**asked, "shift": shift}).items():
         if not DRAWN[name].allows(value):
             raise SweepError(f"{name} = {quoted(value)} is not possible; give {DRAWN[name].allowed}")
     if not prompts:
         raise SweepError("there is no prompt; give one or more, in words")
     folder = finished_trial(store, trial_id)
     trial = trial_of(folder)
+    shape = None if size is None else (trial.data.channels, *_possible(size, trial))
     import torch
 
     from rfscale.data.batch import encode
@@ -147,10 +156,32 @@ def draw(
     try:
         captions = [text for text in prompts for _ in range(count)]
         condition = encode(load_text_encoder(trial.text), captions)
-        images = generate_images(load_model(trial, folder, ema=ema), trial, condition, steps, guidance, seed)
+        model = load_model(trial, folder, ema=ema)
+        images = generate_images(model, trial, condition, steps, guidance, seed, shape=shape, shift=shift)
     finally:
         torch.set_num_threads(before)
     return Images(images, tuple(captions), trial)
+
+
+def sides_of(size: str) -> Sides:
+    """HEIGHTxWIDTH as numbers. Raises SweepError."""
+    found = re.fullmatch(r"(\d{1,9})x(\d{1,9})", size)
+    if found is None:
+        raise SweepError(f"--size {quoted(size)} is no size; write HEIGHTxWIDTH in pixels, such as --size 24x16")
+    height, width = map(int, found.groups())
+    return height, width
+
+
+def _possible(size: Sides, trial: Trial) -> Sides:
+    """Height and width, where the trial's network can draw them. Raises SweepError."""
+    for side in size:
+        if not Whole(1, MAX_SIDE).allows(side):
+            raise SweepError(f"size = {side} is not possible; give {Whole(1, MAX_SIDE).allowed}")
+    try:
+        trial.cost_at(size)
+    except ValueError as error:
+        raise SweepError(f"size {named(size)}: {error}") from error
+    return size
 
 
 def network(store: Store, trial_id: str, *, ema: bool = True, device: str = "cpu") -> nn.Module:

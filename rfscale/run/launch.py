@@ -54,7 +54,7 @@ def to_train(sweep: Sweep, store: Store) -> list[Trial]:
     """The trials that need training, largest first, so that the last to end is a small one."""
     ended = (names.FINISHED, names.DIVERGED)
     trials = [t for t in sweep.trials if store.trial(t.trial_id).state().status not in ended]
-    return sorted(trials, key=lambda t: -t.shape.flops().train * t.training.samples)
+    return sorted(trials, key=lambda t: -t.train_flops)
 
 
 def launch(

@@ -41,9 +41,9 @@ class Display:
         self._said: set[str] = set()
         self._line_at = time.monotonic()
         self._moving_since: float | None = None  # when the first trial was seen to make a step
-        self._done_before = 0  # FLOPs
+        self._done_before = 0.0  # FLOPs
         self._ended: dict[str, State] = {}  # trials whose state cannot change any more: not read again
-        self._flops = {t.trial_id: t.shape.flops().train * t.training.batch for t in sweep.trials}
+        self._flops = {t.trial_id: t.train_flops / t.training.steps for t in sweep.trials}  # of a step
         self._steps_before: dict[str, int] = {}
 
     @contextmanager
@@ -134,7 +134,7 @@ class Display:
         torch and earlier launches do not count. Small models run at a lower rate, so it is a guess.
         """
         now = time.monotonic()
-        done = sum((states[k].step - self._steps_before[k]) * flops for k, flops in self._flops.items())
+        done: float = sum((states[k].step - self._steps_before[k]) * flops for k, flops in self._flops.items())
         left = sum(
             (t.training.steps - states[t.trial_id].step) * self._flops[t.trial_id]
             for t in self.sweep.trials

@@ -135,7 +135,7 @@ def propose_sweep(
         raise SweepError(f"a model of depth {target.depth} does not fit the sweep's heads; choose another target depth")
 
     def train_flops(size: float, samples: float) -> float:
-        return by_size[int(size)].shape.flops().train * samples
+        return _sample_flops(by_size[int(size)]) * samples
 
     steps = np.unique(np.geomspace(longest / 4, longest * LONGER, 13).round())
     point = {"N": float(goal.shape.parameter_count()), "D": float(target.steps * template.training.batch)}
@@ -172,6 +172,11 @@ def at_depth(trial: Trial, depth: int) -> Trial | None:
     )
 
 
+def _sample_flops(trial: Trial) -> float:
+    """Of training, the mean over its samples."""
+    return trial.mean_of(lambda cost: cost.flops().train)
+
+
 def _template(sweep: Sweep, formulation: str) -> Trial:
     for trial in sweep.trials:
         if trial.formulation == formulation:
@@ -184,7 +189,7 @@ def _optimum(law: FitResult, ladder: list[Trial], sweep: Sweep, budget: float, p
     """Where the whole budget in one run would be spent best, whether the pilot's sizes enclose that size, and if not,
     which trials would and whether they are among those proposed."""
     sizes = np.array([float(t.shape.parameter_count()) for t in ladder])
-    samples = np.array([budget / t.shape.flops().train for t in ladder])
+    samples = np.array([budget / _sample_flops(t) for t in ladder])
     best = int(np.argmin(law.predict({"N": sizes, "D": samples}).value))
     depth, steps = ladder[best].model.depth, max(1, round(samples[best] / ladder[best].training.batch))
     seen = sorted({t.model.depth for t in sweep.trials})

@@ -101,7 +101,7 @@ class Plan:
     @property
     def train_flops(self) -> int:
         """Exact training FLOPs of all trials."""
-        return sum(one.trial.shape.flops().train * one.trial.training.samples for one in self.trials)
+        return sum(one.trial.train_flops for one in self.trials)
 
     @property
     def samples(self) -> int:

@@ -123,11 +123,21 @@ class Views:
         guidance: float = 2.5,
         seed: int = 0,
         ema: bool = True,
+        size: tuple[int, int] | None = None,
+        shift: float | None = None,
     ) -> Images:
         """Draw `count` images of each prompt by a finished trial, given as such or by its id. Errors as of `draw`."""
-        wanted = [prompts] if isinstance(prompts, str) else prompts
         return draw(
-            self.store, self._id(trial), wanted, count=count, steps=steps, guidance=guidance, seed=seed, ema=ema
+            self.store,
+            self._id(trial),
+            [prompts] if isinstance(prompts, str) else prompts,
+            count=count,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            ema=ema,
+            size=size,
+            shift=shift,
         )
 
     def model(self, trial: Trial | str, *, ema: bool = True, device: str = "cpu") -> nn.Module:

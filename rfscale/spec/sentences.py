@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -53,7 +53,7 @@ def sentence(error: ValidationError) -> str:
 def _told(problem: str, given: Any, context: dict[str, Any], message: str, location: list[str]) -> str:
     name = cut(".".join(location))
     if problem == KEY:
-        return unknown_key(context["key"], name, context["fields"])
+        return unknown_key(context["key"], name, context["fields"], context.get("having", ()))
     if problem == CHOICE:
         return _no_choice(f"{name}.{context['tag']}", context["given"], context["known"])
     if problem == PATH:
@@ -79,9 +79,11 @@ def _told(problem: str, given: Any, context: dict[str, Any], message: str, locat
     return f"{name} = {quoted(given)}: {message.replace('Input should', 'it should')}"
 
 
-def unknown_key(key: str, section: str, allowed: Iterable[str]) -> str:
-    """That a key is not known, with the one that was meant."""
+def unknown_key(key: str, section: str, allowed: Iterable[str], having: Sequence[str] = ()) -> str:
+    """That a key is not known, with the one that was meant, or the other choices `having` it."""
     where = f" in {cut(section)}" if section else ""
+    if having:
+        return f"{quoted(key)}{where} is a key of {', '.join(having)} only; allowed here are {', '.join(allowed)}"
     return f"unknown key {quoted(key)}{where}; {nearest(key, allowed)}"
 
 

@@ -154,6 +154,10 @@ class Quality(Strict):
 
     def judges_of(self, data: DataSource) -> tuple[JudgeSpec, ...]:
         """The judges that score images of this data. Raises JudgeError where one cannot, or none is named."""
+        if data.sides != (data.square,):
+            raise JudgeError(
+                f"data `{data.name}` has buckets, and judges look at square images only; remove `buckets`, or `quality`"
+            )
         own = JUDGES.get(data.judge).model_validate({}) if data.judge else None
         judges = self.judges or ((own,) if isinstance(own, JudgeSpec) else ())
         if not judges:

@@ -22,7 +22,7 @@ from rfscale.spec.merge import merged
 from rfscale.spec.overrides import edited, plain, written
 from rfscale.spec.sentences import LONGEST, nearest, sentence, unknown_key
 from rfscale.spec.sweep import Grid, Origin, Quality, Resources, Samples, Sweep, SweepError
-from rfscale.spec.trial import Strict, Trial, data_identity, plugins_of
+from rfscale.spec.trial import Strict, Trial, bucket_images, data_identity, plugins_of
 from rfscale.spec.yaml import YamlError, parse, read_text
 
 MAX_TRIALS = 5000
@@ -98,6 +98,7 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
     _check_arms(raw.get("arms", {}), source)
     header = _validated(_Header, _stated(raw), source, folder)
     data_identity.cache_clear()  # an image folder may have changed since the last sweep of this process
+    bucket_images.cache_clear()
     points: list[Point] = []
     for i, grid in enumerate(grids):
         where = source if len(grids) == 1 else f"{source}: grids[{i}]"

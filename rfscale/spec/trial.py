@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, field_validator, model_validator
 
-from rfscale.backbones.base import BACKBONES, CORE, BackboneSpec, Cost
+from rfscale.backbones.base import BACKBONES, CORE, BackboneSpec, Cost, CostOfSides
 from rfscale.backbones.mmdit.spec import MMDiTSpec
+from rfscale.data.buckets import Sides, steps_of
 from rfscale.data.spec import DATA, DataSource, DataSpec
 from rfscale.data.text import TEXT, AnyText, TextSpec
 from rfscale.flow.formulations import canonical
@@ -106,6 +107,12 @@ def data_identity(spec: DataSource) -> dict[str, Any]:
     return DATA.identity(spec)
 
 
+@lru_cache(maxsize=64)
+def bucket_images(spec: DataSource) -> tuple[int, ...]:
+    """The training images of each bucket. Raises DataError."""
+    return spec.bucket_images()
+
+
 class PluginRef(Strict):
     """A plug-in that a trial needs: where it lies, which is no part of the identity, and what it says, which is."""
 
@@ -162,14 +169,47 @@ class Trial(Strict):
         return canonical(value)
 
     @model_validator(mode="after")
-    def _shape_is_possible(self) -> Trial:
-        _ = self.shape
+    def _shapes_are_possible(self) -> Trial:
+        _ = self.costs
         return self
 
     @cached_property
     def shape(self) -> Cost:
-        """The model's shape, with its parameters and FLOPs."""
+        """The model's shape, with its parameters, and its FLOPs on the square image."""
         return self.model.shape(self.data, self.text)
+
+    @cached_property
+    def costs(self) -> tuple[Cost, ...]:
+        """What the network costs on the images of each bucket. Raises ValueError where it cannot take them."""
+        return tuple(self.shape if sides == self.data.square else self.cost_at(sides) for sides in self.data.sides)
+
+    def cost_at(self, sides: Sides) -> Cost:
+        """What the network costs on images of that height and width. Raises ValueError where it cannot take them."""
+        if not isinstance(self.shape, CostOfSides):
+            raise ValueError(
+                f"the backbone `{self.model.backbone}` takes square images of side {self.data.resolution} only; "
+                "choose another backbone, or no other size"
+            )
+        return self.shape.at(sides)
+
+    @cached_property
+    def bucket_steps(self) -> tuple[int, ...]:
+        """How many of the steps take a batch of each bucket: they follow from the seed. Raises DataError."""
+        return steps_of(self.seed, bucket_images(self.data), self.training.steps)
+
+    def sum_of(self, cost: Callable[[Cost], int]) -> int:
+        """The exact sum over the steps, of what a sample costs at each."""
+        return sum(cost(one) * steps for one, steps in zip(self.costs, self.bucket_steps, strict=True))
+
+    def mean_of(self, cost: Callable[[Cost], int]) -> int | float:
+        """The mean over the steps, of what a sample costs at each: a whole number wherever it is one."""
+        total, steps = self.sum_of(cost), self.training.steps
+        return total / steps if total % steps else total // steps
+
+    @property
+    def train_flops(self) -> int:
+        """Of the whole training, exactly."""
+        return self.sum_of(lambda cost: cost.flops().train) * self.training.batch
 
     def identity(self) -> dict[str, Any]:
         """The fields that are hashed: those without a default, and those that differ from it.
@@ -218,7 +258,6 @@ class Trial(Strict):
 
     def parameters(self) -> dict[str, str | int | float]:
         """Everything derived, once: recorded with the run and read by `analysis` (keys of `names.PARAMS`)."""
-        flops = self.shape.flops()
         groups = self.shape.parameters()
         model, training = self.model, self.training
         return {
@@ -231,14 +270,14 @@ class Trial(Strict):
             "patch": model.patch,
             "parameters": sum(groups.values()),
             "parameters_core": sum(groups.get(group, 0) for group in CORE),
-            "forward_flops": flops.forward,
-            "train_flops_per_step": flops.train * training.batch,
-            "train_flops": flops.train * training.samples,
+            "forward_flops": self.mean_of(lambda cost: cost.flops().forward),
+            "train_flops_per_step": self.mean_of(lambda cost: cost.flops().train * training.batch),
+            "train_flops": self.train_flops,
             "steps": training.steps,
             "batch": training.batch,
             "samples": training.samples,
-            "image_tokens": self.shape.image_tokens,
-            "tokens": self.shape.tokens,
+            "image_tokens": self.mean_of(lambda cost: cost.image_tokens),
+            "tokens": self.mean_of(lambda cost: cost.tokens),
             "learning_rate": training.learning_rate,
             "lr_rule": training.lr_rule,
             "warmup_steps": training.warmup_steps,

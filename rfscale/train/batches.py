@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
-from rfscale.data import Captioned, Dataset, load, load_text_encoder
+from rfscale.data import Captioned, load_text_encoder
 from rfscale.data.batch import Batch, encode
+from rfscale.data.buckets import Turns
 from rfscale.spec.trial import Trial
 from rfscale.validation.profile import ValidationSet
 
@@ -18,18 +20,21 @@ class Batches:
 
     def __init__(self, trial: Trial, device: torch.device) -> None:
         self.seed, self.size, self.device = trial.seed, trial.training.batch, device
-        self.dataset: Dataset = load(trial.data)
+        self.buckets = trial.data.load_buckets()
+        self.turns = Turns(trial.seed, trial.data.bucket_images())
         self.encoder = load_text_encoder(trial.text)
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
 
     def validation(self, images: int) -> ValidationSet:
         """The held-out samples, on the device, with their captions."""
-        held_out = self.dataset.validation(images)
-        return ValidationSet(self._tensors(held_out).to(self.device), held_out.captions)
+        held_out = (bucket.validation(images) for bucket in self.buckets)
+        first, *others = [self._held_out(one) for one in held_out if one.captions]
+        return replace(first, others=tuple(others))
 
     def of(self, step: int) -> Batch:
-        """The batch of a step on the host, pinned where the device is another."""
-        batch = self._tensors(self.dataset.train(self.seed, step * self.size, self.size))
+        """The batch of a step on the host, pinned where the device is another: the next samples of its bucket."""
+        bucket, turn = self.turns.at(step)
+        batch = self._tensors(self.buckets[bucket].train(self.seed, turn * self.size, self.size))
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
     def between(self, first: int, last: int) -> Iterator[Batch]:
@@ -45,6 +50,11 @@ class Batches:
 
     def close(self) -> None:
         self.thread.shutdown(wait=True, cancel_futures=True)
+
+    def _held_out(self, captioned: Captioned) -> ValidationSet:
+        places = captioned.places
+        found = None if places is None else torch.as_tensor(places, device=self.device)
+        return ValidationSet(self._tensors(captioned).to(self.device), captioned.captions, found)
 
     def _tensors(self, captioned: Captioned) -> Batch:
         return Batch(torch.as_tensor(captioned.images), encode(self.encoder, captioned.captions))

@@ -40,12 +40,12 @@ def measure_attention(network: nn.Module, formulation: Formulation, data: Valida
     The network runs as it is called here, under autocast or not. Blocks that are compiled run as they are written: a
     compiled block does not see a hook that is set later.
     """
-    part = data.batch[:IMAGES]
+    places, x0, condition = next(data.batches())  # of images in several shapes, those of the first
     with torch.compiler.set_stance("force_eager"), _watched(network) as watched:
         if watched:  # all levels at once: small networks are slow for their number of calls
-            made = [noised(formulation, level, 0, part.x0) for level in LOGSNR]
+            made = [noised(formulation, level, places[:IMAGES], x0[:IMAGES]) for level in LOGSNR]
             z, logsnr = (torch.cat(parts) for parts in zip(*made, strict=True))
-            told = [torch.cat([t] * len(LOGSNR)) for t in (part.condition.tokens, part.condition.pooled)]
+            told = [torch.cat([t[:IMAGES]] * len(LOGSNR)) for t in (condition.tokens, condition.pooled)]
             formulation.predict(network, z, logsnr, Condition(*told))
     called = [(block, seen) for block, seen in watched.items() if seen.queries]
     if not called:

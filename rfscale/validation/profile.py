@@ -20,7 +20,7 @@ from rfscale import names
 from rfscale.data.batch import Batch, Condition
 from rfscale.flow.formulations import Formulation, Network, per_sample
 from rfscale.flow.importance import importance_weight, mass, target_ratio
-from rfscale.flow.noise import Stream, normal
+from rfscale.flow.noise import Stream, normal_of
 
 BATCH = 128
 NOISE_SEED = 0  # of every trial: validation is the same for all seeds
@@ -35,19 +35,34 @@ BOUND_WEIGHTS = tuple(float(10.0 * weight) for weight in _WEIGHTS)
 
 @dataclass(frozen=True, slots=True)
 class ValidationSet:
-    """The held-out samples and their text, on the device."""
+    """The held-out samples and their text, on the device.
+
+    A batch has one shape. Where samples have several (aspect-ratio buckets), `others` are those of the other shapes,
+    and `places`, (n,) int64, the numbers of these among all: of which noise and noise levels are functions.
+    """
 
     batch: Batch
     captions: tuple[str, ...] = ()
+    places: Tensor | None = None  # None: 0 .. n - 1
+    others: tuple[ValidationSet, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.batch)
+        """Of all shapes."""
+        return len(self.batch) + sum(map(len, self.others))
 
-    def batches(self) -> Iterator[tuple[int, Tensor, Condition]]:
-        """(first index, x0, condition) of each batch."""
-        for first in range(0, len(self), BATCH):
-            part = self.batch[first : first + BATCH]
-            yield first, part.x0, part.condition
+    @property
+    def shapes(self) -> tuple[ValidationSet, ...]:
+        """The samples of each shape."""
+        return (self, *self.others)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, Condition]]:
+        """(places, x0, condition) of each batch."""
+        for one in self.shapes:
+            device = one.batch.x0.device
+            places = torch.arange(len(one.batch), device=device) if one.places is None else one.places
+            for first in range(0, len(one.batch), BATCH):
+                part = one.batch[first : first + BATCH]
+                yield places[first : first + BATCH], part.x0, part.condition
 
 
 @torch.no_grad()
@@ -59,18 +74,18 @@ def profile(network: Network, formulation: Formulation, data: ValidationSet, log
     rows = []
     for level in logsnr:
         parts = []
-        for first, x0, condition in data.batches():
-            z, levels = noised(formulation, level, first, x0)
+        for places, x0, condition in data.batches():
+            z, levels = noised(formulation, level, places, x0)
             x0_hat, _ = formulation.predict(network, z, levels, condition)
             parts.append((x0_hat - x0).square().flatten(1).mean(1))
         rows.append(torch.cat(parts))
     return torch.stack(rows)
 
 
-def noised(formulation: Formulation, level: float, first: int, x0: Tensor) -> tuple[Tensor, Tensor]:
-    """(z, (n,) log-SNR) of the validation images from number `first` on, at one log-SNR, under their fixed noise."""
+def noised(formulation: Formulation, level: float, places: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+    """(z, (n,) log-SNR) of the validation images of these places, at one log-SNR, under their fixed noise."""
     key = 1_000_000 + round(level * 10_000)
-    eps = normal(NOISE_SEED, Stream.VALIDATION, key, first, len(x0), tuple(x0.shape[1:]), x0.device)
+    eps = normal_of(NOISE_SEED, Stream.VALIDATION, key, places, tuple(x0.shape[1:]))
     levels = torch.full((len(x0),), level, dtype=torch.float64, device=x0.device)
     a, b = (per_sample(k.to(x0.dtype), x0) for k in formulation.path.scale(levels))
     return a * x0 + b * eps, levels
@@ -80,7 +95,7 @@ def noised(formulation: Formulation, level: float, first: int, x0: Tensor) -> tu
 def objective(network: Network, formulation: Formulation, data: ValidationSet, shift: float = 1.0) -> float:
     """The formulation's own loss on the validation images; levels are its noise sampler's quantiles (i + 1/2) / n."""
     total = 0.0
-    for _, losses in _own_losses(network, formulation, data, shift):
+    for _, _, losses in _own_losses(network, formulation, data, shift):
         total += float(losses.double().sum())
     return total / len(data)
 
@@ -108,13 +123,15 @@ def objective_under(
     neighbouring levels' differences, sqrt(sum (x_i+1 - x_i)^2 / (2 (n - 1) n)), because only image and noise vary
     between them; a narrow noise sampler read under a wide one has few effective samples or little covered.
     """
-    parts, weights, levels = [], [], []
-    for logsnr, losses in _own_losses(network, formulation, data, shift):
+    parts, weights, levels, numbers = [], [], [], []
+    for places, logsnr, losses in _own_losses(network, formulation, data, shift):
         weight = importance_weight(formulation, other, logsnr, shift) * target_ratio(formulation, other, logsnr)
         parts.append(weight * losses.double())
         weights.append(weight)
         levels.append(logsnr)
-    weighted, weight, level = torch.cat(parts), torch.cat(weights), torch.cat(levels)
+        numbers.append(places)
+    by_level = torch.cat(numbers).argsort()  # neighbours must be neighbours, whatever their shapes
+    weighted, weight, level = (torch.cat(each)[by_level] for each in (parts, weights, levels))
     count = len(weighted)
     return ObjectiveUnder(
         value=float(weighted.mean()),
@@ -126,13 +143,13 @@ def objective_under(
 
 def _own_losses(
     network: Network, formulation: Formulation, data: ValidationSet, shift: float
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(log-SNR, loss) of the images of each batch, one even quantile of the noise sampler per image."""
-    for first, x0, condition in data.batches():
-        u = (torch.arange(first, first + len(x0), dtype=torch.float64, device=x0.device) + 0.5) / len(data)
-        eps = normal(NOISE_SEED, Stream.VALIDATION, OBJECTIVE_KEY, first, len(x0), tuple(x0.shape[1:]), x0.device)
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(places, log-SNR, loss) of the images of each batch, one even quantile of the noise sampler per image."""
+    for places, x0, condition in data.batches():
+        u = (places.double() + 0.5) / len(data)
+        eps = normal_of(NOISE_SEED, Stream.VALIDATION, OBJECTIVE_KEY, places, tuple(x0.shape[1:]))
         logsnr = formulation.draw(u, shift)
-        yield logsnr, formulation.loss(network, x0, eps, logsnr, condition)
+        yield places, logsnr, formulation.loss(network, x0, eps, logsnr, condition)
 
 
 def velocity_errors(denoising: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from rfscale.spec.sweep_file import load_sweep, parse_sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import Store, write_json
 from rfscale.train.loop import train
+from rfscale.validation import samples
 
 Mapping = dict[str, Any]
 WriteSweep = Callable[[Mapping | str], Path]
@@ -277,6 +278,8 @@ def test_sample_makes_a_picture(trained: tuple[Path, Trial], tmp_path: Path) -> 
         "seed": ["--prompt", "a three", "--prompt", "a seven", "--count", "3", "--seed", "1"],
         "raw": ["--prompt", "a three", "--prompt", "a seven", "--count", "3", "--raw"],
         "one": ["--prompt", "a three", "--count", "1", "--guidance", "1"],
+        "square": ["--prompt", "a three", "--count", "1", "--guidance", "1", "--size", "8x8", "--shift", "1"],
+        "wide": ["--prompt", "a three", "--count", "1", "--guidance", "1", "--size", "4x12"],
     }.items():
         out = tmp_path / f"{name}.png"
         done = invoke("sample", trial.trial_id[:7], "--store", root, "--steps", "2", "--out", out, *options)
@@ -289,6 +292,49 @@ def test_sample_makes_a_picture(trained: tuple[Path, Trial], tmp_path: Path) -> 
     assert pictures["a"].tobytes() == pictures["b"].tobytes()
     assert pictures["a"].tobytes() != pictures["seed"].tobytes()
     assert pictures["a"].tobytes() != pictures["raw"].tobytes()
+    assert pictures["one"].tobytes() == pictures["square"].tobytes()  # as it was trained
+    above, middle = ((8, 8, 168, 8 + 53), (8, 8 + 54, 168, 8 + 106))  # 160 x 53 pixels in the middle of the cell
+    assert pictures["wide"].crop(above).getextrema() == ((255, 255),) * 3
+    assert pictures["wide"].crop(middle).getextrema() != ((255, 255),) * 3
+
+
+@pytest.mark.parametrize(("options", "shift"), [([], 1.0), (["--shift", "3"], 3.0)])
+def test_sample_takes_the_shift_of_the_trial_or_the_one_that_is_given(
+    options: list[str], shift: float, trained: tuple[Path, Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def generate(
+        network: object, formulation: object, eps: object, *rest: object, shift: float, **named: object
+    ) -> object:
+        given.append(shift)
+        return eps
+
+    monkeypatch.setattr(samples, "generate", generate)
+    root, trial = trained
+    done = invoke("sample", trial.trial_id, "--prompt", "x", "--store", root, "--out", tmp_path / "a.png", *options)
+    assert done.exit_code == 0, done.output
+    assert given == [shift]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--size", "10x8"], "size 10x8: model shape: side 10 is not divisible by patch 4; take side 8 or 12"),
+        (["--size", "8"], "--size '8' is no size; write HEIGHTxWIDTH in pixels, such as --size 24x16"),
+        (["--size", "0x8"], "size = 0 is not possible; give a whole number from 1 to 4,096"),
+        (["--size", "8x5000"], "size = 5000 is not possible; give a whole number from 1 to 4,096"),
+        (["--shift", "0"], "--shift 0 is not possible; give a number from 0.001 to 1,000"),
+    ],
+)
+def test_sample_refuses_a_size_that_cannot_be(
+    trained: tuple[Path, Trial], tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    root, trial = trained
+    done = invoke("sample", trial.trial_id, "--prompt", "x", "--store", root, "--out", tmp_path / "size.png", *options)
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+    assert not (tmp_path / "size.png").exists()
 
 
 def test_sample_refuses_what_is_not_there(trained: tuple[Path, Trial], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from rfscale.data import DataError, FolderData, load
 from rfscale.data import folder as folder_module
 from rfscale.data.decoding import decode
-from rfscale.data.folder import FolderDataset
+from rfscale.data.sorting import parts_of
 
 
 def write_listing(folder: Path, names: list[str], texts: list[str] | None = None) -> None:
@@ -44,8 +44,9 @@ def spec(folder: Path, **fields: float) -> FolderData:
 
 
 def test_every_image_is_in_one_of_the_two_splits(images: Path) -> None:
-    data = FolderDataset(spec(images))
-    held_out, training = ({entry.file_name for entry in part} for part in (data.held_out, data.training))
+    data = load(spec(images))
+    (part,) = parts_of(spec(images))
+    held_out, training = ({entry.file_name for entry in entries} for entries in (part.held_out, part.training))
     assert held_out.isdisjoint(training)
     assert held_out | training == set(NAMES)
     assert len(data.validation(1000).captions) == len(held_out)
@@ -56,29 +57,29 @@ def test_the_held_out_share_is_the_fraction_asked_for(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).touch()
     write_listing(tmp_path, names)
-    share = len(FolderDataset(spec(tmp_path, validation_fraction=0.2)).held_out) / len(names)
+    share = len(parts_of(spec(tmp_path, validation_fraction=0.2))[0].held_out) / len(names)
     assert abs(share - 0.2) < 5 * (0.2 * 0.8 / len(names)) ** 0.5
 
 
 def test_adding_images_leaves_the_others_in_their_split(images: Path) -> None:
-    before = {entry.file_name for entry in FolderDataset(spec(images)).held_out}
+    before = {entry.file_name for entry in parts_of(spec(images))[0].held_out}
     more = [f"new-{number}.png" for number in range(40)]
     write_images(images, more)
     write_listing(images, more + NAMES[::-1])
-    after = {entry.file_name for entry in FolderDataset(spec(images)).held_out}
+    after = {entry.file_name for entry in parts_of(spec(images))[0].held_out}
     assert before <= after
     assert after - before <= set(more)
 
 
 def test_at_least_one_image_is_held_out(images: Path) -> None:
-    assert len(FolderDataset(spec(images, validation_fraction=1e-9)).held_out) == 1
+    assert len(parts_of(spec(images, validation_fraction=1e-9))[0].held_out) == 1
 
 
 def test_captions_of_one_image_stay_in_one_split(images: Path) -> None:
     write_listing(images, NAMES * 2, ["one"] * 40 + ["two"] * 40)
-    data = FolderDataset(spec(images))
-    assert {e.file_name for e in data.held_out}.isdisjoint(e.file_name for e in data.training)
-    assert len(data.held_out) + len(data.training) == 80
+    (part,) = parts_of(spec(images))
+    assert {e.file_name for e in part.held_out}.isdisjoint(e.file_name for e in part.training)
+    assert len(part.held_out) + len(part.training) == 80
 
 
 def test_pixels_and_captions_belong_together(images: Path) -> None:

@@ -73,7 +73,7 @@ def test_pictures_that_are_nearly_of_one_colour_are_counted_and_said(tmp_path: P
     assert spec.check(decode=True) == ()
     for name, level in (("03.png", 0), ("07.png", 200)):
         Image.fromarray(np.full((8, 8), level, dtype=np.uint8) + np.arange(8, dtype=np.uint8)).save(folder / name)
-    assert check_images(sorted(folder.glob("*.png")), 8) == [folder / "03.png", folder / "07.png"]
+    assert check_images(sorted(folder.glob("*.png")), (8, 8)) == [folder / "03.png", folder / "07.png"]
     (note,) = spec.check(decode=True)
     assert note.startswith("2 of 10 images of data `folder` are nearly of one colour, such as ")
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import REPOSITORY
-from PIL import Image
+from two_aspects import draw_folder
 
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.sweep_file import load_sweep
@@ -26,13 +25,7 @@ def load(name: str, folder: Path) -> Sweep:
         return load_sweep(path)
     with pytest.raises(SweepError, match=r"the data folder .* does not exist: give `path` an existing folder"):
         load_sweep(path)
-    images = folder / data["path"]
-    images.mkdir(parents=True)
-    lines = []
-    for i in range(40):
-        Image.new("RGB", (32, 32), (i * 6, 0, 0)).save(images / f"{i}.png")
-        lines.append(json.dumps({"file_name": f"{i}.png", "text": f"picture {i}"}))
-    (images / "metadata.jsonl").write_text("\n".join(lines))
+    draw_folder(folder / data["path"], 40)
     copy = folder / path.name
     copy.write_bytes(path.read_bytes())
     return load_sweep(copy)

@@ -136,6 +136,7 @@ def test_defaults_are_pinned() -> None:
         "path": "x",
         "resolution": 32,
         "validation_fraction": 0.1,
+        "buckets": (),
     }
 
 
