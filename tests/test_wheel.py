@@ -27,7 +27,7 @@ def call(folder: Path, site: Path, *arguments: str) -> subprocess.CompletedProce
     done = subprocess.run(
         [sys.executable, "-m", "rfscale", *arguments],
         cwd=folder,
-        env=environment_in(folder) | {"PYTHONPATH": str(site)},
+        env=environment_in(folder) | {"PYTHONPATH": str(site), "RAY_TMPDIR": "/tmp"},
         capture_output=True,
         text=True,
         timeout=900,
@@ -69,7 +69,7 @@ def test_a_sweep_goes_from_init_to_people_with_the_wheel_alone(site: Path, tmp_p
     where = subprocess.run(
         [sys.executable, "-c", "import rfscale; print(rfscale.__file__)"],
         cwd=tmp_path,
-        env=environment_in(tmp_path) | {"PYTHONPATH": str(site)},
+        env=environment_in(tmp_path) | {"PYTHONPATH": str(site), "RAY_TMPDIR": "/tmp"},
         capture_output=True,
         text=True,
         check=True,
