@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import GetCoreSchemaHandler
@@ -19,11 +19,13 @@ from pydantic_core import CoreSchema, core_schema
 
 from rfscale.data.base import IndexArray
 from rfscale.data.counter import uniform
+from rfscale.numbers import Whole
 
 Sides = tuple[int, int]
 """Height and width, in pixels of z."""
 
 MAX_BUCKETS, MAX_SIDE = 100, 4096
+Side = Annotated[int, Whole(1, MAX_SIDE)]
 AREA_TOLERANCE = 0.15
 """How far the area of a bucket may be from resolution^2: SDXL's own list goes to 0.10, and small sides are coarse."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, JsonValue, model_validator
 
 from rfscale.data.base import DataError, Dataset, Extent
-from rfscale.data.buckets import Sides, SidesField, check_areas, named
+from rfscale.data.buckets import Side, Sides, SidesField, check_areas, named
 from rfscale.data.endless import STREAM_BITS, EndlessDataset
 from rfscale.data.space import Space, pixel_space
 from rfscale.numbers import Real, Whole
@@ -172,7 +172,7 @@ class FolderData(DataSource):
         default=0.1, description="share of the images held out, chosen by a hash of file_name"
     )
 
-    buckets: Annotated[tuple[Sides, ...], SidesField()] = Field(
+    buckets: Annotated[tuple[tuple[Side, Side], ...], SidesField()] = Field(
         default=(), description="[[height, width], ...], each of about resolution^2 pixels, instead of the square"
     )
 

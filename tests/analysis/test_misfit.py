@@ -66,6 +66,7 @@ def test_the_page_says_which_laws_miss_their_points(
     page = report.path.read_text()
     assert law.miss.beyond_noise is told
     assert ("misses losses at the end of training by much more than their noise: rf by" in page) is told
-    assert ("much more than their noise." in page.split("</p>")[1]) is told, "beside the law in the answer"
+    cards = page.split('<div class="cards">')[1].split("<nav")[0]
+    assert ("much more than their noise." in cards) is told, "beside what the next scale gives"
     assert bool(misses_sentence(report.laws)) is told
     assert (law.status == "doubtful") is told

@@ -31,7 +31,7 @@ from synthetic_sweep import (
 )
 
 import analysis.report.pictures
-from analysis.compare import wording
+from analysis.compare import numbers
 from analysis.compare.arms import Estimate
 from analysis.laws import FitError
 from analysis.quality import plot as plot_quality
@@ -509,13 +509,13 @@ def test_bars_of_shares_stay_within_0_and_1(quality: Quality) -> None:
 
 def test_nothing_is_printed_as_minus_zero() -> None:
     told = [
-        wording.fixed(-0.001, (-0.004, 0.004), 2),
-        wording.number(-0.0),
-        wording.percent(Estimate(1.00001, (0.9999999, 1.2), 3)),
+        numbers.fixed(-0.001, (-0.004, 0.004), 2),
+        numbers.number(-0.0),
+        numbers.percent(Estimate(1.00001, (0.9999999, 1.2), 3)),
     ]
     assert told[:2] == ["0.00 [0.00, 0.00]", "0.000"]
     assert not any("-0.0 " in words or "-0.00" in words or "-0.0," in words for words in told)
-    assert wording.fixed(-0.006, (-0.1, 0.0), 2) == "-0.01 [-0.10, 0.00]"
+    assert numbers.fixed(-0.006, (-0.1, 0.0), 2) == "-0.01 [-0.10, 0.00]"
 
 
 def test_spelling_is_shown_against_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -722,7 +722,7 @@ def test_the_report_has_its_section_figures_and_table(tmp_path: Path, monkeypatc
     uri = write_sweep(tmp_path, "small", world_trials(world), _edited)
     report = write_report(uri, "small", tmp_path / "out")
     page, folder = report.path.read_text(), report.path.parent
-    assert page.index("<h2>Scaling laws</h2>") < page.index("<h2>Sample quality</h2>")
+    assert page.index('<h2 id="laws">Scaling laws</h2>') < page.index('<h2 id="quality">Sample quality</h2>')
     for name in ("quality_against_loss", "quality_against_steps", "quality_against_compute"):
         assert (folder / f"{name}.png").exists()
     scores = pd.read_csv(folder / "quality.csv")

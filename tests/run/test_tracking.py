@@ -27,6 +27,7 @@ from analysis.table.store import TrackingError
 from rfscale import names
 from rfscale.run import mirror as tracking
 from rfscale.run.mirror import Mirror, check_reachable, tracking_uri
+from rfscale.run.origin import command
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.spec.trial import Trial
@@ -210,6 +211,7 @@ def test_a_finished_trial_is_there_with_its_points_parameters_tags_and_files(sto
         names.TAG_ROLES: json.dumps(sweep.roles),
         names.TAG_NOTES: '["seeds: 3 is one seed"]',  # as many as a tag holds
         names.TAG_DEVICE: "cpu, 1 thread(s)",
+        names.TAG_COMMAND: command(noted, store),
     }
     files = client(store).list_artifacts(run.info.run_id)
     assert [file.path for file in files] == ["samples.png", "trial.json"]
