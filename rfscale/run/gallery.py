@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from rfscale.data import load
 from rfscale.data.base import DataError
 from rfscale.data.space import to_uint8
 from rfscale.data.spec import DataSpec
@@ -19,8 +18,11 @@ if TYPE_CHECKING:
 
 CAPTIONS = 8
 """The first of those in the pictures of the trials."""
+ENOUGH = 16 * CAPTIONS
+"""Held-out images of which those of every shape are taken."""
 
 Drawn = tuple[tuple[str, ...], list[Pixels]]
+T = TypeVar("T")
 
 
 def gallery_of(trials: Sequence[Trial], store: Store) -> Gallery | None:
@@ -39,20 +41,39 @@ def gallery_of(trials: Sequence[Trial], store: Store) -> Gallery | None:
 
 
 def _held_out(data: DataSpec) -> Drawn:
-    """The first held-out captions and images; none where the data cannot be read here."""
+    """The first held-out captions and images, of every shape; none where the data cannot be read here."""
     try:
-        first = load(data).validation(CAPTIONS)
+        buckets = data.load_buckets()
+        asked = CAPTIONS if len(buckets) == 1 else ENOUGH  # of all shapes together
+        parts = [bucket.validation(asked) for bucket in buckets]
     except (DataError, OSError):
         return (), []
-    images = to_uint8(first.images)
-    return first.captions, [image.repeat(3, axis=2) if image.shape[2] == 1 else image for image in images]
+    cells = [
+        (image.repeat(3, axis=2) if image.shape[2] == 1 else image, text)
+        for part in parts
+        if part.captions
+        for image, text in zip(to_uint8(part.images), part.captions, strict=True)
+    ]
+    some = _of_every_shape(cells)
+    return tuple(text for _, text in some), [image for image, _ in some]
+
+
+def _of_every_shape(cells: Sequence[tuple[Pixels, T]]) -> list[tuple[Pixels, T]]:
+    """The first `CAPTIONS`, or of images in several shapes as many of each as there is room for, in their order."""
+    shapes: dict[tuple[int, ...], list[tuple[Pixels, T]]] = {}
+    for cell in cells:
+        shapes.setdefault(cell[0].shape, []).append(cell)
+    found: list[tuple[Pixels, T]] = []
+    for number, of_one in enumerate(shapes.values()):
+        found += of_one[: -(-(CAPTIONS - len(found)) // (len(shapes) - number))]
+    return found
 
 
 def _drawn(trial: Trial, store: Store, held_out: Drawn) -> Drawn | None:
     """Captions and images of one trial; None without a picture of it, or where its captions are not known."""
     path = store.trial(trial.trial_id).samples
     try:
-        cells = read_grid(path, trial.data.resolution)[:CAPTIONS]
+        cells = _of_every_shape(read_grid(path, trial.data.resolution))
     except (OSError, ValueError, TypeError):
         return None
     texts = [text if text is not None else known for (_, text), known in zip(cells, _padded(held_out[0]), strict=False)]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from two_aspects import draw_folder
 
 from rfscale.data import load
 from rfscale.data.space import to_uint8
@@ -81,3 +82,28 @@ def test_the_pictures_of_a_store_and_the_true_images(tmp_path: Path) -> None:
 def test_a_store_without_pictures_has_no_gallery(tmp_path: Path) -> None:
     assert gallery_of(TRIALS, Store(tmp_path)) is None
     assert gallery_of((), Store(tmp_path)) is None
+
+
+def test_the_gallery_has_images_of_every_aspect_ratio(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "images", 80)
+    data = {
+        "name": "folder",
+        "path": str(tmp_path / "images"),
+        "resolution": 20,
+        "buckets": [[16, 24], [24, 16]],
+        "validation_fraction": 0.4,
+    }
+    (trial,) = parse_sweep({**DEFINITION, "data": data, "formulations": ["rf"]}).trials
+    held_out = [bucket.validation(gallery.ENOUGH) for bucket in trial.data.load_buckets()]
+    path = Store(tmp_path / "store").trial(trial.trial_id).samples
+    path.parent.mkdir(parents=True)
+    captions = [text for part in held_out for text in part.captions]
+    save_grid([torch.as_tensor(image) for part in held_out for image in part.images], captions, path)
+    found = gallery_of([trial], Store(tmp_path / "store"))
+    assert found is not None
+    assert found.truth is not None
+    half = gallery.CAPTIONS // 2
+    for images in (found.drawn[trial.trial_id], found.truth):
+        assert [image.shape[:2] for image in images] == [(16, 24)] * half + [(24, 16)] * half
+        np.testing.assert_array_equal(images[half], to_uint8(held_out[1].images)[0])
+    assert found.captions == (*held_out[0].captions[:half], *held_out[1].captions[:half])
