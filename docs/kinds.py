@@ -20,7 +20,7 @@ BEGIN, END = "<!-- kinds: written by docs/kinds.py -->\n", "<!-- end of kinds --
 
 def tables() -> str:
     importlib.import_module("rfscale.spec.sweep_file")  # with every kind of a sweep file
-    return "\n".join(_table(kind) for kind in KINDS.values())
+    return "\n".join(_table(kind) for kind in sorted(KINDS.values(), key=lambda kind: kind.section))
 
 
 def _table(kind: Kind) -> str:

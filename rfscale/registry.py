@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, JsonValue, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -57,14 +57,20 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that were added when runs were on record already: on record only where they differ from their default, or
+    a run of before and one of after would be two kinds of run."""
+
     def identity(self) -> dict[str, JsonValue]:
         """The fields that differ from their defaults, without paths: a field added later, with a default that keeps the
         old behaviour, leaves old ids unchanged. Override it to put the content of files in the place of their path."""
         return self.model_dump(mode="json", exclude_defaults=True, exclude=paths_of(type(self)))
 
     def record(self) -> dict[str, JsonValue]:
-        """The whole identity, defaults included."""
-        return {**self.model_dump(mode="json", exclude=paths_of(type(self))), **self.identity()}
+        """The whole identity, defaults included but for those of fields that are `later`."""
+        changed = self.model_dump(mode="json", exclude_defaults=True)
+        unsaid = paths_of(type(self)) | {key for key in self.later if key not in changed}
+        return {**self.model_dump(mode="json", exclude=unsaid), **self.identity()}
 
 
 def paths_of(spec: type[BaseModel]) -> set[str]:

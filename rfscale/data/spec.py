@@ -163,6 +163,7 @@ class DigitsData(DataSource):
 class FolderData(DataSource):
     """The user's own images: a folder with a `metadata.jsonl` of `file_name` and `text` (Hugging Face imagefolder)."""
 
+    later = frozenset({"buckets"})
     name: Literal["folder"]
     path: Annotated[str, PathField()] = Field(
         min_length=1, description="the folder that holds metadata.jsonl; ~ is expanded"
@@ -188,11 +189,6 @@ class FolderData(DataSource):
     @property
     def sides(self) -> tuple[Sides, ...]:
         return self.buckets or (self.square,)
-
-    def record(self) -> dict[str, JsonValue]:
-        """The whole identity; buckets only where there are some, as in the runs of before there were any."""
-        found = super().record()
-        return found if self.buckets else {key: value for key, value in found.items() if key != "buckets"}
 
     def identity(self) -> dict[str, JsonValue]:
         """The path is replaced by a fingerprint of the content, so that a moved folder keeps its trials.

@@ -48,6 +48,7 @@ class EncoderSpec(Spec):
 class TextSpec(EncoderSpec):
     """A frozen, deterministic embedding of words that needs no download."""
 
+    later = frozenset({"encoders"})
     encoder: Literal["hash"] = "hash"
     length: Annotated[int, Whole(1, 512)] = Field(
         default=16, description="tokens per caption, of each encoder; longer captions are cut"

@@ -26,6 +26,7 @@ class MMDiTSpec(TransformerSpec):
     block_flops = "(8 + 4m) d^2 (n + l) + 24 d^2 + 4 d (n + l)^2"
     block_parameters = "2 ((10 + 2m) d^2 + (11 + m) d + 2 e)"
     source = "Esser et al. 2024 (arXiv 2403.03206), section 4 and figure 2"
+    later = frozenset({"image_attention"})
     backbone: Literal["mmdit"] = "mmdit"
     image_attention: Annotated[int, Whole(0, 10_000)] = Field(
         default=0,
