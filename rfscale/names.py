@@ -329,12 +329,14 @@ TAG_ROLES = "rfscale.roles"  # JSON: role (arm, rung, tuned, seed) -> keys of th
 TAG_PLACES = "rfscale.places"  # of an experiment: hash of the arms and roles that its runs carry
 TAG_CURSOR = "rfscale.journal_bytes"  # how much of the trial's journal this run already holds
 
-FINISHED, RUNNING, PARTIAL, DIVERGED, FAILED, NEW, DROPPED = (
+FINISHED, RUNNING, PARTIAL, INTERRUPTED, DIVERGED, FAILED, DAMAGED, NEW, DROPPED = (
     "finished",
     "running",
     "partial",
+    "interrupted",
     "diverged",
     "failed",
+    "damaged",
     "new",
     "dropped",
 )
@@ -342,8 +344,10 @@ STATUSES: dict[str, str] = {
     NEW: "nothing of it exists yet",
     RUNNING: "a process is training it now",
     PARTIAL: "it was begun and will resume from its last checkpoint",
+    INTERRUPTED: "it was told to stop, wrote a checkpoint and left; the next run goes on from there",
     FINISHED: "last step reached, finite metrics, readable weights",
     DIVERGED: "its loss diverged; training is deterministic, so it is not tried again",
     FAILED: "it ended with an error; the next run tries it again",
+    DAMAGED: "a file of it cannot be read, or its weights have changed; the next run trains it again",
     DROPPED: "it is in no fit, with the reason beside it",
 }

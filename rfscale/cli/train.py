@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Annotated
 
 import typer
@@ -65,12 +66,13 @@ def train(
 ) -> None:
     """Train one trial in this process, without Ray or MLflow.
 
-    For a debugger, or a machine that has only torch. The same command resumes a trial that was stopped.
+    For a debugger, or a machine that has only torch. The same command resumes a trial that was stopped; SIGTERM makes
+    it write a checkpoint and leave.
     """
     definition, place = with_resources(sweep, cpus, gpus), open_store(store)
     trial = definition.trial(trial_id)
     folder = place.trial(trial.trial_id)
-    if folder.state().status == names.FINISHED:
+    if folder.state(thorough=True).status == names.FINISHED:
         _say_trained(trial, folder, "is finished already", as_json)
         return
     trial.data.check(decode=True)
@@ -78,6 +80,7 @@ def train(
     import torch
 
     from rfscale.train.loop import train as train_trial
+    from rfscale.train.stopping import heeding_sigterm
 
     if definition.resources.gpus and not torch.cuda.is_available():
         raise SweepError("the sweep asks for a GPU and torch sees none here; add --gpus 0 to train on the CPU")
@@ -89,8 +92,15 @@ def train(
             typer.echo(f"step {step}/{trial.training.steps}  train loss {loss:.4f}", err=as_json)
 
     keep = definition.quality is not None and definition.quality.checkpoints == "all"
-    train_trial(trial, folder, definition.resources, definition.samples, progress, keep_weights=keep)
+    with heeding_sigterm() as stop:
+        train_trial(trial, folder, definition.resources, definition.samples, progress, keep_weights=keep, stop=stop)
+    for note in folder.notes():
+        typer.echo(f"note: {note}", err=as_json)
     state = folder.state()
+    if state.status == names.INTERRUPTED:
+        told = f"trial {trial.trial_id} {state.status}: {state.reason}; the same command goes on from there"
+        typer.echo(f"rfscale: {told}", err=True)
+        raise typer.Exit(128 + signal.SIGTERM)  # as of a process that the signal ended
     if state.status != names.FINISHED:
         if as_json:
             _say_trained(trial, folder, state.status, as_json)

@@ -3,29 +3,34 @@
     <store>/trials/<trial_id>/
         trial.json           what was asked: every field, everything derived, versions and commit of each attempt
         journal.jsonl        what was measured: one line per point, appended, never rewritten; MLflow is its mirror
-        checkpoint-<step>/   the newest resumable state (written under a temporary name, then renamed)
+        checkpoint-<step>/   the two newest resumable states (written under a temporary name, then renamed), each with
+                             the SHA-256 of its files in manifest.json: where the newest is damaged, the other serves
         model.safetensors    final weights as trained          ema.safetensors    final EMA weights
         ema-<step>.safetensors   EMA weights along the way, where the sweep asks for them
         samples.png          a few images of the finished model
         quality/             what judges saw: a grid of images for each setting, and judges.json, who they were,
                              and forgotten.json, from where in the journal their scores count
-        result.json          how it ended: finished, diverged or failed, with the reason
+        result.json          how it ended: finished, diverged, failed or interrupted, with the reason, and the size and
+                             the SHA-256 of each file of weights
+        <file>.damaged       what could not be read and was made anew
         lock                 held while a process trains it
     <store>/store.json                       the id of the store, by which it knows its own runs in MLflow
     <store>/judges/                          what a judge trains or computes once
     <store>/mlflow.db, <store>/artifacts/    MLflow, unless MLFLOW_TRACKING_URI points elsewhere
     <store>/reports/<sweep>/                 report.html, figures, tables
 
-"Finished" is a verified artifact: the last step reached, a finite val/loss, weights of the recorded size.
+"Finished" is a verified artifact: the last step reached, a finite val/loss, weights of the recorded size; and, where
+`run`, `report` and whoever loads the weights ask for it, of the recorded SHA-256.
 """
 
-from rfscale.store.files import StoreError, read_json, write_json
+from rfscale.store.files import DamagedError, StoreError, read_json, write_json
 from rfscale.store.folder import ClaimedError, State, TrialFolder
 from rfscale.store.journal import Journal, Point
 from rfscale.store.store import Store, default_store
 
 __all__ = [
     "ClaimedError",
+    "DamagedError",
     "Journal",
     "Point",
     "State",

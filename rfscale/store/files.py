@@ -6,6 +6,7 @@ leaves under such a name is never read, and `remove_temporary` finds it by its f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,11 +20,17 @@ from typing import Any
 from rfscale.names import RfscaleError
 
 _READ = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+MANIFEST = "manifest.json"
+"""In a sealed folder: the SHA-256 of each of its files."""
 _TEMPORARY = re.compile(r"\..+\.\d+")
 
 
 class StoreError(RfscaleError, RuntimeError):
     """The store cannot be used as asked; the message is one sentence."""
+
+
+class DamagedError(StoreError):
+    """A file does not hold what was written there; asking again gives the same."""
 
 
 @contextmanager
@@ -57,6 +64,30 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
 
 
+def seal(folder: Path) -> None:
+    """Write, last of all, the SHA-256 of each file of the folder into it: `check_folder` holds the files to them."""
+    sums = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+
+
+def check_folder(path: Path) -> None:
+    """Every file of a folder is as it was when it was sealed. Raises DamagedError, and OSError as of `sha256`.
+
+    A folder without a seal was written by an older version: it is taken as it is.
+    """
+    sums = read_json(path / MANIFEST)
+    for name, expected in (sums or {}).items():
+        if not (path / name).exists():
+            raise damaged(path, f"it has no {name}")
+        check_file(path / name, expected)
+
+
+def check_file(path: Path, expected: object) -> None:
+    """The file has the SHA-256 recorded when it was written. Raises DamagedError, and OSError as of `sha256`."""
+    if sha256(path) != expected:
+        raise damaged(path, "its SHA-256 is not the one that was recorded when it was written")
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """A JSON object; a reader sees the old file or the new one, never a part."""
     with replacing(path) as temporary:
@@ -64,15 +95,41 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in the file, or None where there is no such file. Raises StoreError for a damaged one."""
+    """The JSON object in the file, or None where there is no such file.
+
+    Raises DamagedError for one that holds something else, and StoreError where it cannot be read.
+    """
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except OSError as error:  # a stale handle, no permission, a bad block: nothing is known of what it holds
+        raise unreadable(path, error) from error
     except (ValueError, TypeError) as error:  # rfscale writes it whole: a disk or somebody else has changed it
-        raise StoreError(
-            f"{path} is damaged ({error}); restore it, or remove the folder {path.parent} to train the trial again"
-        ) from error
+        raise damaged(path, str(error)) from error
+
+
+def damaged(path: Path, why: str) -> DamagedError:
+    """The sentence for a file that does not hold what was written there."""
+    return DamagedError(f"{path} is damaged ({why})")
+
+
+def unreadable(path: Path, error: OSError) -> StoreError:
+    """The sentence for a file that is there and does not let itself be read."""
+    return StoreError(f"{path} cannot be read ({error.strerror})")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def set_aside(path: Path) -> None:
+    """Keep a damaged file under a name that nothing reads; an earlier one of that name is replaced."""
+    target = path.with_name(f"{path.name}.damaged")
+    _remove(target)
+    path.replace(target)
 
 
 def remove_temporary(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from rfscale import names
-from rfscale.store.files import StoreError, read_json, remove_temporary
-from rfscale.store.journal import Journal, Point, last_point, read_points
+from rfscale.store.files import (
+    DamagedError,
+    StoreError,
+    check_file,
+    damaged,
+    read_json,
+    remove_temporary,
+    set_aside,
+    unreadable,
+)
+from rfscale.store.journal import Journal, Point, last_point, mend, read_points
 
 _CLAIM_ATTEMPTS = 10
 
@@ -93,14 +103,30 @@ class TrialFolder:
 
     # --- how it stands ------------------------------------------------------------------------------------------------
 
-    def state(self) -> State:
-        """Where the trial stands, from its files alone."""
+    def state(self, *, thorough: bool = False) -> State:
+        """Where the trial stands, from its files alone. What cannot be read is `damaged`, with the reason: no error.
+
+        `thorough` reads a finished trial's weights and journal from end to end, at the speed of the disk.
+        """
+        try:
+            state = self._state()
+            if thorough and state.status == names.FINISHED:
+                self._verify()
+            return state
+        except DamagedError as error:
+            return State(names.DAMAGED, reason=f"{error}; the next run trains it again")
+        except StoreError as error:  # of a file that may well be whole: nothing is trained over it
+            return State(names.DAMAGED, reason=str(error))
+        except OSError as error:
+            return State(names.DAMAGED, reason=str(unreadable(Path(error.filename or self.path), error)))
+
+    def _state(self) -> State:
         if not self.path.exists():
             return State(names.NEW)
         last = last_point(self.journal, names.TRAIN_LOSS)
         step = last.step if last else 0
         loss = last.metrics.get(names.TRAIN_LOSS, math.nan) if last else math.nan
-        result = read_json(self.result)
+        result = self._how_it_ended()
         if result is not None:
             status, reason = str(result["status"]), str(result.get("reason") or "")
             if status == names.FINISHED:
@@ -109,12 +135,37 @@ class TrialFolder:
                     return State(names.FINISHED, result["step"], "", result["metrics"][names.VAL_LOSS])
                 return State(names.PARTIAL, step, reason, loss)
             if status == names.DIVERGED or not self._locked():
-                return State(status, step, reason, loss)
+                return State(status, max(step, result.get("step") or 0), reason, loss)
         if self._locked():
             return State(names.RUNNING, step, "", loss)
         if not self.record.exists():
             return State(names.NEW)
         return State(names.PARTIAL, step, "stopped before its end; it resumes from its last checkpoint", loss)
+
+    def _how_it_ended(self) -> dict[str, Any] | None:
+        """result.json, or None where there is none. Raises DamagedError where it lacks what every result has."""
+        result = read_json(self.result)
+        if result is None:
+            return None
+        if result.get("status") not in names.STATUSES:
+            raise damaged(self.result, "it has no status")
+        if result["status"] == names.FINISHED:
+            kinds: dict[str, type | tuple[type, ...]] = {"step": int, "metrics": dict, "files": dict}
+            for key, kind in kinds.items():
+                if not isinstance(result.get(key), kind):
+                    raise damaged(self.result, f"it has no {key}")
+        return result
+
+    def _verify(self) -> None:
+        """Raises DamagedError where a finished trial's weights or journal are not what was written."""
+        for name, expected in self.checksums().items():
+            check_file(self.path / name, expected)
+        self.points()
+
+    def checksums(self) -> dict[str, str]:
+        """File name -> SHA-256 of the weights of a trial that has ended; none where an older version wrote them."""
+        found = (read_json(self.result) or {}).get("sha256") or {}
+        return {str(name): str(value) for name, value in dict(found).items()}
 
     def _missing(self, result: dict[str, Any]) -> str:
         if not math.isfinite(result["metrics"].get(names.VAL_LOSS, math.nan)):
@@ -178,7 +229,29 @@ class TrialFolder:
                         found.add((point.step, key))
         return found
 
-    def begin(self) -> None:
-        """Under `claim`: forget how an earlier attempt ended, and remove what it was writing when it was killed."""
-        self.result.unlink(missing_ok=True)
+    def begin(self) -> list[str]:
+        """Under `claim`: forget how an earlier attempt ended, and remove what it was writing when it was killed.
+
+        A damaged file is set aside under the name it has with `.damaged` after it, and is in the sentences that are
+        returned. Raises StoreError where a file cannot be read: it may be whole.
+        """
+        said = []
+        for file in (self.record, self.result):
+            try:
+                read_json(file)
+            except DamagedError as error:
+                set_aside(file)
+                said.append(f"{error}, so it was set aside")
         remove_temporary(self.path)
+        lines = mend(self.journal)
+        if lines:  # the points are measured again, each with the value it had
+            said.append(f"{self.journal} had {lines} damaged lines, so the trial began again at step 0")
+            for path in self.checkpoints():
+                shutil.rmtree(path)
+        self.result.unlink(missing_ok=True)
+        return said
+
+    def notes(self) -> list[str]:
+        """What was found damaged by the attempts at the trial, one sentence each."""
+        attempts = (read_json(self.record) or {}).get("attempts", [])
+        return [str(note) for attempt in attempts for note in attempt.get("notes", [])]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from rfscale.store.files import DamagedError, damaged, replacing, unreadable
+
 _TAIL = 65536  # bytes at the end of a journal in which its last point is looked for
 
 
@@ -23,26 +25,60 @@ class Point:
 
 
 def read_points(path: Path, start: int = 0) -> tuple[list[Point], int]:
-    """The points from byte `start` of the journal, and the byte after its last complete line."""
-    if not path.exists():
-        return [], start
-    with open(path, "rb") as file:
-        file.seek(start)
-        data = file.read()
-    whole = data[: data.rfind(b"\n") + 1]
-    return [_point(line) for line in whole.splitlines()], start + len(whole)
+    """The points from byte `start` of the journal, and the byte after its last complete line.
+
+    Raises DamagedError for a line that is no point, and StoreError where the file cannot be read.
+    """
+    whole = _whole_lines(path, start)
+    return [_point(path, line) for line in whole.split(b"\n") if line.strip()], start + len(whole)
+
+
+def last_line(path: Path, end: int) -> bytes | None:
+    """The line that ends at byte `end`, b"" at the start of the file, None where no line ends there.
+
+    Raises StoreError where the file cannot be read.
+    """
+    if end == 0:
+        return b""
+    data = _read(path, max(0, end - _TAIL), end)
+    if len(data) < min(end, _TAIL) or not data.endswith(b"\n"):
+        return None
+    return data[:-1].rpartition(b"\n")[2]
+
+
+def mend(path: Path) -> int:
+    """Blank the lines that are no points; returns their number. The others stay where they are, byte for byte.
+
+    A copy of the damaged journal is kept beside it. Raises StoreError where it cannot be read, and OSError.
+    """
+    data, found = bytearray(_whole_lines(path, 0)), 0
+    before, at = bytes(data), 0
+    for line in before.split(b"\n"):
+        try:
+            if line.strip():
+                _point(path, line)
+        except DamagedError:
+            data[at : at + len(line)] = b" " * len(line)
+            found += 1
+        at += len(line) + 1
+    if found:
+        path.with_name(f"{path.name}.damaged").write_bytes(before)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+    return found
 
 
 def last_point(path: Path, key: str) -> Point | None:
-    """The last point that has the key, read from the end of the journal."""
-    if not path.exists():
+    """The last point that has the key, read from the end of the journal. Raises as `read_points` does."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
         return None
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL))
-        lines = file.read().split(b"\n")[:-1]
-    for line in reversed(lines):
+    except OSError as error:
+        raise unreadable(path, error) from error
+    for line in reversed(_read(path, max(0, size - _TAIL)).split(b"\n")[:-1]):
         if line.startswith(b"{") and key.encode() in line:
-            return _point(line)
+            return _point(path, line)
     return None
 
 
@@ -76,6 +112,28 @@ class Journal:
         self._file.close()
 
 
-def _point(line: bytes) -> Point:
-    raw = json.loads(line)
-    return Point(raw["time"], raw["step"], raw["metrics"])
+def _whole_lines(path: Path, start: int) -> bytes:
+    """What is written from byte `start` on, without a last line that is cut short."""
+    data = _read(path, start)
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _read(path: Path, start: int, end: int | None = None) -> bytes:
+    """The bytes from `start` to `end`, nothing where there is no file. Raises StoreError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            return file.read() if end is None else file.read(end - start)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _point(path: Path, line: bytes) -> Point:
+    try:
+        raw = json.loads(line)
+        metrics = {str(key): float(value) for key, value in raw["metrics"].items()}
+        return Point(int(raw["time"]), int(raw["step"]), metrics)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise damaged(path, f"its line {line[:40]!r} is no point") from error

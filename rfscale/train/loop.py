@@ -3,9 +3,9 @@
     set up -> resume -> [ batch -> step -> log, validate, checkpoint ] -> weights, samples, result
 
 A training is segments of one state (`rfscale.train.state`): what a step does is `rfscale.train.step`, and here is when
-something is measured, written and saved. A checkpoint falls only where no running mean is open and after everything
-measured at its step is in the journal: so a trial that was killed and resumed gives, on one machine with one number of
-threads, the same bits as one left alone.
+something is measured, written and saved. A checkpoint holds the open running means of the log too, and falls after
+everything measured at its step is in the journal: so a trial that was killed and resumed gives, on one machine with one
+number of threads, the same bits as one left alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from rfscale.train.batches import Batches
 from rfscale.train.placement import Placement, one_device
 from rfscale.train.state import TrainState
 from rfscale.train.step import Recipe, Sums, take_step
-from rfscale.train.weights import save_weights, save_weights_of
+from rfscale.train.stopping import Stop
+from rfscale.train.weights import checksums, save_weights, save_weights_of
 from rfscale.validation.attention import measure_attention
 from rfscale.validation.profile import evaluate
 from rfscale.validation.samples import save_samples
@@ -35,6 +36,10 @@ from rfscale.validation.samples import save_samples
 DIVERGED_FACTOR = 10.0
 
 Progress = Callable[[int, float], None]  # called as progress(step, training loss) at every logged point
+
+
+class Interrupted(names.RfscaleError, RuntimeError):  # no Error: nothing went wrong
+    """The process was told to stop; a checkpoint holds everything up to here."""
 
 
 class DivergedError(names.RfscaleError, RuntimeError):
@@ -48,26 +53,35 @@ def train(
     samples: Samples = Samples(),
     progress: Progress = lambda step, loss: None,
     keep_weights: bool = False,
+    stop: Stop = Stop(),
 ) -> str:
-    """Train a trial to its end, or resume it; returns its status, `finished` or `diverged`, and writes result.json.
+    """Train a trial to its end, or resume it; returns how it ended, as result.json has it: `finished`, `diverged`, or
+    `interrupted` where `stop` asked for it.
 
-    `keep_weights` keeps the EMA weights of every validation point, for judges; it changes no number. Any error is
-    recorded with status `failed` and raised again. Raises PlacementError where the resources ask for what one device
-    cannot do, and StoreError when another process trains this trial.
+    A trial that has ended meanwhile, in whosever hands, is left as it is. `keep_weights` keeps the EMA weights of every
+    validation point, for judges; it changes no number. Any error is recorded with status `failed` and raised again.
+    Raises PlacementError where the resources ask for what one device cannot do, and StoreError when another process
+    trains this trial or its files cannot be read.
     """
     placement = one_device(resources)
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.claim():
-        folder.begin()
-        _record_attempt(trial, folder, placement.device)
+        ended = folder.state(thorough=True).status  # only what is asked under the lock is sure
+        if ended in (names.FINISHED, names.DIVERGED):
+            return ended
+        notes = folder.begin()
+        _record_attempt(trial, folder, placement.device, notes)
         result: dict[str, object] = {"status": names.FAILED, "step": 0, "reason": "", "metrics": {}, "files": {}}
         run = None
         try:
-            run = Training(trial, folder, placement, resources.checkpoint_seconds, keep_weights)
+            run = Training(trial, folder, placement, resources.checkpoint_seconds, keep_weights, stop)
             result["metrics"] = run.to_the_end(progress)
             save_samples(run.state.ema, trial, run.validation, samples, folder.samples)
             result["files"] = save_weights(folder, run.state.model, run.state.ema, trial.trial_id)
+            result["sha256"] = checksums(folder)
             result |= {"status": names.FINISHED, "step": run.state.at.step}
+        except Interrupted as error:
+            result |= {"status": names.INTERRUPTED, "reason": str(error), "step": run.state.at.step if run else 0}
         except DivergedError as error:
             result |= {"status": names.DIVERGED, "reason": str(error), "step": run.state.at.step if run else 0}
         except Exception as error:
@@ -82,8 +96,9 @@ def train(
             if run is not None:
                 run.close()
         write_json(folder.result, result)
-        for path in folder.checkpoints():
-            shutil.rmtree(path)
+        if result["status"] != names.INTERRUPTED:
+            for path in folder.checkpoints():
+                shutil.rmtree(path)
         return str(result["status"])
 
 
@@ -97,18 +112,21 @@ class Training:
         placement: Placement,
         checkpoint_seconds: float = math.inf,
         keep: bool = False,
+        stop: Stop = Stop(),
     ) -> None:
-        self.trial, self.folder, self.keep, self.checkpoint_seconds = trial, folder, keep, checkpoint_seconds
+        self.trial, self.folder, self.keep, self.stop = trial, folder, keep, stop
+        self.checkpoint_seconds = checkpoint_seconds
         self.recipe = Recipe.of(trial, placement)
         self.batches = Batches(trial, placement.device)
         self.validation = self.batches.validation(trial.evaluation.images)
         self.state = TrainState.at_the_start(trial, placement)
-        self.state.restore(folder)
-        self.sums = Sums(placement.device)
+        if found := self.state.restore(folder):
+            _note(folder, found)
+        self.sums = Sums.of(self.state.at, placement.device)
         self.journal = folder.open_journal()
 
     def to_the_end(self, progress: Progress) -> dict[str, float]:
-        """Train to the last step; returns the metrics of the last validation. Raises DivergedError."""
+        """Train to the last step; returns the metrics of the last validation. Raises DivergedError and Interrupted."""
         metrics = self.advance(self.trial.training.steps, progress)
         if not math.isfinite(metrics[names.VAL_LOSS]):
             raise DivergedError(f"val/loss is {metrics[names.VAL_LOSS]} at the last step")
@@ -117,12 +135,13 @@ class Training:
     def advance(self, until: int, progress: Progress) -> dict[str, float]:
         """One segment, from where the state stands to step `until`; returns the metrics of its last validation.
 
-        Raises DivergedError.
+        Raises DivergedError, and Interrupted.
         """
         at, steps = self.state.at, self.trial.training.steps
         validate_at = set(self.trial.evaluation.steps(steps))
-        log_every = min(500, max(1, steps // 100))
-        saved = clock = time.monotonic()
+        log_every = _log_every(steps)
+        saved = time.monotonic()
+        clock, at.summed_seconds = saved - at.summed_seconds, 0.0
         metrics: dict[str, float] = {}
 
         for batch in self.batches.between(at.step, until):
@@ -139,13 +158,21 @@ class Training:
                 metrics = self._validate(wide=last)
                 if self.keep and not last:
                     save_weights_of(at.step, self.folder, self.state.ema)
-            if logged and not last and time.monotonic() - saved > self.checkpoint_seconds:
-                self.journal.sync()
-                self.state.save(self.folder)
+            if not last and (self.stop.asked or time.monotonic() - saved > self.checkpoint_seconds):
+                self._save(paused - clock)
                 saved = time.monotonic()
+                if self.stop.asked:
+                    raise Interrupted(f"it was told to stop (SIGTERM); a checkpoint holds its {at.step} steps")
             clock += time.monotonic() - paused
         self.journal.sync()
         return metrics
+
+    def _save(self, seconds: float) -> None:
+        """A checkpoint; `seconds` were spent in steps since the last logged point."""
+        self.journal.sync()
+        self.state.at.summed_seconds = seconds
+        self.sums.put(self.state.at)
+        self.state.save(self.folder)
 
     def _log(self, clock: float) -> float:
         """Write the means of the steps since `clock`; returns their loss. Raises DivergedError."""
@@ -184,10 +211,17 @@ class Training:
         self.journal.close()
 
 
-def _record_attempt(trial: Trial, folder: TrialFolder, device: torch.device) -> None:
-    """trial.json: what was asked and what it is derived to, and for each attempt when, with what code and on what."""
+def _log_every(steps: int) -> int:
+    return min(500, max(1, steps // 100))
+
+
+def _record_attempt(trial: Trial, folder: TrialFolder, device: torch.device, notes: list[str]) -> None:
+    """trial.json: what was asked and what it is derived to, and for each attempt when, with what code and on what.
+
+    `notes`: what was found damaged.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} thread(s)"
-    attempt = {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **describe(name)}
+    attempt = {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **describe(name), "notes": notes}
     before = read_json(folder.record) or {}
     record = {
         "trial_id": trial.trial_id,
@@ -196,4 +230,11 @@ def _record_attempt(trial: Trial, folder: TrialFolder, device: torch.device) -> 
         "parameters": trial.parameters(),
         "attempts": [*before.get("attempts", []), attempt],
     }
+    write_json(folder.record, record)
+
+
+def _note(folder: TrialFolder, notes: list[str]) -> None:
+    """Add to the notes of the present attempt."""
+    record = read_json(folder.record) or {}
+    record["attempts"][-1]["notes"] += notes
     write_json(folder.record, record)

@@ -6,19 +6,26 @@ A checkpoint is a folder of safetensors and JSON, complete or absent: nothing in
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import shutil
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rfscale import names
 from rfscale.spec.trial import ResolvedTraining, Trial
-from rfscale.store import TrialFolder
-from rfscale.store.files import replacing_folder
+from rfscale.store import DamagedError, TrialFolder
+from rfscale.store.files import check_folder, damaged, replacing_folder, seal
 from rfscale.train.placement import Placement
 from rfscale.train.weights import tensors
+
+_PARTS = ("model", "ema", "optimizer")
 
 
 @dataclass(slots=True)
@@ -29,6 +36,11 @@ class Position:
     ema_updates: int = 0
     seconds: float = 0.0  # spent in training steps, over all attempts
     first_loss: float | None = None  # the first logged training loss
+    # Since the last logged point (`rfscale.train.step.Sums`):
+    summed_steps: int = 0
+    summed_loss: float = 0.0
+    summed_norm: float = 0.0
+    summed_seconds: float = 0.0
 
 
 class TrainState:
@@ -54,7 +66,7 @@ class TrainState:
         return state
 
     def save(self, folder: TrialFolder) -> None:
-        """Write the whole state as a checkpoint, then drop the older ones."""
+        """Write the whole state as a checkpoint, then drop all but the one before it, which serves if it is damaged."""
         target = folder.checkpoint(self.at.step)
         older = [path for path in folder.checkpoints() if path != target]
         with replacing_folder(target) as path:
@@ -64,21 +76,59 @@ class TrainState:
             flat = {f"{i}.{k}": v for i, state in moments.items() for k, v in state.items()}
             save_file(flat, path / "optimizer.safetensors")
             (path / "state.json").write_text(json.dumps(asdict(self.at)), encoding="utf-8")
-        for checkpoint in older:
+            seal(path)
+        for checkpoint in older[1:]:
             shutil.rmtree(checkpoint)
 
-    def restore(self, folder: TrialFolder) -> None:
-        """Take over the newest checkpoint, where there is one."""
-        device = str(self.parameters[0].device)
-        for path in folder.checkpoints()[:1]:
-            self.model.load_state_dict(load_file(path / "model.safetensors", device=device))
-            self.ema.load_state_dict(load_file(path / "ema.safetensors", device=device))
+    def restore(self, folder: TrialFolder) -> list[str]:
+        """Take over the newest checkpoint that is whole, where there is one; the state stays as it is where none is.
+
+        A damaged one is removed: a sentence for each. Raises OSError where one cannot be read, for it may be whole.
+        """
+        found: list[str] = []
+        for path in folder.checkpoints():
+            try:
+                read = _Read.of(path, str(self.parameters[0].device))
+            except DamagedError as error:
+                found.append(str(error))
+                shutil.rmtree(path)
+                continue
+            self.model.load_state_dict(read.model)
+            self.ema.load_state_dict(read.ema)
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": read.moments})
+            self.at = read.at
+            break
+        went_on = f"went on from step {self.at.step}" if self.at.step else "began at step 0, for there is no other"
+        return [f"{sentence}, so the trial {went_on}" for sentence in found]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What a checkpoint holds, read to its end before anything is changed by it."""
+
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    moments: dict[int, dict[str, Tensor]]
+    at: Position
+
+    @classmethod
+    def of(cls, path: Path, device: str) -> _Read:
+        """Raises DamagedError, and OSError where a file cannot be read."""
+        try:
+            check_folder(path)
+            model, ema, flat = (load_file(path / f"{of}.safetensors", device=device) for of in _PARTS)
             moments: dict[int, dict[str, Tensor]] = {}
-            for key, value in load_file(path / "optimizer.safetensors", device=device).items():
+            for key, value in flat.items():
                 index, name = key.split(".")
                 moments.setdefault(int(index), {})[name] = value
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-            self.at = Position(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+            at: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            return cls(model, ema, moments, Position(**at))
+        except (SafetensorError, ValueError, TypeError) as error:
+            raise damaged(path, names.one_line(error, 200)) from error
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or error.errno == errno.EIO:  # lost, or on a bad block
+                raise damaged(path, str(error.strerror or error)) from error
+            raise
 
 
 def _optimizer(model: nn.Module, training: ResolvedTraining) -> torch.optim.AdamW:

@@ -18,7 +18,7 @@ from rfscale.flow.noise import Stream, normal, stratified, uniform
 from rfscale.spec.trial import ResolvedTraining, Trial
 from rfscale.train.placement import Placement
 from rfscale.train.schedule import Schedule, schedule_of
-from rfscale.train.state import TrainState
+from rfscale.train.state import Position, TrainState
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,19 @@ class Sums:
     def __init__(self, device: torch.device) -> None:
         self.loss, self.norm = torch.zeros((), device=device), torch.zeros((), device=device)
         self.steps = 0
+
+    @classmethod
+    def of(cls, at: Position, device: torch.device) -> Sums:
+        """As they were when the position was saved."""
+        sums = cls(device)
+        sums.loss.fill_(at.summed_loss)
+        sums.norm.fill_(at.summed_norm)
+        sums.steps = at.summed_steps
+        return sums
+
+    def put(self, at: Position) -> None:
+        """Into the position, to the bit: a float holds every float32. Waits for the device."""
+        at.summed_steps, (at.summed_loss, at.summed_norm) = self.steps, torch.stack((self.loss, self.norm)).tolist()
 
     def take(self) -> tuple[int, dict[str, float]]:
         """The number of steps and their means; starts again."""

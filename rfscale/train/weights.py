@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rfscale.spec.trial import Trial
-from rfscale.store import StoreError, TrialFolder
-from rfscale.store.files import replacing
+from rfscale.store import DamagedError, StoreError, TrialFolder
+from rfscale.store.files import check_file, replacing, sha256
 
 
 def save_weights(folder: TrialFolder, model: nn.Module, ema: nn.Module, trial_id: str) -> dict[str, int]:
@@ -24,6 +24,11 @@ def save_weights(folder: TrialFolder, model: nn.Module, ema: nn.Module, trial_id
     return sizes
 
 
+def checksums(folder: TrialFolder) -> dict[str, str]:
+    """The SHA-256 of every file of weights, the final ones and those kept along the way."""
+    return {path.name: sha256(path) for path in sorted(folder.path.glob("*.safetensors"))}
+
+
 def save_weights_of(step: int, folder: TrialFolder, ema: nn.Module) -> None:
     """Write the EMA weights of a step along the way, for judges."""
     with replacing(folder.kept_weights(step)) as temporary:
@@ -35,12 +40,17 @@ def load_model(
 ) -> nn.Module:
     """The trained network of a finished trial; `path`: that of another step (`TrialFolder.kept_weights`).
 
-    Raises StoreError where its weights are missing or do not fit.
+    Raises StoreError where its weights are missing, damaged or do not fit.
     """
     path = path or folder.weights(ema)
     model = trial.model.build(trial.data, trial.text)
+    expected = folder.checksums().get(path.name)
     try:
+        if expected is not None:
+            check_file(path, expected)
         model.load_state_dict(load_file(path, device=device))
+    except DamagedError as error:
+        raise StoreError(f"{error}; `rfscale run` its sweep trains trial {trial.trial_id} again") from error
     except (OSError, SafetensorError, RuntimeError) as error:
         raise StoreError(
             f"cannot load the weights {path} of trial {trial.trial_id} ({' '.join(str(error).split())}); train it first"

@@ -270,7 +270,8 @@ def test_checkpoints_are_newest_first(folder: TrialFolder) -> None:
 def test_begin_removes_what_a_killed_attempt_was_writing_and_nothing_else(folder: TrialFolder) -> None:
     kept = ["trial.json", "journal.jsonl", "lock", ".nfs0001", "checkpoint-000000001"]
     for name in [*kept, ".trial.json.12", ".model.safetensors.7", ".samples.png.123", "result.json"]:
-        (folder.path / name).mkdir() if name.startswith("checkpoint") else (folder.path / name).touch()
+        text = "{}" if name.endswith(".json") else ""
+        (folder.path / name).mkdir() if name.startswith("checkpoint") else (folder.path / name).write_text(text)
     half = folder.path / ".checkpoint-000000002.12"
     half.mkdir()
     (half / "model.safetensors").touch()

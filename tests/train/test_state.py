@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from rfscale.backbones.mmdit.network import MMDiT
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.spec.trial import Trial
-from rfscale.store import StoreError, TrialFolder
+from rfscale.store import StoreError, TrialFolder, files
 from rfscale.train.state import Position, TrainState
 from rfscale.train.weights import load_model, save_weights
 
@@ -83,14 +84,14 @@ def test_without_a_checkpoint_nothing_changes(trial: Trial, folder: TrialFolder)
     assert_same(state.everything(), same.everything())
 
 
-def test_the_newest_is_kept_and_the_older_are_dropped(trial: Trial, folder: TrialFolder) -> None:
+def test_the_two_newest_are_kept_and_the_older_are_dropped(trial: Trial, folder: TrialFolder) -> None:
     state = State(trial, 0)
     for step in (9, 10, 100):
         state.train(1)
         state.at = Position(step=step)
         state.save(folder)
-    assert [path.name for path in folder.path.iterdir()] == ["checkpoint-000000100"]
-    state.restore(folder)
+    assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoint-000000010", "checkpoint-000000100"]
+    assert state.restore(folder) == []
     assert state.at.step == 100
 
 
@@ -124,6 +125,97 @@ def test_a_save_that_fails_leaves_the_older_checkpoint(
     other.restore(folder)
     assert other.at.step == 1
     assert_same({k: v for k, v in other.everything().items() if not k.startswith("optimizer")}, kept)
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle of the file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def saved(trial: Trial, folder: TrialFolder) -> dict[int, dict[str, Tensor]]:
+    """Checkpoints of steps 1 and 2; returns what each holds."""
+    state, held = State(trial, 0), {}
+    for step in (1, 2):
+        state.train(1)
+        state.at = Position(step=step)
+        state.save(folder)
+        held[step] = {key: value.clone() for key, value in state.everything().items()}
+    return held
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+def test_of_two_checkpoints_the_older_serves_where_the_newer_is_damaged(
+    trial: Trial, folder: TrialFolder, name: str, damage: Any
+) -> None:
+    if name == "manifest.json" and damage is Path.unlink:
+        pytest.skip("a checkpoint without one is of an older version")
+    held = saved(trial, folder)
+    damage(folder.checkpoint(2) / name)
+    state = State(trial, 1)
+    (said,) = state.restore(folder)
+    assert state.at == Position(step=1)
+    assert_same(state.everything(), held[1])
+    assert said.startswith(f"{folder.checkpoint(2)}")
+    assert "is damaged (" in said
+    assert said.endswith("so the trial went on from step 1")
+    assert folder.checkpoints() == [folder.checkpoint(1)]
+
+
+def test_without_a_whole_checkpoint_the_trial_begins_again(trial: Trial, folder: TrialFolder) -> None:
+    saved(trial, folder)
+    flip(folder.checkpoint(1) / "optimizer.safetensors")
+    flip(folder.checkpoint(2) / "model.safetensors")
+    state = State(trial, 1)
+    said = state.restore(folder)
+    assert state.at == Position()
+    assert_same(state.everything(), State(trial, 1).everything())
+    assert len(said) == 2
+    assert all(sentence.endswith("the trial began at step 0, for there is no other") for sentence in said)
+
+
+def test_a_checkpoint_of_an_older_version_is_read_and_a_truncated_one_is_noticed(
+    trial: Trial, folder: TrialFolder
+) -> None:
+    held = saved(trial, folder)
+    for step in (1, 2):
+        path = folder.checkpoint(step)
+        (path / "manifest.json").unlink()
+        old = {"step": step, "ema_updates": 0, "seconds": 0.0, "first_loss": None}
+        (path / "state.json").write_text(json.dumps(old))
+    state = State(trial, 1)
+    assert state.restore(folder) == []
+    assert_same(state.everything(), held[2])
+    cut(folder.checkpoint(2) / "ema.safetensors")
+    state = State(trial, 1)
+    assert len(state.restore(folder)) == 1
+    assert_same(state.everything(), held[1])
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_given_up(
+    trial: Trial, folder: TrialFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stale handle passes; what it hides is not trained again."""
+    saved(trial, folder)
+
+    def stale(path: Path) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(files, "sha256", stale)
+    with pytest.raises(OSError, match="Stale file handle"):
+        State(trial, 1).restore(folder)
+    assert len(folder.checkpoints()) == 2
 
 
 def test_final_weights_carry_the_trial_id_and_their_size(trial: Trial, folder: TrialFolder) -> None:

@@ -540,7 +540,7 @@ def test_an_error_is_recorded_and_the_next_run_resumes(tiny: Mapping, tmp_path: 
     assert state.step in (10, 11)  # the next batch is made while a step runs: it was complete, or it was not
     assert state.reason.startswith("DataError: the image ")
     assert "Traceback" in read_json(folder.result)["traceback"]  # type: ignore[index]
-    assert len(folder.checkpoints()) == 1
+    assert len(folder.checkpoints()) == 2
 
     (tmp_path / "gone").rename(pictures)
     trained(trial, folder.path, often)
