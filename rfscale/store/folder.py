@@ -23,7 +23,7 @@ from rfscale.store.files import (
     set_aside,
     unreadable,
 )
-from rfscale.store.journal import Journal, Point, last_point, mend, read_points
+from rfscale.store.journal import Journal, Point, blank, broken_lines, last_point, read_points
 
 _CLAIM_ATTEMPTS = 10
 
@@ -243,11 +243,12 @@ class TrialFolder:
                 set_aside(file)
                 said.append(f"{error}, so it was set aside")
         remove_temporary(self.path)
-        lines = mend(self.journal)
-        if lines:  # the points are measured again, each with the value it had
-            said.append(f"{self.journal} had {lines} damaged lines, so the trial began again at step 0")
+        if lines := broken_lines(self.journal):  # the points are measured again, each with the value it had
+            # The checkpoints first: killed in between, the next attempt still sees the damage and begins again.
             for path in self.checkpoints():
                 shutil.rmtree(path)
+            blank(self.journal, lines)
+            said.append(f"{self.journal} had {len(lines)} damaged lines, so the trial began again at step 0")
         self.result.unlink(missing_ok=True)
         return said
 

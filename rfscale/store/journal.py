@@ -46,26 +46,31 @@ def last_line(path: Path, end: int) -> bytes | None:
     return data[:-1].rpartition(b"\n")[2]
 
 
-def mend(path: Path) -> int:
-    """Blank the lines that are no points; returns their number. The others stay where they are, byte for byte.
-
-    A copy of the damaged journal is kept beside it. Raises StoreError where it cannot be read, and OSError.
-    """
-    data, found = bytearray(_whole_lines(path, 0)), 0
-    before, at = bytes(data), 0
-    for line in before.split(b"\n"):
+def broken_lines(path: Path) -> list[slice]:
+    """Where in the file the lines stand that are no points. Raises StoreError where it cannot be read."""
+    found, at = [], 0
+    for line in _whole_lines(path, 0).split(b"\n"):
         try:
             if line.strip():
                 _point(path, line)
         except DamagedError:
-            data[at : at + len(line)] = b" " * len(line)
-            found += 1
+            found.append(slice(at, at + len(line)))
         at += len(line) + 1
-    if found:
-        path.with_name(f"{path.name}.damaged").write_bytes(before)
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
     return found
+
+
+def blank(path: Path, lines: list[slice]) -> None:
+    """Blank these lines. The others stay where they are, byte for byte, and a copy of the journal is kept beside it.
+
+    Raises StoreError where it cannot be read, and OSError.
+    """
+    before = _whole_lines(path, 0)
+    data = bytearray(before)
+    for line in lines:
+        data[line] = b" " * (line.stop - line.start)
+    path.with_name(f"{path.name}.damaged").write_bytes(before)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def last_point(path: Path, key: str) -> Point | None:

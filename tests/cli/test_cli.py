@@ -598,17 +598,22 @@ def test_plan_checks_the_judges_and_counts_their_evaluations(tiny: Mapping, writ
     assert "the judge `glyphs` cannot score data `shapes`" in done.stderr
 
 
-def test_a_damaged_file_of_the_store_is_named(tiny: Mapping, write_sweep: WriteSweep, tmp_path: Path) -> None:
+def test_a_damaged_file_of_the_store_is_named_and_hides_no_other_trial(
+    tiny: Mapping, write_sweep: WriteSweep, tmp_path: Path
+) -> None:
     path = write_sweep(tiny)
-    (trial, *_) = load_sweep(path).trials
+    (trial, other, *_) = load_sweep(path).trials
     folder = Store(tmp_path / "store").trial(trial.trial_id)
     folder.path.mkdir(parents=True)
     folder.record.write_text("{}")
     folder.result.write_text('{"status": "fin')
-    done = invoke("status", path, "--store", tmp_path / "store")
-    assert done.exit_code == 2
-    assert f"{folder.result} is damaged" in done.stderr
-    assert "remove the folder" in done.stderr
+    done = invoke("status", path, "--store", tmp_path / "store", "--json")
+    assert done.exit_code == 0
+    found = {row["trial_id"]: row for row in json.loads(done.stdout)["trials"]}
+    assert found[trial.trial_id]["status"] == names.DAMAGED
+    assert f"{folder.result} is damaged" in found[trial.trial_id]["reason"]
+    assert "the next run trains it again" in found[trial.trial_id]["reason"]
+    assert found[other.trial_id]["status"] == names.NEW
 
 
 def test_a_bug_keeps_its_traceback(tiny: Mapping, write_sweep: WriteSweep, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,27 @@ def test_a_damaged_line_of_a_journal_is_blanked_and_all_others_stay_where_they_a
     assert [step for step, _ in steps_and_metrics(folder)] == [1, 8, 7]
 
 
+def test_a_kill_while_a_journal_is_mended_leaves_no_checkpoint_beyond_it(
+    folder: TrialFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mended first, the next attempt would see a whole journal and go on behind the points that are lost."""
+    log(folder, (8, {names.TRAIN_LOSS: 0.5}))
+    before = folder.journal.read_bytes()
+    folder.journal.write_bytes(before[:-9] + b"#" + before[-8:])
+    folder.checkpoint(5).mkdir()
+
+    def killed(path: Path, lines: list[slice]) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rfscale.store.folder.blank", killed)
+        with pytest.raises(KeyboardInterrupt):
+            folder.begin()
+    assert folder.checkpoints() == []
+    (said,) = folder.begin()
+    assert "1 damaged lines" in said
+
+
 def test_notes_of_all_attempts_are_kept(folder: TrialFolder) -> None:
     assert folder.notes() == []
     write_json(folder.record, {"attempts": [{}, {"notes": ["a"]}, {"notes": ["b", "c"]}]})
