@@ -302,7 +302,7 @@ def test_a_trial_larger_than_every_node_is_one_sentence(store: Store, cluster: s
 def test_a_worker_that_is_killed_resumes_to_the_same_bits(store: Store, cluster: str, tmp_path: Path) -> None:
     sweep = small(
         formulations=["rf"], model={"depths": [2], "width_per_depth": 16, "patch": 4},
-        training={"steps": 400, "batch": 16}, resources={"checkpoint_seconds": 0.01, "retries": 3},
+        training={"steps": 400, "batch": 16}, resources={"checkpoint_seconds": 0.2, "retries": 3},
     )  # fmt: skip
     (trial,) = sweep.trials
     folder, killed = store.trial(trial.trial_id), set[int]()
