@@ -601,7 +601,7 @@ def test_plan_checks_the_judges_and_counts_their_evaluations(tiny: Mapping, writ
 def test_a_damaged_file_of_the_store_is_named_and_hides_no_other_trial(
     tiny: Mapping, write_sweep: WriteSweep, tmp_path: Path
 ) -> None:
-    path = write_sweep(tiny)
+    path = write_sweep({**tiny, "seeds": [0, 1]})
     (trial, other, *_) = load_sweep(path).trials
     folder = Store(tmp_path / "store").trial(trial.trial_id)
     folder.path.mkdir(parents=True)
