@@ -112,16 +112,23 @@ class SweepTable:
 
 
 def read_sweep(
-    tracking_uri: str, sweep: str, curves: Sequence[str] = CURVES, *, trials: Collection[str] | None = None
+    tracking_uri: str,
+    sweep: str,
+    curves: Sequence[str] = CURVES,
+    *,
+    trials: Collection[str] | None = None,
+    excluded: Mapping[str, str] | None = None,
 ) -> SweepTable:
     """Read the experiment `sweep` from MLflow; with `trials`, ids as in the sweep file, the runs of those alone.
+
+    `excluded`: trial id -> why it is in no fit and no comparison, whatever its run says.
 
     Raises TrackingError where the tracking store cannot be reached or read, and TableError where it holds no such sweep
     (the message lists those it holds) or no trial of it is finished.
     """
     with reading(tracking_uri) as client:
         runs = runs_of(client, tracking_uri, sweep)
-        usable, rejected = _validated(runs, trials)
+        usable, rejected = _validated(runs, trials, excluded or {})
         whole = any(identity.whole(run.data.params) for run, _ in usable)
         history = _histories(client, [run for run, _ in usable], curves)
         scored = _scores(client, [run for run, _ in usable])
@@ -227,7 +234,7 @@ def runs_of(client: MlflowClient, tracking_uri: str, sweep: str) -> list[Run]:
 
 
 def _validated(
-    runs: Iterable[Run], trials: Collection[str] | None
+    runs: Iterable[Run], trials: Collection[str] | None, excluded: Mapping[str, str]
 ) -> tuple[list[tuple[Run, dict[str, Any]]], list[dict[str, Any]]]:
     """Runs that may stand for their trial with their typed parameters, and rows of the reject list for the others."""
     usable: list[tuple[Run, dict[str, Any]]] = []
@@ -237,6 +244,7 @@ def _validated(
         row, reason = _row(run)
         if trials is not None and _trial_id(run) and _trial_id(run) not in trials:
             reason = OTHER_TRIAL
+        reason = excluded.get(_trial_id(run)) or reason
         if not reason and row["trial_id"] in first_run:
             reason = f"a second run of this trial; run {first_run[row['trial_id']]} is used"
         if reason:

@@ -45,6 +45,10 @@ class TrackingError(names.RfscaleError, RuntimeError):
     """MLflow cannot be used; the message is one sentence that names the address and what to do."""
 
 
+class AbsentError(TrackingError):
+    """MLflow does not answer now, and may later: nothing is wrong with the address that could be seen."""
+
+
 # --- addresses --------------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +118,7 @@ def connect(address: str, *, new: bool = False) -> MlflowClient:
         except names.RfscaleError:
             raise
         except Exception as error:  # whatever MLflow, its HTTP library or a driver of a database raises
-            raise _said(address, error) from error
+            raise said_of(address, error) from error
     return client
 
 
@@ -129,7 +133,7 @@ def reading(address: str) -> Iterator[MlflowClient]:
         try:
             yield client
         except (MlflowException, SQLAlchemyError) as error:
-            raise _said(address, error) from error
+            raise said_of(address, error) from error
 
 
 def quiet() -> None:
@@ -202,11 +206,11 @@ def _schema(address: str) -> tuple[str | None, str | None]:
     return there, wanted
 
 
-def _said(address: str, error: Exception) -> TrackingError:
+def said_of(address: str, error: Exception) -> TrackingError:
     """The sentence for an error of MLflow, of its HTTP library, or of a database."""
     import requests
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.exc import DBAPIError, OperationalError
 
     causes = list(_causes(error))
     if keeps_files_itself(address):
@@ -220,7 +224,9 @@ def _said(address: str, error: Exception) -> TrackingError:
         silent = any(isinstance(cause, requests.exceptions.RequestException) for cause in causes)
         says, why = ("does not answer", causes[-1]) if silent else ("cannot be used", error)
         hint = "start it, correct MLFLOW_TRACKING_URI, or unset it to log to a database in the store"
-        return TrackingError(f"the MLflow server {address} {says} ({names.one_line(why, 300)}); {hint}")
+        broken = isinstance(error, MlflowException) and int(error.get_http_status_code()) >= 500  # type: ignore[no-untyped-call]
+        kind = AbsentError if silent or broken else TrackingError
+        return kind(f"the MLflow server {address} {says} ({names.one_line(why, 300)}); {hint}")
     for cause in causes:
         if isinstance(cause, DBAPIError) and cause.orig is not None:  # without the statement that could not be run
             error = cause.orig
@@ -230,7 +236,11 @@ def _said(address: str, error: Exception) -> TrackingError:
             "driver that you have, as in postgresql+psycopg2://"
         )
     hint = "check the address and that it is a tracking store"
-    return TrackingError(f"MLflow at {address} cannot be used ({names.one_line(error, 300)}); {hint}")
+    # A file is there or not; a database server that does not answer may be back.
+    absent = _kind(address) != "sqlite" and any(isinstance(cause, OperationalError) for cause in causes)
+    return (AbsentError if absent else TrackingError)(
+        f"MLflow at {address} cannot be used ({names.one_line(error, 300)}); {hint}"
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -25,7 +25,7 @@ from rfscale.cli.common import (
     terminal,
 )
 from rfscale.run.images import DRAWN, draw, sides_of
-from rfscale.run.study import Study, open_store
+from rfscale.run.study import SILENT, Study, open_store
 from rfscale.spec.sweep import Sweep
 
 
@@ -76,7 +76,8 @@ def compare(
 
     The arms are the formulations, unless the sweep says otherwise. Says also what each costs in FLOPs at equal loss.
     """
-    found = Study(sweep, open_store(store)).compare(reference=arm_named(reference), by=by or ())
+    watch = SILENT if as_json else terminal()
+    found = Study(sweep, open_store(store)).compare(reference=arm_named(reference), by=by or (), watch=watch)
     if as_json:
         print_json(found.comparison.to_dict())
         return

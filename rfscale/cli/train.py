@@ -27,6 +27,7 @@ from rfscale.cli.common import (
     tuned_fields,
     with_resources,
 )
+from rfscale.run.launch import StoppedError
 from rfscale.run.study import Study, open_store
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.trial import Trial
@@ -49,7 +50,11 @@ def run(
     Trials run in parallel on Ray and are logged to MLflow. The same command resumes a sweep that was stopped.
     """
     study = Study(with_resources(sweep, cpus, gpus), open_store(store))
-    end(study, study.run(address=address, watch=terminal(as_json)), as_json)
+    try:
+        end(study, study.run(address=address, watch=terminal(as_json)), as_json)
+    except StoppedError as error:
+        typer.echo(f"rfscale: {error}", err=True)
+        raise typer.Exit(128 + signal.SIGTERM) from error
 
 
 @app.command()
@@ -66,7 +71,7 @@ def train(
 ) -> None:
     """Train one trial in this process, without Ray or MLflow.
 
-    For a debugger, or a machine that has only torch. The same command resumes a trial that was stopped; SIGTERM makes
+    For a debugger, or a machine that has only torch. The same command resumes a trial that was stopped. SIGTERM makes
     it write a checkpoint and leave.
     """
     definition, place = with_resources(sweep, cpus, gpus), open_store(store)

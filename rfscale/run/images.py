@@ -194,19 +194,16 @@ def network(store: Store, trial_id: str, *, ema: bool = True, device: str = "cpu
 
 def finished_trial(store: Store, prefix: str) -> TrialFolder:
     """The folder of the one finished trial whose id begins so. Raises StoreError."""
-    found = sorted((store.root / "trials").glob(f"{prefix}*")) if prefix.isalnum() else []
-    if len(found) != 1:
-        what = f"{len(found)} trials start with" if found else "there is no trial"
-        raise StoreError(f"{what} {prefix!r} in the store {store.root}; `rfscale status SWEEP` lists the ids")
-    folder = store.trial(found[0].name)
+    folder = store.find(prefix)
     state = folder.state()
     if state.status == names.DIVERGED:
         raise StoreError(
-            f"trial {found[0].name} diverged ({state.reason}), and running it again gives the same; choose another, or "
+            f"trial {folder.path.name} diverged ({state.reason}), and running it again gives the same; choose another, or "
             "train it with a lower learning rate"
         )
     if state.status != names.FINISHED:
-        raise StoreError(f"trial {found[0].name} is not finished ({state.status}); `rfscale run` its sweep first")
+        why = f"{state.status}: {state.reason}" if state.status == names.DAMAGED else state.status
+        raise StoreError(f"trial {folder.path.name} is not finished ({why}); `rfscale run` its sweep first")
     return folder
 
 

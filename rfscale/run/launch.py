@@ -15,45 +15,60 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rfscale import names
 from rfscale.quoting import quoted
+from rfscale.run.queue import (
+    LaunchError,
+    Outcome,
+    Queue,
+    Work,
+    journal_bytes,
+    judged,
+    newest_checkpoint,
+    next_to_train,
+    stop_on_same_error,
+    trained,
+)
 from rfscale.run.tasks import Problem, evaluate_task, train_task
 from rfscale.spec.sweep import Quality, Resources, Sweep
 from rfscale.spec.trial import Trial
-from rfscale.store import State, Store, TrialFolder, write_json
+from rfscale.store import Store
 from rfscale.train import placement
+from rfscale.train.stopping import heeding_sigterm
 
-SAME_ERROR_LIMIT = 3
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 10.0
 JOIN_SECONDS = 90
 """For joining a cluster: where something else listens at its address, Ray alone goes on trying for ten minutes."""
+RAY_DEATHS = 3
+"""How often Ray may die without any trial going on between."""
+HEAD_SECONDS = 20.0  # without an answer before the head of a cluster counts as dead
+REJOIN_SECONDS = 180.0  # for the head of a cluster to come back
+LEAVE_SECONDS = 20.0  # for trials that are told to stop
+_OF_RAY = ("gcs_server", "raylet")  # the processes that it cannot do without
 
 
-class LaunchError(names.RfscaleError, RuntimeError):
-    """The sweep cannot go on; the message is one sentence."""
+class StoppedError(names.RfscaleError, RuntimeError):
+    """The launcher was told to stop by SIGTERM; the trials that ran have written a checkpoint."""
 
 
-@dataclass(slots=True)
-class Outcome:
-    """How the trials of a launch ended so far."""
-
-    finished: list[str] = field(default_factory=list)
-    unfinished: dict[str, State] = field(default_factory=dict)
-    kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of the errors of those that failed
+class _RayDiedError(Exception):
+    """Ray itself ended, and with it all that ran: nothing is known of a fault of a trial."""
 
 
 Tick = Callable[[Outcome, set[str]], None]
 
 
 def to_train(sweep: Sweep, store: Store) -> list[Trial]:
-    """The trials that need training, largest first, so that the last to end is a small one."""
+    """The trials that need training, largest first, so that the last to end is a small one.
+
+    The weights of finished trials are read from end to end: one whose weights are damaged is among them.
+    """
     ended = (names.FINISHED, names.DIVERGED)
-    trials = [t for t in sweep.trials if store.trial(t.trial_id).state().status not in ended]
+    trials = [t for t in sweep.trials if store.trial(t.trial_id).state(thorough=True).status not in ended]
     return sorted(trials, key=lambda t: -t.train_flops)
 
 
@@ -70,11 +85,12 @@ def launch(
     placement.check(sweep.resources)
     keep = sweep.quality is not None and sweep.quality.checkpoints == "all"
     settings = (sweep.resources.model_dump(), sweep.samples.model_dump(), keep)
-    work = _Work(
+    work = Work(
         train_task,
         arguments=lambda trial: (str(store.trial(trial.trial_id).path.resolve()), *settings),
-        ready=lambda waiting, outcome, count: _next(waiting, store, outcome, count),
-        ended=lambda trial, problem: _trained(store.trial(trial.trial_id), problem),
+        ready=lambda waiting, outcome, count: next_to_train(waiting, store, outcome, count),
+        ended=lambda trial, problem: trained(store.trial(trial.trial_id), problem),
+        progress=lambda trial: newest_checkpoint(store.trial(trial.trial_id)),
     )
     return _launch(work, sweep.resources, to_train(sweep, store), address, tick)
 
@@ -94,87 +110,120 @@ def launch_evaluation(
     """
     placement.check(sweep.resources)
     settings = (str(store.root.resolve()), quality.model_dump(mode="json"), sweep.resources.model_dump())
-    work = _Work(
+    work = Work(
         evaluate_task,
         arguments=lambda trial: settings,
         ready=lambda waiting, outcome, count: [waiting.pop(0) for _ in range(min(count, len(waiting)))],
-        ended=_judged,
+        ended=judged,
+        progress=lambda trial: journal_bytes(store.trial(trial.trial_id)),
     )
     return _launch(work, sweep.resources, list(trials), address, tick)
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What is done with every trial of a launch."""
+def _launch(work: Work, resources: Resources, waiting: list[Trial], address: str | None, tick: Tick) -> Outcome:
+    """Keep every slot busy until nothing waits and nothing runs. A Ray that dies under it is started or joined again.
 
-    task: Callable[..., Problem | None]
-    arguments: Callable[[Trial], tuple[Any, ...]]  # of the task, after the trial
-    ready: Callable[[list[Trial], Outcome, int], list[Trial]]  # takes up to so many trials off the queue
-    ended: Callable[[Trial, Problem | None], State]  # `running` where another process has it: it is waited for
-
-
-def _launch(work: _Work, resources: Resources, waiting: list[Trial], address: str | None, tick: Tick) -> Outcome:
-    """The loop of both: keep every slot busy until nothing waits and nothing runs."""
-    outcome = Outcome()
+    What ran on it is not failed. Raises LaunchError where Ray dies again and again without any trial going on between.
+    """
+    queue = Queue(work, waiting, resources.retries)
     if not waiting:
-        return outcome
-    tick(outcome, set())
-    ray = _start(address)
-    try:
-        if not _slots(ray, resources):
-            raise LaunchError(_too_large(ray, resources))
-        remote = _remote(ray, resources, work.task)
+        return queue.outcome
+    tick(queue.outcome, set())
+    deaths, before = 0, -1
+    while True:
+        ray = _start(address) if deaths == 0 else _start_again(address)
         running: dict[Any, Trial] = {}
-        while waiting or running:
-            # Twice what runs at once keeps every slot busy, and no more than that waits inside Ray. Without a single
-            # slot, when nodes were lost, one trial still waits there: that is what makes a cluster start new ones.
-            free = 2 * max(1, _slots(ray, resources)) - len(running)
-            for trial in work.ready(waiting, outcome, free):
-                running[remote.remote(trial.model_dump_json(), *work.arguments(trial))] = trial
-            ended = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)[0] if running else []
-            elsewhere = not running
-            for reference in ended:
-                trial = running.pop(reference)
-                problem = _problem(ray, reference)
-                state = work.ended(trial, problem)
-                if state.status == names.RUNNING:
-                    waiting.append(trial)
-                    elsewhere = True
-                else:
-                    _note_end(outcome, trial, state, problem)
-                _stop_on_same_error(outcome)
-            if elsewhere and waiting:
-                time.sleep(POLL_SECONDS)  # another process has it: looked at again
-            tick(outcome, {t.trial_id for t in running.values()})
-    finally:
-        ray.shutdown()
-    return outcome
+        try:
+            if deaths == 0 and not _slots(ray, resources):  # later, machines may still be on their way back
+                raise LaunchError(_too_large(ray, resources))
+            _keep_busy(ray, queue, resources, address, running, tick)
+            return queue.outcome
+        except _RayDiedError as error:
+            now = queue.advanced(list(running.values()))
+            deaths, before = 1 if now > before else deaths + 1, now
+            if deaths > RAY_DEATHS:
+                raise LaunchError(
+                    f"Ray died {deaths} times and no trial went on between ({error}); its logs are in "
+                    "/tmp/ray/session_latest/logs; no trial failed: the same command goes on from their checkpoints"
+                ) from error
+            queue.give_back(list(running.values()))
+        finally:
+            ray.shutdown()
 
 
-def _next(waiting: list[Trial], store: Store, outcome: Outcome, count: int) -> list[Trial]:
-    """Take up to `count` trials from the front of the queue, but none that another process trains or has ended."""
-    taken: list[Trial] = []
-    for trial in tuple(waiting):
-        if len(taken) >= count:
+def _keep_busy(
+    ray: Any, queue: Queue, resources: Resources, address: str | None, running: dict[Any, Trial], tick: Tick
+) -> None:
+    """The loop, on one Ray. Raises _RayDiedError, with `running` as it was, and StoppedError."""
+    remote = _remote(ray, resources, queue.work.task)
+    with heeding_sigterm() as stop:
+        try:
+            while queue.waiting or running:
+                if stop.asked:
+                    raise StoppedError("told to stop; trials that ran wrote a checkpoint, and the same command goes on")
+                if dead := _dead(ray, address):
+                    raise _RayDiedError(dead)
+                # Twice what runs at once keeps every slot busy, and no more than that waits inside Ray. Without a
+                # single slot, when nodes were lost, one trial still waits there: that makes a cluster start new ones.
+                for trial in queue.next(2 * max(1, _slots(ray, resources)) - len(running)):
+                    running[remote.remote(trial.model_dump_json(), *queue.work.arguments(trial))] = trial
+                ended = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)[0] if running else []
+                elsewhere = not running
+                for reference in ended:
+                    problem = _problem(ray, reference)
+                    if problem is not None and problem.machine and (dead := _dead(ray, address)):
+                        raise _RayDiedError(dead)  # not one of the cluster's machines, but Ray itself
+                    elsewhere |= queue.ended(running.pop(reference), problem)
+                    stop_on_same_error(queue.outcome)
+                if elsewhere and queue.waiting:
+                    time.sleep(POLL_SECONDS)  # another process has it: looked at again
+                tick(queue.outcome, {t.trial_id for t in running.values()})
+        except (KeyboardInterrupt, StoppedError):
+            _call_off(ray, list(running))
+            raise
+
+
+def _call_off(ray: Any, references: list[Any]) -> None:
+    """Tell every task to stop, and wait a little for what they write before they leave."""
+    for reference in references:
+        ray.cancel(reference)
+    if references:
+        ray.wait(references, num_returns=len(references), timeout=LEAVE_SECONDS)
+
+
+def _dead(ray: Any, address: str | None) -> str:
+    """What of Ray has ended, in words; "" where nothing has.
+
+    Asked before Ray itself is: without its head Ray waits for a minute, and then ends this process.
+    """
+    if address is None:
+        ended = [name for name, _ in ray._private.worker._global_node.dead_processes() if name in _OF_RAY]
+        return f"its {' and its '.join(ended)} ended" if ended else ""
+    host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+    deadline = time.monotonic() + HEAD_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
             break
-        state = store.trial(trial.trial_id).state()
-        if state.status == names.RUNNING:
-            continue
-        waiting.remove(trial)
-        if state.status in (names.FINISHED, names.DIVERGED):
-            _note_end(outcome, trial, state)
-        else:
-            taken.append(trial)
-    return taken
+        except OSError as error:
+            if time.monotonic() > deadline:
+                return f"its head at {host}:{port} does not answer: {_why(error)}"
+            time.sleep(POLL_SECONDS)
+    own = ray.get_runtime_context().get_node_id()
+    alive = any(node["NodeID"] == own and node["Alive"] for node in ray.nodes())
+    return "" if alive else "the cluster lost this machine"
 
 
-def _note_end(outcome: Outcome, trial: Trial, state: State, problem: Problem | None = None) -> None:
-    if state.status == names.FINISHED:
-        outcome.finished.append(trial.trial_id)
-        return
-    outcome.unfinished[trial.trial_id] = state
-    if state.status == names.FAILED:
-        outcome.kinds[trial.trial_id] = problem.kind if problem is not None else ()
+def _start_again(address: str | None) -> Any:
+    """As `_start`, after Ray died: the head of a cluster may take a while to come back. Raises LaunchError."""
+    deadline = time.monotonic() + (0 if address is None else REJOIN_SECONDS)
+    while True:
+        try:
+            return _start(address)
+        except LaunchError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(10 * POLL_SECONDS)
 
 
 def _start(address: str | None) -> Any:
@@ -182,7 +231,6 @@ def _start(address: str | None) -> Any:
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # the environment is there already (ray issue 50961)
-        "RAY_task_oom_retries": "3",  # the default tries for ever
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     if address is None:
@@ -199,14 +247,16 @@ def _start(address: str | None) -> Any:
     for key, value in settings.items():
         os.environ.setdefault(key, value)
     import ray
+    from ray._private import worker
 
+    worker.print_to_stdstream = lambda *_, **__: None  # pages of a dead raylet's state, whatever log_to_driver is
     try:
         if address is None:
             # "local" never joins somebody else's cluster (ray issue 26678).
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
         else:
             with _at_most(JOIN_SECONDS):
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # Ray raises plain ones, such as that its node timed out
         raise LaunchError(_cannot_start(error) if address is None else _cannot_join(address, error)) from error
     return ray
@@ -313,7 +363,7 @@ def _too_large(ray: Any, resources: Resources) -> str:
 def _remote(ray: Any, resources: Resources, task: Callable[..., Problem | None]) -> Any:
     options: dict[str, Any] = {
         "num_cpus": resources.cpus,
-        "max_retries": resources.retries,
+        "max_retries": 0,  # who is tried again, and how often, is `rfscale.run.queue`'s to say
         "retry_exceptions": False,
     }
     if resources.gpus:
@@ -332,40 +382,10 @@ def _problem(ray: Any, reference: Any) -> Problem | None:
     except ray.exceptions.OutOfMemoryError as error:
         sentence = "its machine ran out of memory; set resources.memory_gb so that fewer trials share it"
         return Problem((type(error).__name__,), sentence, died=True)
+    except (ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError) as error:
+        sentence = f"the machines that it ran on died again and again, before it went on ({type(error).__name__})"
+        return Problem((type(error).__name__,), sentence, died=True, machine=True)
     except ray.exceptions.RayError as error:
-        sentence = f"its process died, and so did its retries ({type(error).__name__})"
+        sentence = f"its process died again and again, before it wrote a newer checkpoint ({type(error).__name__})"
         return Problem((type(error).__name__,), sentence, died=True)
     return problem
-
-
-def _trained(folder: TrialFolder, problem: Problem | None) -> State:
-    """How a trial whose task has ended stands: its folder decides, and where that cannot say, the error of the task."""
-    state = folder.state()
-    if state.status in (names.FINISHED, names.DIVERGED, names.RUNNING):
-        return state
-    if problem is None:
-        hint = "the store must be a folder that every node of the cluster sees"
-        reason = state.reason or f"its task ended, but {folder.path} is empty here: {hint}"
-    else:
-        reason = problem.sentence
-        if problem.died and state.status != names.NEW:  # nobody else is left to write it
-            result = {"status": names.FAILED, "step": state.step, "reason": reason, "metrics": {}, "files": {}}
-            write_json(folder.result, result)
-    return State(names.FAILED, state.step, reason, state.loss)
-
-
-def _judged(trial: Trial, problem: Problem | None) -> State:
-    """How an evaluation ended: what it scored is in the journal."""
-    if problem is None:
-        return State(names.FINISHED, trial.training.steps)
-    return State(names.RUNNING if problem.claimed else names.FAILED, trial.training.steps, problem.sentence)
-
-
-def _stop_on_same_error(outcome: Outcome) -> None:
-    """A correlated failure: the first trials all ended in the same error, and no other way."""
-    failed = [state.reason for state in outcome.unfinished.values() if state.status == names.FAILED]
-    alike = len(set(outcome.kinds.values())) == 1
-    if not outcome.finished and len(failed) == len(outcome.unfinished) == SAME_ERROR_LIMIT and alike:
-        raise LaunchError(
-            f"the first {SAME_ERROR_LIMIT} trials all failed in the same way, so the rest was not tried: {failed[0]}"
-        )

@@ -1,9 +1,13 @@
-"""Journals -> MLflow. The only file that writes MLflow.
+"""Journals -> MLflow. With `rfscale.run.places` all that writes MLflow.
 
 MLflow is a mirror: a trial's journal is the truth, and one process, the one that launches the sweep, carries it over.
-Each run remembers, in a tag written after the points, how many bytes of the journal it holds; a point keeps the time at
-which it was measured, so sending it twice changes nothing. A server that is down for ten minutes, or a killed launcher,
-loses nothing and duplicates nothing: the next sync goes on where the run says it stands.
+Each run remembers, in a tag written after the points, how many bytes of the journal it holds and a hash of the last
+line of them; a point keeps the time at which it was measured, so sending it twice changes nothing. A server that is
+down for ten minutes, from the start or for good, or a killed launcher, loses nothing and duplicates nothing: the next
+sync goes on where the run says it stands. Where the journal has another line there, or none, since a power cut took
+what was not yet on the disk, the run is superseded by one from the first byte on.
+
+A trial whose files cannot be read is shown as damaged, and keeps no other from being mirrored.
 
 A run mirrors one training in one store, known by the store's id and the moment at which it began. Where a trial was
 trained anew, in a store that had been cleared, the run of the earlier training is deleted (as MLflow deletes: it can be
@@ -28,27 +32,29 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.table.store import (
     SETTINGS,
+    AbsentError,
     TrackingError,
     connect,
     database_address,
     database_path,
     keeps_files_itself,
     quiet,
-    reading,
+    said_of,
 )
 from rfscale import names
 from rfscale.run.origin import command
+from rfscale.run.places import has_identity, place_of, relabel_runs, search, send_identity, text
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.trial import Trial
-from rfscale.store import Point, State, Store, TrialFolder, read_json
+from rfscale.store import Point, State, Store, StoreError, TrialFolder, read_json
 from rfscale.store.files import creating
+from rfscale.store.journal import last_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 METRICS_PER_CALL = 900  # MLflow takes 1000 metrics, parameters and tags together
-PARAMS_PER_CALL = 100  # MLflow takes no more parameters at once
 TAG_LENGTH = 5000  # MLflow takes up to 8000 characters
 RETRY_SECONDS = 5.0
 LAST_PATIENCE_SECONDS = 30.0
@@ -59,7 +65,12 @@ _ENDED = {names.FINISHED: "FINISHED", names.DIVERGED: "FAILED", names.FAILED: "F
 
 def tracking_uri(store: Store) -> str:
     """$MLFLOW_TRACKING_URI where it is set, else a sqlite database in the store. Raises TrackingError."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or database_address(store.root.resolve() / "mlflow.db")
+    return os.environ.get("MLFLOW_TRACKING_URI") or own_database(store)
+
+
+def own_database(store: Store) -> str:
+    """The address of the store's own database of MLflow. Raises TrackingError."""
+    return database_address(store.root.resolve() / "mlflow.db")
 
 
 def check_reachable(uri: str) -> None:
@@ -77,6 +88,7 @@ class _Copy:
     started: int  # when the training that it mirrors began, in milliseconds since 1970
     store: str  # the id of the store that wrote it, "" where an older version did
     cursor: int = 0
+    line: str = ""  # hash of the line of the journal that ends at the cursor, "" where an older version wrote it
     status: str = ""
     described: bool = False  # its parameters are there, the identity among them
     complete: bool = False
@@ -85,25 +97,38 @@ class _Copy:
 class Mirror:
     """One MLflow experiment per sweep, one run per trial for life, found by its trial id tag."""
 
-    def __init__(self, sweep: Sweep, store: Store) -> None:
-        """Connects and creates the experiment. Raises TrackingError."""
-        self.uri, self.sweep, self.store = tracking_uri(store), sweep, store
+    def __init__(self, sweep: Sweep, store: Store, uri: str | None = None) -> None:
+        """Connects and creates the experiment; where MLflow does not answer, that is `trouble` and is tried again.
+
+        `uri`: by default as of `tracking_uri`. Raises TrackingError.
+        """
+        self.uri, self.sweep, self.store = uri or tracking_uri(store), sweep, store
         self.trouble = ""  # why the last attempt failed, empty when it did not; any thread may read it
         self._refused = False  # whether MLflow said no, so that asking again is of no use
         self._copies: dict[str, _Copy] = {}
         self._id = store.identity()
         private = database_path(self.uri) == store.root.resolve() / "mlflow.db"
         self._own = {self._id, ""} if private else {self._id}  # in a store's own database no other store writes
+        self._connected = False
+        try:
+            self._connect()
+        except AbsentError as error:
+            self.trouble = str(error)
+
+    def _connect(self) -> None:
+        """Raises TrackingError."""
         try:
             self._client = _client(self.uri)
             self._experiment = self._get_experiment()
-            self._client.set_experiment_tag(self._experiment, names.TAG_COMMAND, command(sweep, store)[:TAG_LENGTH])
-            _relabel(self._client, self._experiment, sweep)
+            origin = command(self.sweep, self.store)[:TAG_LENGTH]
+            self._client.set_experiment_tag(self._experiment, names.TAG_COMMAND, origin)
+            relabel_runs(self._client, self._experiment, self.sweep)
             self._found = self._runs()  # runs that no trial has been matched with yet
         except TrackingError:
             raise
         except Exception as error:
-            raise TrackingError(f"MLflow at {self.uri} cannot be used: {names.one_line(error, 300)}") from error
+            raise said_of(self.uri, error) from error
+        self._connected = True
 
     # --- one pass -----------------------------------------------------------------------------------------------------
 
@@ -113,21 +138,33 @@ class Mirror:
         copy = self._copies.get(trial.trial_id)
         if copy is not None and copy.complete and not _changed(folder, copy):
             return
-        record = read_json(folder.record)
+        try:
+            record = read_json(folder.record)
+        except StoreError as error:
+            self._mark_damaged(trial, str(error))
+            return
         if record is None:
             return
         state = folder.state()  # before the points: a state seen as ended has all of them in the journal
         if copy is None:
             copy = self._copies[trial.trial_id] = self._adopt(trial, record)
+        try:
+            if not _holds(copy, folder):
+                copy = self._copies[trial.trial_id] = self._supersede(copy, trial, record)
+            sent = folder.points(copy.cursor)
+        except StoreError as error:
+            state, sent = State(names.DAMAGED, reason=str(error)), ([], copy.cursor)
         if not copy.described:
             self._send_parameters(copy, trial, record)
-        self._send_points(copy, folder)
+        self._send_points(copy, folder, *sent)
         if state.status != copy.status:
             self._send_status(copy, folder, record, state)
         copy.complete = state.status in _ENDED
 
     def sync_all(self) -> None:
         """`sync` for every trial of the sweep. A refusal for one trial is raised after the others had their turn."""
+        if not self._connected:
+            self._connect()
         refusal: Exception | None = None
         for trial in self.sweep.trials:
             try:
@@ -169,9 +206,9 @@ class Mirror:
             if self._refused:
                 raise TrackingError(f"MLflow at {self.uri} refuses what it is sent ({self.trouble}); {safe}")
             if time.monotonic() > deadline:
-                raise TrackingError(
+                raise AbsentError(
                     f"MLflow at {self.uri} did not take the last points ({self.trouble}); {safe}: "
-                    "run the same command again when it is back"
+                    "the same command mirrors them when it is back"
                 )
             time.sleep(RETRY_SECONDS)
 
@@ -207,7 +244,7 @@ class Mirror:
     def _runs(self, filter_string: str = "") -> dict[str, list[_Copy]]:
         """The runs of the experiment that carry a trial id, by trial id. Other runs are not read."""
         found: dict[str, list[_Copy]] = {}
-        for run in _search(self._client, self._experiment, filter_string):
+        for run in search(self._client, self._experiment, filter_string):
             if names.TAG_TRIAL_ID in run.data.tags:
                 found.setdefault(run.data.tags[names.TAG_TRIAL_ID], []).append(_copy(run))
         return found
@@ -240,7 +277,7 @@ class Mirror:
             names.TAG_QUESTION: self.sweep.question,
             names.TAG_STATUS: names.RUNNING,
             names.TAG_CURSOR: "0",
-            **_place(self.sweep, trial),
+            **place_of(self.sweep, trial),
         }
         name = f"{self.sweep.placing(trial).arm} d{trial.model.depth} s{trial.seed}"
         started = _started(record)
@@ -252,22 +289,40 @@ class Mirror:
 
         # The identity last: a run that has it has everything.
         given = {names.TRIAL_ID: trial.trial_id, **record["parameters"]}
-        self._client.log_batch(copy.run_id, params=[Param(key, _text(value)) for key, value in given.items()])
-        _send_identity(self._client, copy.run_id, trial)
+        self._client.log_batch(copy.run_id, params=[Param(key, text(value)) for key, value in given.items()])
+        send_identity(self._client, copy.run_id, trial)
         copy.described = True
 
-    def _send_points(self, copy: _Copy, folder: TrialFolder) -> None:
+    def _supersede(self, copy: _Copy, trial: Trial, record: dict[str, Any]) -> _Copy:
+        """A new run in place of one that holds what the journal does not: it is deleted, and says why."""
+        reason = "superseded: it held points that the trial's journal has lost"
+        self._client.set_tag(copy.run_id, names.TAG_REASON, reason)
+        self._client.delete_run(copy.run_id)
+        return self._create(trial, record)
+
+    def _mark_damaged(self, trial: Trial, reason: str) -> None:
+        """Tag the trial's run, where it has one: its record cannot be read, so nothing else is known of it."""
         from mlflow.entities import RunTag
 
-        points, cursor = folder.points(copy.cursor)
+        known = self._copies.get(trial.trial_id)
+        for copy in [known] if known is not None else self._found.get(trial.trial_id, []):
+            if copy.store in self._own and copy.status != names.DAMAGED:
+                tags = {names.TAG_REASON: reason[:TAG_LENGTH], names.TAG_STATUS: names.DAMAGED}
+                self._client.log_batch(copy.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+                copy.status, copy.complete = names.DAMAGED, False
+
+    def _send_points(self, copy: _Copy, folder: TrialFolder, points: list[Point], cursor: int) -> None:
+        from mlflow.entities import RunTag
+
         metrics = [metric for point in points for metric in _metrics(point)]
         for first in range(0, len(metrics), METRICS_PER_CALL):
             self._client.log_batch(copy.run_id, metrics=metrics[first : first + METRICS_PER_CALL])
         for picture in _pictures(points, folder):
             self._client.log_artifact(copy.run_id, str(picture), "quality")
         if cursor != copy.cursor:
-            self._client.log_batch(copy.run_id, tags=[RunTag(names.TAG_CURSOR, str(cursor))])
-            copy.cursor = cursor
+            line = _hash(last_line(folder.journal, cursor) or b"")
+            self._client.log_batch(copy.run_id, tags=[RunTag(names.TAG_CURSOR, f"{cursor}:{line}")])
+            copy.cursor, copy.line = cursor, line
 
     def _send_status(self, copy: _Copy, folder: TrialFolder, record: dict[str, Any], state: State) -> None:
         """Files and how the run ended, then the status tag: a run that has the tag has everything before it."""
@@ -302,89 +357,12 @@ def _notes(sweep: Sweep) -> str:
     return json.dumps(kept)
 
 
-# --- what follows the sweep file --------------------------------------------------------------------------------------
-
-
-def relabel(sweep: Sweep, uri: str) -> None:
-    """Bring the tags of the sweep's runs (arm, roles) to what its file says now, and add an identity that is missing.
-
-    Where nothing has changed since, that is one look at the experiment; where there is none, nothing is created.
-    Raises TrackingError.
-    """
-    path = database_path(uri)
-    if path is not None and not path.exists():
-        return
-    with reading(uri) as client:
-        experiment = client.get_experiment_by_name(sweep.name)
-        if experiment is not None and experiment.lifecycle_stage == "active":
-            _relabel(client, str(experiment.experiment_id), sweep)
-
-
-def _relabel(client: MlflowClient, experiment: str, sweep: Sweep) -> None:
-    from mlflow.entities import RunTag
-
-    trials = {trial.trial_id: trial for trial in sweep.trials}
-    places = {trial_id: sweep.layout.placings[trial_id].arm for trial_id in trials}
-    digest = hashlib.sha256(json.dumps([places, _roles(sweep)], sort_keys=True).encode()).hexdigest()
-    if client.get_experiment(experiment).tags.get(names.TAG_PLACES) == digest:
-        return
-    for run in _search(client, experiment):
-        trial = trials.get(run.data.tags.get(names.TAG_TRIAL_ID, ""))
-        if trial is None:
-            continue
-        place = _place(sweep, trial)
-        if any(run.data.tags.get(key) != value for key, value in place.items()):
-            client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in place.items()])
-        if run.data.params and not _has_identity(run):  # without any, `sync` has still to send them all
-            _send_identity(client, run.info.run_id, trial)
-    client.set_experiment_tag(experiment, names.TAG_PLACES, digest)
-
-
-def _place(sweep: Sweep, trial: Trial) -> dict[str, str]:
-    """The tags that follow the sweep file."""
-    return {names.TAG_ARM: sweep.placing(trial).arm, names.TAG_ROLES: json.dumps(_roles(sweep))}
-
-
-def _roles(sweep: Sweep) -> dict[str, object]:
-    """Role -> keys of the identity, and the arm that the others are matched to, where there is one."""
-    keys: dict[str, object] = dict(sweep.roles.items())
-    return {**keys, "reference": sweep.matched_to} if sweep.matched_to else keys
-
-
-def _send_identity(client: MlflowClient, run_id: str, trial: Trial) -> None:
-    from mlflow.entities import Param
-
-    identity = trial.identity_record().items()
-    params = [Param(names.IDENTITY + key, _text(value)) for key, value in identity]
-    for first in range(0, len(params), PARAMS_PER_CALL):
-        client.log_batch(run_id, params=params[first : first + PARAMS_PER_CALL])
-
-
-def _has_identity(run: Run) -> bool:
-    return f"{names.IDENTITY}seed" in run.data.params  # the last that is sent
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _search(client: MlflowClient, experiment: str, filter_string: str = "") -> Iterator[Run]:
-    """The runs of an experiment, page by page."""
-    token = None
-    while True:
-        page = client.search_runs([experiment], filter_string, max_results=1000, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
 def _copy(run: Run) -> _Copy:
     tags = run.data.tags
     status = tags.get(names.TAG_STATUS, "")
-    cursor = int(tags.get(names.TAG_CURSOR, 0))
+    cursor, _, line = tags.get(names.TAG_CURSOR, "0").partition(":")
     store = tags.get(names.TAG_STORE, "")
-    return _Copy(run.info.run_id, run.info.start_time, store, cursor, status, described=_has_identity(run))
+    return _Copy(run.info.run_id, run.info.start_time, store, int(cursor), line, status, described=has_identity(run))
 
 
 def _started(record: dict[str, Any]) -> int:
@@ -395,8 +373,21 @@ def _started(record: dict[str, Any]) -> int:
 
 def _changed(folder: TrialFolder, copy: _Copy) -> bool:
     """Whether an ended trial has been begun again, or has points that its run lacks."""
-    size = folder.journal.stat().st_size if folder.journal.exists() else copy.cursor
+    try:
+        size = folder.journal.stat().st_size if folder.journal.exists() else copy.cursor
+    except OSError:
+        return True
     return size != copy.cursor or folder.state().status != copy.status
+
+
+def _holds(copy: _Copy, folder: TrialFolder) -> bool:
+    """Whether the journal still has, up to the cursor, what the run has of it. Raises StoreError."""
+    line = last_line(folder.journal, copy.cursor)
+    return line is not None and copy.line in ("", _hash(line))
+
+
+def _hash(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:16]
 
 
 def _metrics(point: Point) -> Iterator[Any]:

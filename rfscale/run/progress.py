@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -17,10 +17,11 @@ from rich.text import Text
 
 from rfscale import names
 from rfscale.quoting import wrapped
-from rfscale.run.launch import Outcome
+from rfscale.run.launch import StoppedError
+from rfscale.run.queue import Outcome
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.trial import Trial
-from rfscale.store import State, Store
+from rfscale.store import State, Store, StoreError
 
 if TYPE_CHECKING:
     from analysis.report.page import Report
@@ -55,7 +56,7 @@ class Display:
                 return
             with Live(Text("starting Ray"), console=self.console, refresh_per_second=2, transient=True) as self._live:
                 yield self
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StoppedError):
             done = sum(self._state(trial).status == names.FINISHED for trial in self.sweep.trials)
             text = f"stopped: {done} of {len(self.sweep.trials)} trials are done; the same command goes on from there"
             self.console.print(text, highlight=False, markup=False)
@@ -99,6 +100,9 @@ class Display:
     def _say_ended(self, trial: Trial, state: State) -> None:
         text = f"val/loss {state.loss:.4f}" if state.status == names.FINISHED else f"{state.status}: {state.reason}"
         self.console.print(f"  {self._title(trial)}  {text}", highlight=False, markup=False)
+        with suppress(StoreError):  # a record that cannot be read has no notes
+            for note in self.store.trial(trial.trial_id).notes():
+                self.console.print(f"    note: {note}", highlight=False, markup=False)
 
     def _rows(self, states: dict[str, State], submitted: set[str]) -> list[Table]:
         table = Table.grid(padding=(0, 2))

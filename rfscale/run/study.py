@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from analysis.table.store import AbsentError
 from rfscale import names
 from rfscale.judges import Judge, JudgeError, Progress
 from rfscale.judges.units import units
 from rfscale.paths import expanded
 from rfscale.run import origin
-from rfscale.run.launch import Outcome, launch, launch_evaluation, to_train
+from rfscale.run.launch import StoppedError, launch, launch_evaluation, to_train
+from rfscale.run.queue import Outcome
 from rfscale.run.views import Views
 from rfscale.spec.notes import notes
 from rfscale.spec.sweep import Quality, Sweep
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from analysis.compare.arms import Comparison
     from analysis.report.page import Report
     from analysis.table.read import SweepTable
+    from rfscale.run.mirror import Mirror
 
 Moment = Callable[[Outcome, set[str], str], None]  # outcome so far, ids given to Ray, trouble with MLflow ("" for none)
 
@@ -87,7 +90,10 @@ class Planned:
 
 
 PLAN_STATUSES = (names.NEW, names.PARTIAL, names.FINISHED, names.DROPPED)
-_PLANNED = {names.RUNNING: names.PARTIAL, names.FAILED: names.PARTIAL, names.DIVERGED: names.DROPPED}
+_PLANNED = {
+    **dict.fromkeys((names.RUNNING, names.INTERRUPTED, names.FAILED, names.DAMAGED), names.PARTIAL),
+    names.DIVERGED: names.DROPPED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +224,9 @@ class Study(Views):
     def run(self, *, address: str | None = None, watch: Watch = SILENT) -> Ran:
         """Train what is missing, judge the images where the sweep asks for it, and write the report.
 
-        `address`: as of `launch`. What was trained has its report also where judging cannot go on. Raises DataError,
-        JudgeError, PlacementError, StoreError, TrackingError, LaunchError, TableError and CompareError.
+        `address`: as of `launch`. What was trained has its report also where training or judging cannot go on, and
+        where MLflow does not answer. Raises DataError, JudgeError, PlacementError, StoreError, TrackingError,
+        LaunchError, StoppedError, TableError and CompareError.
         """
         return self.noted(decode=True)._run(address, watch)
 
@@ -227,7 +234,10 @@ class Study(Views):
         from rfscale.run.mirror import Mirror, check_reachable, tracking_uri
 
         self.check()
-        check_reachable(tracking_uri(self.store))
+        try:
+            check_reachable(tracking_uri(self.store))
+        except AbsentError as error:
+            watch.say(f"{error}. Training goes on: every point is kept in {self.store.root}, and MLflow is asked again")
         self.store.check_writable()
         origin.record(self.sweep, self.store)
         quality, missing = self.sweep.quality, to_train(self.sweep, self.store)
@@ -237,20 +247,27 @@ class Study(Views):
         if quality is not None and missing:
             self._ready_judges(quality, watch)
         mirror, outcome = Mirror(self.sweep, self.store), Outcome()
-        if missing:
-            with mirror.in_background(), watch.training(self.sweep, self.store) as moment:
-                outcome = launch(
-                    self.sweep, self.store, address=address, tick=lambda now, ids: moment(now, ids, mirror.trouble)
-                )
-        else:
-            mirror.finish()
+
+        def tick(now: Outcome, ids: set[str]) -> None:
+            nonlocal outcome
+            outcome = now
+            moment(now, ids, mirror.trouble)
+
         unjudged: dict[str, str] = {}
-        if quality is not None:
-            try:
+        try:
+            if missing:
+                with _mirrored(mirror, watch), watch.training(self.sweep, self.store) as moment:
+                    launch(self.sweep, self.store, address=address, tick=tick)
+            else:
+                _finish(mirror, watch)
+            if quality is not None:
                 unjudged = self._judge(quality, self.finished(), address, watch)
-            except names.RfscaleError:  # no judge, no Ray, no MLflow
+        except StoppedError:
+            raise
+        except names.RfscaleError:  # no Ray, no judge, an MLflow that refuses: what is finished has its report
+            with suppress(names.RfscaleError):
                 self.report(watch=watch)
-                raise
+            raise
         return Ran(outcome, unjudged, self.report(watch=watch))
 
     def evaluate(self, *, again: bool = False, address: str | None = None, watch: Watch = SILENT) -> Ran:
@@ -264,7 +281,10 @@ class Study(Views):
         placement.check(self.sweep.resources)
         origin.check_name(self.sweep, self.store)
         self._check_judges(quality)
-        check_reachable(tracking_uri(self.store))
+        try:
+            check_reachable(tracking_uri(self.store))
+        except AbsentError as error:
+            watch.say(f"{error}. Scores are kept in {self.store.root}, and MLflow is asked again")
         finished = self.finished()
         if not finished:
             lost = sum(state.status == names.DIVERGED for _, state in self.states())
@@ -288,15 +308,25 @@ class Study(Views):
 
     # --- after --------------------------------------------------------------------------------------------------------
 
-    def table(self) -> SweepTable:
+    def excluded(self) -> dict[str, str]:
+        """Trial id -> why it is in no fit and no comparison, whatever MLflow has of it: damaged, or left out by hand.
+
+        Reads the weights of all finished trials, at the speed of the disk. Raises StoreError for a damaged ledger.
+        """
+        states = {t.trial_id: self.store.trial(t.trial_id).state(thorough=True) for t in self.sweep.trials}
+        damaged = {trial_id: state.reason for trial_id, state in states.items() if state.status == names.DAMAGED}
+        by_hand = {trial_id: why for trial_id, why in self.store.ledger.excluded().items() if trial_id in self.ids}
+        return damaged | by_hand
+
+    def table(self, watch: Watch = SILENT) -> SweepTable:
         """One row per trial, as MLflow has it. Raises TableError and TrackingError."""
         from analysis.table.read import read_sweep
 
-        return read_sweep(self._labelled(), self.sweep.name, trials=self.ids)
+        return read_sweep(self._labelled(watch), self.sweep.name, trials=self.ids, excluded=self.excluded())
 
-    def compare(self, *, reference: str | None = None, by: Sequence[str] = ()) -> Compared:
+    def compare(self, *, reference: str | None = None, by: Sequence[str] = (), watch: Watch = SILENT) -> Compared:
         """The arms by `val/loss`; arguments as of `analysis.compare.arms.compare`. Raises TableError, CompareError."""
-        table = self.table()
+        table = self.table(watch)
         from analysis.compare.arms import compare
 
         return Compared(compare(table, reference=reference, by=by), table)
@@ -304,7 +334,9 @@ class Study(Views):
     def report(self, *, setting: str | None = None, reference: str | None = None, watch: Watch = SILENT) -> Report:
         """Write figures, tables and a page into the store. Raises as `compare` does, QualityError and StoreError."""
         origin.check_name(self.sweep, self.store)
-        uri, folder = self._labelled(), self.store.report(self.sweep.name)
+        uri, folder, excluded = self._labelled(watch), self.store.report(self.sweep.name), self.excluded()
+        for trial_id, reason in excluded.items():
+            watch.say(f"left out: {trial_id}, {reason}")
         from analysis.report.page import write_report  # loads matplotlib: not before MLflow has answered
         from rfscale.run.gallery import gallery_of
 
@@ -317,6 +349,7 @@ class Study(Views):
                 command=self.command,
                 quality_setting=setting,
                 trials=self.ids,
+                excluded=excluded,
                 gallery=gallery_of(self.finished(), self.store),
                 looks_file=self.store.looks,
             )
@@ -327,12 +360,27 @@ class Study(Views):
         watch.reported(report)
         return report
 
-    def _labelled(self) -> str:
-        """Where MLflow is, its runs carrying the arms and roles of the sweep file as it is now."""
-        from rfscale.run.mirror import relabel, tracking_uri
+    def _labelled(self, watch: Watch = SILENT) -> str:
+        """Where MLflow is, its runs carrying the arms and roles of the sweep file as it is now.
+
+        Where a server does not answer, that is a database in the store, made from the store for this. Raises
+        TrackingError.
+        """
+        from rfscale.run.mirror import Mirror, own_database, tracking_uri
+        from rfscale.run.places import relabel
 
         uri = tracking_uri(self.store)
-        relabel(self.sweep, uri)
+        try:
+            relabel(self.sweep, uri)
+        except AbsentError as error:
+            if not (self.store.root / "trials").is_dir() or not os.access(self.store.root, os.W_OK):
+                raise
+            watch.say(
+                f"{error}. These numbers are read from {self.store.root} itself; `rfscale run` of the sweep mirrors "
+                "to MLflow what it lacks when it is back"
+            )
+            uri = own_database(self.store)
+            Mirror(self.sweep, self.store, uri).finish()
         return uri
 
     # --- judges -------------------------------------------------------------------------------------------------------
@@ -364,26 +412,50 @@ class Study(Views):
         from rfscale.judges.evaluate import check_same_judge, missing
         from rfscale.run.mirror import Mirror
 
-        left = {t.trial_id: len(missing(t, self.store.trial(t.trial_id), quality)) for t in finished}
+        unread: dict[str, str] = {}
+
+        def count(trial: Trial) -> int:
+            try:
+                return len(missing(trial, self.store.trial(trial.trial_id), quality))
+            except StoreError as error:
+                unread[trial.trial_id] = str(error)
+                return 0
+
+        left = {t.trial_id: count(t) for t in finished}
         todo = sorted((t for t in finished if left[t.trial_id]), key=lambda t: -t.shape.flops().forward)
         wanted, total = sum(left.values()), sum(len(units(t, quality)) for t in finished)
         watch.say(f"{self.sweep.name}: {len(finished)} trained, {wanted} of {total} evaluations to do")
         mirror = Mirror(self.sweep, self.store)
         if not todo:
-            mirror.finish()
-            return {}
+            _finish(mirror, watch)
+            return unread
         for judge in self._ready_judges(quality, watch):
-            check_same_judge(judge, finished, self.store)
-        with mirror.in_background(), watch.counting() as progress:
+            check_same_judge(judge, [t for t in finished if t.trial_id not in unread], self.store)
+        with _mirrored(mirror, watch), watch.counting() as progress:
 
             def tick(outcome: Outcome, submitted: set[str]) -> None:
                 for t in todo:
                     if left[t.trial_id]:  # a trial with nothing left is not read again
-                        left[t.trial_id] = len(missing(t, self.store.trial(t.trial_id), quality))
+                        left[t.trial_id] = count(t)
                 progress("evaluations", wanted - sum(left.values()), wanted)
 
             outcome = launch_evaluation(self.sweep, quality, todo, self.store, address=address, tick=tick)
-        return {trial_id: state.reason for trial_id, state in outcome.unfinished.items()}
+        return unread | {trial_id: state.reason for trial_id, state in outcome.unfinished.items()}
+
+
+@contextmanager
+def _mirrored(mirror: Mirror, watch: Watch) -> Iterator[None]:
+    """`Mirror.in_background`, but an MLflow that is away at the end is told, and no error."""
+    try:
+        with mirror.in_background():
+            yield
+    except AbsentError as error:
+        watch.say(str(error))
+
+
+def _finish(mirror: Mirror, watch: Watch) -> None:
+    with _mirrored(mirror, watch):
+        pass
 
 
 def _planned(trial: Trial, state: State) -> Planned:

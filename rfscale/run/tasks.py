@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from rfscale.registry import allowing_plugins
 from rfscale.spec.sweep import Quality, Resources, Samples
 from rfscale.spec.trial import Trial
 from rfscale.store import ClaimedError, Store, TrialFolder
+from rfscale.train.stopping import heeding_sigterm
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,7 @@ class Problem:
     sentence: str
     claimed: bool = False  # another process holds the trial: nothing is wrong with it
     died: bool = False  # the process ended without a word
+    machine: bool = False  # and so did its machine
 
     @classmethod
     def of(cls, error: Exception) -> Problem:
@@ -35,16 +39,24 @@ class Problem:
 def train_task(
     trial_json: str, folder: str, resources: dict[str, Any], samples: dict[str, Any], keep_weights: bool
 ) -> Problem | None:
-    """Train one trial. What it measured and how it ended are in its folder."""
+    """Train one trial. What it measured and how it ended are in its folder.
+
+    Told to stop, by SIGTERM or by its launcher (an interrupt), it writes a checkpoint, and the process ends: no other
+    trial is begun on a machine that is going away.
+    """
     from rfscale.train.loop import train
 
     settings = _one_process(resources)
     try:
         with allowing_plugins():  # whoever made the trial was allowed to, and it says which text they had
             trial = Trial.model_validate_json(trial_json)
-        train(trial, TrialFolder(Path(folder)), settings, Samples.model_validate(samples), keep_weights=keep_weights)
+        place, pictures = TrialFolder(Path(folder)), Samples.model_validate(samples)
+        with heeding_sigterm(signal.SIGINT) as stop:
+            ended = train(trial, place, settings, pictures, keep_weights=keep_weights, stop=stop)
     except Exception as error:
         return Problem.of(error)
+    if ended == names.INTERRUPTED:
+        sys.exit(128 + signal.SIGTERM)
     return None
 
 

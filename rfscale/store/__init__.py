@@ -15,6 +15,7 @@
         <file>.damaged       what could not be read and was made anew
         lock                 held while a process trains it
     <store>/store.json                       the id of the store, by which it knows its own runs in MLflow
+    <store>/ledger.jsonl                     which trials people left out or had trained again: who, when and why
     <store>/judges/                          what a judge trains or computes once
     <store>/mlflow.db, <store>/artifacts/    MLflow, unless MLFLOW_TRACKING_URI points elsewhere
     <store>/reports/<sweep>/                 report.html, figures, tables

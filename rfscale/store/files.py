@@ -83,7 +83,7 @@ def check_folder(path: Path) -> None:
 
 
 def check_file(path: Path, expected: object) -> None:
-    """The file has the SHA-256 recorded when it was written. Raises DamagedError, and OSError as of `sha256`."""
+    """The file has the SHA-256 that was recorded when it was written. Raises DamagedError and OSError."""
     if sha256(path) != expected:
         raise damaged(path, "its SHA-256 is not the one that was recorded when it was written")
 

@@ -109,16 +109,24 @@ class TrialFolder:
         `thorough` reads a finished trial's weights and journal from end to end, at the speed of the disk.
         """
         try:
+            return self.known_state(thorough=thorough)
+        except StoreError as error:
+            return State(names.DAMAGED, reason=str(error))
+
+    def known_state(self, *, thorough: bool = False) -> State:
+        """As `state`, for whoever trains over what is damaged.
+
+        Raises StoreError where a file cannot be read: it may be whole, and is not to be trained over.
+        """
+        try:
             state = self._state()
             if thorough and state.status == names.FINISHED:
                 self._verify()
             return state
         except DamagedError as error:
             return State(names.DAMAGED, reason=f"{error}; the next run trains it again")
-        except StoreError as error:  # of a file that may well be whole: nothing is trained over it
-            return State(names.DAMAGED, reason=str(error))
         except OSError as error:
-            return State(names.DAMAGED, reason=str(unreadable(Path(error.filename or self.path), error)))
+            raise unreadable(Path(error.filename or self.path), error) from error
 
     def _state(self) -> State:
         if not self.path.exists():
@@ -251,6 +259,19 @@ class TrialFolder:
             said.append(f"{self.journal} had {len(lines)} damaged lines, so the trial began again at step 0")
         self.result.unlink(missing_ok=True)
         return said
+
+    def start_over(self) -> None:
+        """Have nothing of the trial but its record and its old files: the next run trains it from step 0.
+
+        Raises ClaimedError while a process holds it.
+        """
+        with self.claim():
+            for path in self.checkpoints():
+                shutil.rmtree(path)
+            for file in (self.journal, self.result):
+                if file.exists():
+                    file.replace(file.with_name(f"{file.name}.before"))
+            self.forgotten.unlink(missing_ok=True)  # it counts bytes of that journal
 
     def notes(self) -> list[str]:
         """What was found damaged by the attempts at the trial, one sentence each."""

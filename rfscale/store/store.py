@@ -12,6 +12,7 @@ from pathlib import Path
 from rfscale.names import one_line
 from rfscale.store.files import StoreError, creating
 from rfscale.store.folder import TrialFolder
+from rfscale.store.ledger import Ledger
 
 
 def default_store() -> Path:
@@ -27,6 +28,14 @@ class Store:
 
     def trial(self, trial_id: str) -> TrialFolder:
         return TrialFolder(self.root / "trials" / trial_id)
+
+    def find(self, prefix: str) -> TrialFolder:
+        """The folder of a trial by the first digits of its id, however it stands. Raises StoreError."""
+        found = sorted((self.root / "trials").glob(f"{prefix}*")) if prefix.isalnum() else []
+        if len(found) != 1:
+            what = f"{len(found)} trials start with" if found else "there is no trial"
+            raise StoreError(f"{what} {prefix!r} in the store {self.root}; `rfscale status SWEEP` lists the ids")
+        return self.trial(found[0].name)
 
     def report(self, sweep: str) -> Path:
         return self.root / "reports" / sweep
@@ -56,6 +65,10 @@ class Store:
         except (ValueError, KeyError, TypeError) as error:
             hint = "restore it, or remove it: the store then writes new runs to MLflow"
             raise StoreError(f"{path} is damaged ({one_line(error)}); {hint}") from error
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.root / "ledger.jsonl")
 
     @property
     def judges(self) -> Path:

@@ -38,7 +38,7 @@ DIVERGED_FACTOR = 10.0
 Progress = Callable[[int, float], None]  # called as progress(step, training loss) at every logged point
 
 
-class Interrupted(names.RfscaleError, RuntimeError):  # no Error: nothing went wrong
+class Interrupted(names.RfscaleError, RuntimeError):
     """The process was told to stop; a checkpoint holds everything up to here."""
 
 
@@ -66,7 +66,7 @@ def train(
     placement = one_device(resources)
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.claim():
-        ended = folder.state(thorough=True).status  # only what is asked under the lock is sure
+        ended = folder.known_state(thorough=True).status  # only what is asked under the lock is sure
         if ended in (names.FINISHED, names.DIVERGED):
             return ended
         notes = folder.begin()
@@ -162,7 +162,7 @@ class Training:
                 self._save(paused - clock)
                 saved = time.monotonic()
                 if self.stop.asked:
-                    raise Interrupted(f"it was told to stop (SIGTERM); a checkpoint holds its {at.step} steps")
+                    raise Interrupted(f"it was told to stop; a checkpoint holds its {at.step} steps")
             clock += time.monotonic() - paused
         self.journal.sync()
         return metrics

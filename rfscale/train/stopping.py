@@ -17,8 +17,8 @@ class Stop:
 
 
 @contextmanager
-def heeding_sigterm() -> Iterator[Stop]:
-    """SIGTERM is noted instead of ending the process, for as long as the block lasts.
+def heeding_sigterm(*others: signal.Signals) -> Iterator[Stop]:
+    """SIGTERM, and the other signals given, are noted and do nothing else, for as long as the block lasts.
 
     Only a process's main thread can hear signals; in another one nothing changes. Ray runs tasks in the main thread,
     and its own handlers, one of which dumps the stack and ends the process, are back after the block.
@@ -31,8 +31,9 @@ def heeding_sigterm() -> Iterator[Stop]:
     def note(number: int, frame: object) -> None:
         stop.asked = True
 
-    before = signal.signal(signal.SIGTERM, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, *others)}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

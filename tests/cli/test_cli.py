@@ -465,8 +465,8 @@ def test_an_empty_caption_file_is_refused(
     assert files_in(tmp_path) == before
 
 
-@pytest.mark.parametrize("command", ["run", "report", "compare"])
-def test_an_mlflow_server_that_does_not_answer_is_refused(
+@pytest.mark.parametrize("command", ["report", "compare"])
+def test_an_mlflow_server_that_does_not_answer_is_refused_where_there_is_no_store_to_read(
     command: str, tiny: Mapping, write_sweep: WriteSweep, rfscale: Rfscale, tmp_path: Path
 ) -> None:
     with socket.socket() as closed:  # bound and not listening: nobody else gets the port, and nobody answers

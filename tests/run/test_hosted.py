@@ -28,6 +28,7 @@ from analysis.table.read import read_sweep
 from analysis.table.store import TrackingError, connect
 from rfscale import names
 from rfscale.cli import app
+from rfscale.run import mirror as mirror_module
 from rfscale.run.mirror import Mirror
 from rfscale.spec.sweep import Sweep
 from rfscale.store import Store
@@ -237,15 +238,10 @@ def refused(path: Path, store: Path) -> str:
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        ("http://me:{secret}@127.0.0.1:{dead}", "does not answer"),
-        ("http://me:{secret}@no-such-host.invalid", "does not answer"),
         ("http://me:wrong@{host}/team", "refuses the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
         ("http://me:{secret}@{host}/elsewhere", "has no MLflow under this path; correct MLFLOW_TRACKING_URI"),
-        ("https://me:{secret}@{host}/team", "does not answer"),
         ("http://me:{secret}/x@{host}", "in the login of an address, write the letters"),
-        ("postgresql://me:{secret}@127.0.0.1:{dead}/mlflow", r"postgresql://\*\*\*@127.0.0.1"),
         ("postgresql://me:a@b:{secret}@h:1/mlflow", "in the login of an address, write the letters"),
-        ("http://me:{secret}:x@{host}", "does not answer|refuses|no MLflow|in the login"),
         ("nonsense://me:{secret}@here", "cannot be used"),
     ],
 )
@@ -259,3 +255,33 @@ def test_what_cannot_be_reached_is_one_sentence_without_the_password(
     uri = address.format(secret=SECRET, dead=free_port(), host=proxy(LOGIN).host)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert re.search(sentence, refused(path, store))
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("http://me:{secret}@127.0.0.1:{dead}", "does not answer"),
+        ("http://me:{secret}@no-such-host.invalid", "does not answer"),
+        ("https://me:{secret}@{host}/team", "does not answer"),
+        ("postgresql://me:{secret}@127.0.0.1:{dead}/mlflow", r"postgresql://\*\*\*@127.0.0.1"),
+        ("http://me:{secret}:x@{host}", "does not answer|refuses|no MLflow|in the login"),
+    ],
+)
+def test_what_does_not_answer_is_said_without_the_password_and_the_store_is_read(
+    address: str, sentence: str, trained: tuple[Sweep, Path, Path], proxy: StartProxy, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    _, path, made = trained
+    store = shutil.copytree(made, tmp_path / "store")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mirror_module, "LAST_PATIENCE_SECONDS", 0.0)
+    uri = address.format(secret=SECRET, dead=free_port(), host=proxy(LOGIN).host)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    ran, reported = invoke("run", path, "--store", store), invoke("report", path, "--store", store)
+    for done in (ran, reported):
+        assert re.search(sentence, done.output)
+    assert_secret_nowhere(store, ran, reported)
+    if "MLflow is asked again" in ran.output:  # not where an address is none, or a driver is missing
+        assert (ran.exit_code, reported.exit_code) == (0, 0), ran.output
+        assert "the same command mirrors them when it is back" in ran.output
+        assert "These numbers are read from" in reported.output

@@ -22,7 +22,8 @@ from conftest import heed_interrupts
 
 from rfscale import names
 from rfscale.run import launch as launch_module
-from rfscale.run.launch import LaunchError, Outcome, _next, _note_end, _stop_on_same_error, launch, to_train
+from rfscale.run.launch import launch, to_train
+from rfscale.run.queue import LaunchError, Outcome, next_to_train, note_end, stop_on_same_error
 from rfscale.run.tasks import Problem, evaluate_task, train_task
 from rfscale.spec.sweep import Quality, Resources, Samples, Sweep
 from rfscale.spec.sweep_file import load_sweep, parse_sweep
@@ -154,10 +155,10 @@ def test_a_trial_of_another_process_is_left_in_the_queue(store: Store) -> None:
         store.trial(trial.trial_id).path.mkdir()
     write_json(store.trial(ended.trial_id).result, {"status": names.DIVERGED, "reason": "loss"})
     with store.trial(busy.trial_id).claim():
-        assert _next(waiting, store, outcome, 9) == rest
+        assert next_to_train(waiting, store, outcome, 9) == rest
         assert waiting == [busy]
         assert set(outcome.unfinished) == {ended.trial_id}
-    assert _next(waiting, store, outcome, 9) == [busy]
+    assert next_to_train(waiting, store, outcome, 9) == [busy]
 
 
 def problem(error: Exception) -> Problem:
@@ -182,12 +183,12 @@ def test_only_the_same_error_in_the_first_three_trials_stops_the_sweep(problems:
     """The same by type, place and system error; what its message says plays no part."""
     outcome = Outcome()
     for number, (trial, one) in enumerate(zip(small(seeds=[0, 1]).trials, problems, strict=False)):
-        _note_end(outcome, trial, State(names.FAILED, number, one.sentence), one)
+        note_end(outcome, trial, State(names.FAILED, number, one.sentence), one)
     if stops:
         with pytest.raises(LaunchError, match=r"first 3 trials all failed in the same way"):
-            _stop_on_same_error(outcome)
+            stop_on_same_error(outcome)
         outcome.finished.append("another")
-    _stop_on_same_error(outcome)
+    stop_on_same_error(outcome)
 
 
 def test_a_task_tells_that_another_process_holds_its_trial(store: Store) -> None:
@@ -327,6 +328,70 @@ def test_a_worker_that_is_killed_resumes_to_the_same_bits(store: Store, cluster:
     assert folder.weights().read_bytes() == undisturbed.trial(trial.trial_id).weights().read_bytes()
 
 
+def test_a_worker_that_is_told_to_stop_loses_no_step_and_another_goes_on(
+    store: Store, cluster: str, tmp_path: Path
+) -> None:
+    """SIGTERM, with no other checkpoint and no retry: what it did is kept, and it costs the trial nothing."""
+    sweep = small(
+        formulations=["rf"], model={"depths": [1], "width_per_depth": 16, "patch": 4},
+        training={"steps": 300, "batch": 4}, resources={"checkpoint_seconds": 1e6, "retries": 0},
+    )  # fmt: skip
+    (trial,) = sweep.trials
+    folder, told, seen = store.trial(trial.trial_id), list[int](), 0
+
+    def tell(outcome: Outcome, submitted: set[str]) -> None:
+        nonlocal seen
+        pid, step = lock_holder(folder), folder.state().step
+        if pid is not None and not told and step >= 20:
+            os.kill(pid, signal.SIGTERM)
+            told.append(pid)
+            seen = step
+
+    outcome = launch(sweep, store, address=cluster, tick=tell)
+    assert outcome.finished == [trial.trial_id]
+    assert told
+    assert json.loads(folder.record.read_text())["attempts"][1:], "another attempt went on"
+    steps = [p.step for p in folder.points()[0] if names.TRAIN_LOSS in p.metrics]
+    assert len(steps) == len(set(steps)) == 101
+    alone = TrialFolder(tmp_path / "alone")
+    train(trial, alone, samples=Samples(images=0))
+    assert history(folder) == history(alone)
+    assert folder.weights().read_bytes() == alone.weights().read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_a_ray_that_dies_is_started_again_and_no_trial_failed(
+    store: Store, part: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sweep = small(training={"steps": 300, "batch": 4}, resources={"checkpoint_seconds": 0.2, "retries": 0})
+    killed: list[int] = []
+
+    def kill(outcome: Outcome, submitted: set[str]) -> None:
+        import ray
+
+        going = [t for t in submitted if store.trial(t).checkpoints()]
+        if going and not killed:
+            (process,) = ray._private.worker._global_node.all_processes[part]
+            os.kill(process.process.pid, signal.SIGKILL)
+            killed.append(process.process.pid)
+
+    outcome = launch(sweep, store, tick=kill)
+    assert killed
+    assert set(outcome.finished) == {t.trial_id for t in sweep.trials}
+    assert outcome.unfinished == {}
+    printed = capfd.readouterr()
+    assert "state-dump" not in printed.out + printed.err
+
+
+@pytest.mark.slow
+def test_a_ray_that_dies_again_and_again_is_one_sentence(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch_module, "RAY_DEATHS", 1)
+    monkeypatch.setattr(launch_module, "_dead", lambda ray, address: "its raylet ended")
+    with pytest.raises(LaunchError, match=r"Ray died 2 times and no trial went on between \(its raylet ended\)"):
+        launch(small(), store)
+
+
 def test_a_worker_that_always_dies_fails_in_the_end(store: Store, cluster: str) -> None:
     sweep = small(
         formulations=["rf"], model={"depths": [1], "width_per_depth": 16, "patch": 4},
@@ -341,7 +406,7 @@ def test_a_worker_that_always_dies_fails_in_the_end(store: Store, cluster: str) 
             os.kill(pid, signal.SIGKILL)
 
     outcome = launch(sweep, store, address=cluster, tick=kill)
-    assert "its process died, and so did its retries" in outcome.unfinished[trial.trial_id].reason
+    assert "its process died again and again" in outcome.unfinished[trial.trial_id].reason
     assert folder.state().status == names.FAILED
 
 

@@ -17,9 +17,14 @@ import yaml
 from PIL import Image
 
 import rfscale
+from analysis.table.read import read_sweep
 from rfscale import names
 from rfscale.judges import JudgeError
-from rfscale.run.launch import Outcome
+from rfscale.run import mirror as mirror_module
+from rfscale.run import study as study_module
+from rfscale.run.launch import to_train
+from rfscale.run.mirror import Mirror
+from rfscale.run.queue import LaunchError, Outcome
 from rfscale.run.study import Study
 from rfscale.spec.sweep import Sweep
 from rfscale.store import Store, StoreError
@@ -112,6 +117,100 @@ def test_a_sweep_is_run_judged_reported_and_compared_without_a_word_on_the_scree
     assert set(found.table.trials["trial_id"]) == study.ids
     out = capsys.readouterr()
     assert (out.out, out.err) == ("", "")
+
+
+def finished_study(tiny: Mapping, tmp_path: Path) -> Study:
+    """Four trials, all trained, not yet mirrored."""
+    tiny["training"]["steps"] = 6
+    study = study_of(tiny, tmp_path, seeds=[0, 1], formulations=["rf", "eps/linear"])
+    for trial in study.sweep.trials:
+        train(trial, study.store.trial(trial.trial_id), samples=study.sweep.samples)
+    return study
+
+
+@pytest.mark.parametrize("file", ["result", "weights"])
+def test_what_is_damaged_is_left_out_and_is_to_be_trained_again(tiny: Mapping, tmp_path: Path, file: str) -> None:
+    study = finished_study(tiny, tmp_path)
+    folder = study.store.trial(study.sweep.trials[0].trial_id)
+    path = folder.result if file == "result" else folder.weights(ema=False)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4 if file == "weights" else 128
+    path.write_bytes(data)
+    assert list(study.excluded()) == [folder.path.name]
+    assert f"{path} is damaged (" in study.excluded()[folder.path.name]
+    assert [trial.trial_id for trial in to_train(study.sweep, study.store)] == [folder.path.name]
+    assert len(study.states()) == 4
+    assert study.plan().count(names.PARTIAL) == (1 if file == "result" else 0)  # a plan reads no weights
+
+
+def test_a_damaged_trial_is_said_in_the_report_and_trained_again_by_the_next_run(
+    tiny: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = finished_study(tiny, tmp_path)
+    folder = study.store.trial(study.sweep.trials[0].trial_id)
+    Mirror(study.sweep, study.store).finish()
+    folder.result.write_bytes(folder.result.read_bytes()[:50])
+    watch = Remember()
+    report = study.report(watch=watch)
+    (said,) = (line for line in watch.said if line.startswith("left out: "))
+    assert said.startswith(f"left out: {folder.path.name}, {folder.result} is damaged (")
+    assert f"{folder.result} is damaged (" in html.unescape(report.path.read_text(encoding="utf-8"))
+    table = study.table()
+    assert len(table.trials) == 3
+    assert folder.path.name in set(table.rejected["trial_id"])
+    again: list[str] = []
+
+    def trained(sweep: Sweep, store: Store, **options: Any) -> Outcome:
+        for trial in to_train(sweep, store):
+            again.append(trial.trial_id)
+            train(trial, store.trial(trial.trial_id), samples=sweep.samples)
+        return Outcome(finished=list(again))
+
+    monkeypatch.setattr(study_module, "launch", trained)
+    study.run()
+    assert again == [folder.path.name]
+    assert study.excluded() == {}
+    assert len(study.table().trials) == 4
+
+
+def test_without_mlflow_everything_is_trained_kept_and_reported_and_mirrored_by_the_next_run(
+    tiny: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, watch = finished_study(tiny, tmp_path), Remember()
+    monkeypatch.setattr(mirror_module, "LAST_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    ran = study.run(watch=watch)
+    assert ran.report.path.exists()
+    start, _, end, read = watch.said
+    assert re.search(
+        r"does not answer .*\. Training goes on: every point is kept in .*store, and MLflow is asked", start
+    )
+    assert end.endswith("store: the same command mirrors them when it is back")
+    assert "did not take the last points" in end
+    assert re.search(r"These numbers are read from .*store itself; `rfscale run` of the sweep mirrors to MLflow", read)
+    watch = Remember()
+    assert len(study.table(watch).trials) == 4
+    assert len(watch.said) == 1
+    there = f"sqlite:///{tmp_path}/elsewhere.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", there)
+    Mirror(study.sweep, study.store).finish()  # what the next run begins with
+    assert len(read_sweep(there, "tiny").trials) == 4
+
+
+def test_an_error_that_ends_a_launch_leaves_a_report_of_what_is_finished(
+    tiny: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, watch = finished_study(tiny, tmp_path), Remember()
+    study.store.trial(study.sweep.trials[0].trial_id).result.unlink()
+
+    def larger(*_: Any, **__: Any) -> Outcome:
+        raise LaunchError("no node has that")
+
+    monkeypatch.setattr(study_module, "launch", larger)
+    with pytest.raises(LaunchError, match="no node has that"):
+        study.run(watch=watch)
+    (path,) = watch.reports
+    assert path.exists()
 
 
 def test_what_a_folder_does_silently_is_said_by_plan_and_by_the_report(tmp_path: Path) -> None:

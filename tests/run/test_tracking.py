@@ -174,7 +174,7 @@ def assert_mirrored(store: Store, run: Run, folder: TrialFolder) -> None:
     assert set(run.data.metrics) == keys
     held = [m for key in keys for m in there.get_metric_history(run.info.run_id, key)]
     assert sorted((m.key, m.step, m.timestamp, m.value) for m in held) == wanted
-    assert run.data.tags[names.TAG_CURSOR] == str(size)
+    assert run.data.tags[names.TAG_CURSOR].partition(":")[0] == str(size)
 
 
 # --- a run for life ---------------------------------------------------------------------------------------------------
@@ -359,6 +359,96 @@ def test_a_lost_cursor_sends_everything_again_and_changes_nothing(store: Store, 
     assert_mirrored(store, only_run(store, sweep), folder)
 
 
+def lose_the_end(folder: TrialFolder, lines: int) -> None:
+    """As a power cut does with what was not yet on the disk."""
+    folder.journal.write_bytes(b"".join(folder.journal.read_bytes().splitlines(keepends=True)[:-lines]))
+
+
+@pytest.mark.parametrize("same_mirror", [True, False])
+@pytest.mark.parametrize("again", [range(30, 80), range(0)], ids=["longer than the cursor", "shorter"])
+def test_a_journal_that_lost_its_end_is_mirrored_anew_and_each_point_once(
+    store: Store, sweep: Sweep, again: range, same_mirror: bool
+) -> None:
+    folder = begin(store, sweep.trials[0])
+    measure(folder, range(1, 60))
+    mirror = Mirror(sweep, store)
+    mirror.finish()
+    before = only_run(store, sweep)
+    lose_the_end(folder, 30)
+    time.sleep(0.002)  # what is measured again is measured at another time
+    measure(folder, again, lambda step: {names.TRAIN_LOSS: 1.0 / step, names.GRAD_NORM: 0.5, "val/extra": 1.0})
+    (mirror if same_mirror else Mirror(sweep, store)).finish()
+    run = only_run(store, sweep)
+    assert run.info.run_id != before.info.run_id
+    assert_mirrored(store, run, folder)
+    old = client(store).get_run(before.info.run_id)
+    assert old.info.lifecycle_stage == "deleted"
+    assert old.data.tags[names.TAG_REASON].startswith("superseded: ")
+
+
+def test_a_cursor_of_an_older_version_goes_on_where_it_stands(store: Store, sweep: Sweep) -> None:
+    folder = begin(store, sweep.trials[0])
+    measure(folder, range(1, 60))
+    Mirror(sweep, store).finish()
+    before = only_run(store, sweep)
+    size = before.data.tags[names.TAG_CURSOR].partition(":")[0]
+    client(store).set_tag(before.info.run_id, names.TAG_CURSOR, size)
+    measure(folder, range(60, 101))
+    Mirror(sweep, store).finish()
+    run = only_run(store, sweep)
+    assert run.info.run_id == before.info.run_id
+    assert_mirrored(store, run, folder)
+
+
+@pytest.mark.parametrize("file", ["result", "record", "journal"])
+def test_a_trial_that_cannot_be_read_is_damaged_and_the_others_are_mirrored(local: Store, file: str) -> None:
+    sweep = make_sweep("damaged", seeds=3)
+    folders = [begin(local, trial) for trial in sweep.trials]
+    for folder in folders[:2]:
+        measure(folder, range(1, 20))
+        end(folder)
+    mirror = Mirror(sweep, local)
+    mirror.finish()
+    path = getattr(folders[0], file)
+    kept = path.read_bytes()
+    path.write_bytes(b'{"status": "fini' if file != "journal" else kept + b"#\n")
+    measure(folders[2], range(1, 20))
+    end(folders[2])
+    for each in (mirror, Mirror(sweep, local)):
+        each.finish()
+        run = run_of(local, sweep, 0)
+        assert run.data.tags[names.TAG_STATUS] == names.DAMAGED
+        assert f"{path} is damaged (" in run.data.tags[names.TAG_REASON]
+        for index in (1, 2):
+            assert run_of(local, sweep, index).data.tags[names.TAG_STATUS] == names.FINISHED
+            assert_mirrored(local, run_of(local, sweep, index), folders[index])
+    path.write_bytes(kept)
+    mirror.finish()
+    assert run_of(local, sweep, 0).data.tags[names.TAG_STATUS] == names.FINISHED
+
+
+def test_mlflow_that_is_absent_at_the_start_is_told_and_gets_everything_when_it_comes(
+    tmp_path: Path, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.2)
+    place = Store(tmp_path / "store")
+    place.check_writable()
+    mirror = Mirror(sweep, place)
+    assert "does not answer" in mirror.trouble
+    folder = begin(place, sweep.trials[0])
+    measure(folder, range(1, 101))
+    end(folder)
+    try:
+        with mirror.in_background(0.05):
+            server.start()
+        assert mirror.trouble == ""
+        assert_mirrored(place, only_run(place, sweep), folder)
+    finally:
+        server.stop()
+
+
 def test_a_run_whose_creation_was_not_confirmed_is_found(store: Store, sweep: Sweep) -> None:
     """The server made the run and the answer was lost: the next try must not make a second."""
     folder = begin(store, sweep.trials[0])
@@ -513,7 +603,7 @@ def test_a_server_that_is_away_for_a_while_loses_nothing(tmp_path: Path, monkeyp
         measure(late, range(1, 30))
         mirror = Mirror(sweep, store)
         monkeypatch.setattr(tracking, "LAST_PATIENCE_SECONDS", 0.5)
-        with pytest.raises(TrackingError, match=r"did not take the last points .*run the same command again"):
+        with pytest.raises(TrackingError, match=r"did not take the last points .*the same command mirrors them"):
             run_while_the_server_dies(mirror, server, folder)
         with pytest.raises(TrackingError, match="does not answer"):
             check_reachable(server.uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import time
@@ -17,7 +18,7 @@ from test_train import NO_IMAGES, Mapping, history, trained, training, trial_of,
 from rfscale import names
 from rfscale.spec.sweep import Resources
 from rfscale.spec.sweep_file import load_sweep
-from rfscale.store import Store, StoreError, TrialFolder, read_json
+from rfscale.store import Store, StoreError, TrialFolder, files, read_json
 from rfscale.train import loop as loop_module
 from rfscale.train.loop import train
 from rfscale.train.stopping import Stop, heeding_sigterm
@@ -91,7 +92,7 @@ def test_a_stop_writes_a_checkpoint_at_the_next_step_and_leaves(tiny: Mapping, t
     assert train(trial, folder, Resources(), NO_IMAGES, ask, stop=stop) == names.INTERRUPTED
     state = folder.state()
     assert (state.status, state.step) == (names.INTERRUPTED, 4)
-    assert state.reason == "it was told to stop (SIGTERM); a checkpoint holds its 4 steps"
+    assert state.reason == "it was told to stop; a checkpoint holds its 4 steps"
     assert folder.checkpoints() == [folder.checkpoint(4)]
     alone = trained(trial, tmp_path / "alone")
     trained(trial, folder.path)
@@ -166,6 +167,22 @@ def test_a_trial_that_ended_while_somebody_waited_for_it_is_left_alone(
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def test_weights_that_cannot_be_read_now_are_not_trained_over(
+    tiny: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = trained(trial_of(tiny), tmp_path / "t")
+    there = sorted(folder.path.iterdir())
+
+    def stale(path: Path) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(files, "sha256", stale)
+    with pytest.raises(StoreError, match=r"safetensors cannot be read \(Stale file handle\)"):
+        train(trial_of(tiny), folder, Resources(), NO_IMAGES)
+    assert folder.state(thorough=True).status == names.DAMAGED
+    assert sorted(folder.path.iterdir()) == there
 
 
 @pytest.mark.parametrize("ema", [True, False])

@@ -1,0 +1,182 @@
+"""The trials of a launch: which come next, which are tried again after a death, and how each of them ended. No Ray.
+
+Three things end a task without an end of its trial. Whoever is told to stop writes a checkpoint and leaves: the trial
+waits for its next turn. A death with a newer checkpoint than before is progress and costs nothing. A death without one
+counts against the trial's `retries`, unless it was its machine that died: then against a far larger number, since a
+trial may be what kills machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from rfscale import names
+from rfscale.run.tasks import Problem
+from rfscale.spec.trial import Trial
+from rfscale.store import State, Store, TrialFolder, write_json
+
+SAME_ERROR_LIMIT = 3
+MACHINE_DEATHS = 20
+"""How many machines in a row may die under a trial that makes no progress."""
+
+
+class LaunchError(names.RfscaleError, RuntimeError):
+    """The sweep cannot go on; the message is one sentence."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How the trials of a launch ended so far."""
+
+    finished: list[str] = field(default_factory=list)
+    unfinished: dict[str, State] = field(default_factory=dict)
+    kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of the errors of those that failed
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is done with every trial of a launch."""
+
+    task: Callable[..., Problem | None]
+    arguments: Callable[[Trial], tuple[Any, ...]]  # of the task, after the trial
+    ready: Callable[[list[Trial], Outcome, int], list[Trial]]  # takes up to so many trials off the queue
+    ended: Callable[[Trial, Problem | None], State]  # `running` where another process has it: it is waited for
+    progress: Callable[[Trial], int]  # grows with what a death leaves behind
+
+
+@dataclass(slots=True)
+class Queue:
+    """What waits and how what does not wait any more ended."""
+
+    work: Work
+    waiting: list[Trial]
+    retries: int
+    outcome: Outcome = field(default_factory=Outcome)
+    _reached: dict[str, int] = field(default_factory=dict)  # trial id -> its progress when it was last looked at
+    _deaths: dict[str, int] = field(default_factory=dict)  # in a row, without progress
+
+    def next(self, count: int) -> list[Trial]:
+        """Take up to `count` trials."""
+        taken = self.work.ready(self.waiting, self.outcome, count)
+        for trial in taken:
+            self._reached.setdefault(trial.trial_id, self.work.progress(trial))
+        return taken
+
+    def give_back(self, trials: list[Trial]) -> None:
+        """Put them in front again: what carried them ended, and that says nothing of them."""
+        self.waiting[:0] = trials
+
+    def ended(self, trial: Trial, problem: Problem | None) -> bool:
+        """Note how a task ended; returns whether the trial waits because another process has it."""
+        if problem is not None and problem.died and self._goes_on(trial, problem):
+            self.give_back([trial])
+            return False
+        state = self.work.ended(trial, problem)
+        if state.status == names.INTERRUPTED:
+            self.give_back([trial])
+        elif state.status == names.RUNNING:
+            self.waiting.append(trial)
+        else:
+            note_end(self.outcome, trial, state, problem)
+        return state.status == names.RUNNING
+
+    def advanced(self, running: list[Trial]) -> int:
+        """A number that is larger than before where any trial went on or ended since."""
+        ended = len(self.outcome.finished) + len(self.outcome.unfinished)
+        return ended + sum(self.work.progress(trial) for trial in (*running, *self.waiting))
+
+    def _goes_on(self, trial: Trial, problem: Problem) -> bool:
+        """Whether a trial whose process died is tried again."""
+        key, now = trial.trial_id, self.work.progress(trial)
+        if now > self._reached.get(key, 0):
+            self._reached[key], self._deaths[key] = now, 0
+            return True
+        self._deaths[key] = self._deaths.get(key, 0) + 1
+        return self._deaths[key] <= (max(self.retries, MACHINE_DEATHS) if problem.machine else self.retries)
+
+
+def next_to_train(waiting: list[Trial], store: Store, outcome: Outcome, count: int) -> list[Trial]:
+    """Take up to `count` trials from the front of the queue, but none that another process trains or has ended."""
+    taken: list[Trial] = []
+    for trial in tuple(waiting):
+        if len(taken) >= count:
+            break
+        state = store.trial(trial.trial_id).state()
+        if state.status == names.RUNNING:
+            continue
+        waiting.remove(trial)
+        if state.status == names.DIVERGED or (state.status == names.FINISHED and _whole(store.trial(trial.trial_id))):
+            note_end(outcome, trial, state)
+        else:
+            taken.append(trial)
+    return taken
+
+
+def _whole(folder: TrialFolder) -> bool:
+    return folder.state(thorough=True).status == names.FINISHED
+
+
+def note_end(outcome: Outcome, trial: Trial, state: State, problem: Problem | None = None) -> None:
+    """The trial does not run any more."""
+    if state.status == names.FINISHED:
+        outcome.finished.append(trial.trial_id)
+        return
+    outcome.unfinished[trial.trial_id] = state
+    if state.status == names.FAILED:
+        outcome.kinds[trial.trial_id] = problem.kind if problem is not None and not problem.machine else ()
+
+
+def trained(folder: TrialFolder, problem: Problem | None) -> State:
+    """How a trial whose task has ended stands: its folder decides, and where that cannot say, the error of the task."""
+    state = folder.state()
+    if state.status in (names.FINISHED, names.DIVERGED, names.RUNNING, names.INTERRUPTED):
+        return state
+    if problem is None:
+        hint = "the store must be a folder that every node of the cluster sees"
+        reason = state.reason or f"its task ended, but {folder.path} is empty here: {hint}"
+    elif problem.claimed:
+        return State(names.RUNNING, state.step, "", state.loss)
+    else:
+        reason = problem.sentence
+        if problem.died and state.status != names.NEW:  # nobody else is left to write it
+            result = {"status": names.FAILED, "step": state.step, "reason": reason, "metrics": {}, "files": {}}
+            with suppress(OSError):  # it is said all the same
+                write_json(folder.result, result)
+    return State(names.FAILED, state.step, reason, state.loss)
+
+
+def judged(trial: Trial, problem: Problem | None) -> State:
+    """How an evaluation ended: what it scored is in the journal."""
+    if problem is None:
+        return State(names.FINISHED, trial.training.steps)
+    return State(names.RUNNING if problem.claimed else names.FAILED, trial.training.steps, problem.sentence)
+
+
+def newest_checkpoint(folder: TrialFolder) -> int:
+    """The step that a trial would go on from, by the names of its checkpoints; 0 where it has none."""
+    steps = [path.name.rpartition("-")[2] for path in folder.checkpoints()]
+    return max((int(step) for step in steps if step.isdecimal()), default=0)
+
+
+def journal_bytes(folder: TrialFolder) -> int:
+    """How long the trial's journal is, 0 where it cannot be read."""
+    try:
+        return folder.journal.stat().st_size
+    except OSError:
+        return 0
+
+
+def stop_on_same_error(outcome: Outcome) -> None:
+    """A correlated failure: the first trials all ended in the same error, and no other way. A machine is no error.
+
+    Raises LaunchError.
+    """
+    failed = [state.reason for state in outcome.unfinished.values() if state.status == names.FAILED]
+    alike = len(set(outcome.kinds.values())) == 1 and all(outcome.kinds.values())
+    if not outcome.finished and len(failed) == len(outcome.unfinished) == SAME_ERROR_LIMIT and alike:
+        raise LaunchError(
+            f"the first {SAME_ERROR_LIMIT} trials all failed in the same way, so the rest was not tried: {failed[0]}"
+        )

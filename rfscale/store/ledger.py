@@ -1,0 +1,74 @@
+"""The ledger of a store: which trials people left out, took back or had trained again; who, when and why.
+
+<store>/ledger.jsonl    one line per decision, appended and never rewritten; the last one on a trial holds
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rfscale.store.files import damaged, unreadable
+
+EXCLUDED, INCLUDED, RETRIED = "excluded", "included", "retried"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One decision on a trial."""
+
+    trial_id: str
+    action: str  # EXCLUDED, INCLUDED or RETRIED
+    why: str
+    who: str  # user@host
+    when: str  # UTC, as 2026-01-31T12:00:00Z
+
+    @property
+    def sentence(self) -> str:
+        """As the report gives it for a reason."""
+        return f"{self.action} by {self.who} on {self.when[:10]}" + (f": {self.why}" if self.why else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The decisions on the trials of a store."""
+
+    path: Path
+
+    def add(self, trial_id: str, action: str, why: str = "") -> Entry:
+        """Append a decision of the present user, and bring it to the disk. Raises StoreError where that cannot be."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        entry = Entry(trial_id, action, why, f"{getpass.getuser()}@{socket.gethostname()}", when)
+        list(self)  # nothing is written after a damaged line
+        with open(self.path, "a", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(json.dumps(asdict(entry)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return entry
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Every decision, the oldest first. Raises DamagedError, and StoreError where the file cannot be read."""
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        for line in text.splitlines():
+            try:
+                yield Entry(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise damaged(self.path, f"its line {line[:40]!r} is no decision; take it out") from error
+
+    def excluded(self) -> dict[str, str]:
+        """Trial id -> the sentence of the decision that leaves it out. Raises as iterating does."""
+        last = {entry.trial_id: entry for entry in self if entry.action != RETRIED}
+        return {trial_id: entry.sentence for trial_id, entry in last.items() if entry.action == EXCLUDED}
