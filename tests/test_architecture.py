@@ -22,7 +22,7 @@ from rfscale.train.loop import train
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),  # `python -m rfscale`
     ("cli",),  # parse, call, print
-    ("run",),  # launch (the only file with Ray), mirror (the only one that writes MLflow), progress, the next sweep
+    ("run",),  # launch (the only file with Ray), mirror and places (all that writes MLflow), progress, the next sweep
     ("rating",),  # asks people about the images of finished trials
     ("judges",),  # score the images of finished trials
     ("train",),  # one trial: needs torch, and neither Ray nor MLflow
@@ -113,6 +113,7 @@ def test_only_the_command_line_and_run_import_analysis() -> None:
         "rfscale.run.figures",
         "rfscale.run.gallery",
         "rfscale.run.mirror",
+        "rfscale.run.places",
         "rfscale.run.progress",
         "rfscale.run.propose",
         "rfscale.run.study",

@@ -165,10 +165,11 @@ class TrialFolder:
         return result
 
     def _verify(self) -> None:
-        """Raises DamagedError where a finished trial's weights or journal are not what was written."""
+        """Raises DamagedError where a finished trial's weights, journal or record are not what was written."""
         for name, expected in self.checksums().items():
             check_file(self.path / name, expected)
         self.points()
+        read_json(self.record)
 
     def checksums(self) -> dict[str, str]:
         """File name -> SHA-256 of the weights of a trial that has ended; none where an older version wrote them."""
