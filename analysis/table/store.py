@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from rfscale import names
 
@@ -113,6 +114,8 @@ def connect(address: str, *, new: bool = False) -> MlflowClient:
 
             if _kind(address) in _DATABASES:
                 _check_database(address, new)
+            elif _kind(address) in ("http", "https"):
+                _check_url(address)
             client = MlflowClient(address)
             client.search_experiments(max_results=1)
         except names.RfscaleError:
@@ -206,6 +209,16 @@ def _schema(address: str) -> tuple[str | None, str | None]:
     return there, wanted
 
 
+def _check_url(address: str) -> None:
+    """Raises TrackingError for an address without a host: the HTTP library takes the next part of the path for one."""
+    try:
+        whole = bool(urlsplit(address).hostname)
+    except ValueError:
+        whole = False
+    if not whole:
+        raise TrackingError(f"MLFLOW_TRACKING_URI names no server; write it as http://HOST:PORT, and {_QUOTE}")
+
+
 def said_of(address: str, error: Exception) -> TrackingError:
     """The sentence for an error of MLflow, of its HTTP library, or of a database."""
     import requests
@@ -221,7 +234,9 @@ def said_of(address: str, error: Exception) -> TrackingError:
             return TrackingError(f"the certificate of the MLflow server {address} is not trusted here; {hint}")
         if any(isinstance(cause, requests.exceptions.InvalidURL) for cause in causes):
             return TrackingError(f"MLFLOW_TRACKING_URI is not an address; {_QUOTE}")
-        silent = any(isinstance(cause, requests.exceptions.RequestException) for cause in causes)
+        # A ValueError among these is of an address, or of an answer that is not one of MLflow's: waiting mends neither.
+        of_http = [cause for cause in causes if isinstance(cause, requests.exceptions.RequestException)]
+        silent = any(not isinstance(cause, ValueError) for cause in of_http)
         says, why = ("does not answer", causes[-1]) if silent else ("cannot be used", error)
         hint = "start it, correct MLFLOW_TRACKING_URI, or unset it to log to a database in the store"
         broken = isinstance(error, MlflowException) and int(error.get_http_status_code()) >= 500  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,9 @@ def _dead(ray: Any, address: str | None) -> str:
     Asked before Ray itself is: without its head Ray waits for a minute, and then ends this process.
     """
     if address is None:
-        ended = [name for name, _ in ray._private.worker._global_node.dead_processes() if name in _OF_RAY]
+        ended: list[str] = []
+        with suppress(AttributeError):  # Ray's own business: where a version does not tell, Ray's errors have to do
+            ended = [name for name, _ in ray._private.worker._global_node.dead_processes() if name in _OF_RAY]
         return f"its {' and its '.join(ended)} ended" if ended else ""
     host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
     deadline = time.monotonic() + HEAD_SECONDS
@@ -247,9 +249,11 @@ def _start(address: str | None) -> Any:
     for key, value in settings.items():
         os.environ.setdefault(key, value)
     import ray
-    from ray._private import worker
 
-    worker.print_to_stdstream = lambda *_, **__: None  # pages of a dead raylet's state, whatever log_to_driver is
+    with suppress(ImportError):  # Ray's own business, where this version has it: without it there is more to read
+        from ray._private import worker
+
+        worker.print_to_stdstream = lambda *_, **__: None  # pages of a dead raylet's state, whatever log_to_driver is
     try:
         if address is None:
             # "local" never joins somebody else's cluster (ray issue 26678).

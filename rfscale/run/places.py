@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from analysis.table.store import database_path, reading
@@ -23,7 +23,7 @@ PARAMS_PER_CALL = 100  # MLflow takes no more parameters at once
 
 
 def relabel(sweep: Sweep, uri: str) -> None:
-    """Bring the tags of the sweep's runs (arm, roles) to what its file says now, and add an identity that is missing.
+    """Bring the tags of the sweep's runs (arm, roles) to what its file says now, and add what their identity lacks.
 
     Where nothing has changed since, that is one look at the experiment; where there is none, nothing is created.
     Raises TrackingError.
@@ -38,11 +38,17 @@ def relabel(sweep: Sweep, uri: str) -> None:
 
 
 def relabel_runs(client: MlflowClient, experiment: str, sweep: Sweep) -> None:
+    """As `relabel`, of an experiment that is there.
+
+    Older code knew fewer fields than a trial has now, each of them at its default: a run that lacks their keys would be
+    compared as another kind of trial. MLflow lets parameters be added, and none be changed.
+    """
     from mlflow.entities import RunTag
 
     trials = {trial.trial_id: trial for trial in sweep.trials}
     places = {trial_id: sweep.layout.placings[trial_id].arm for trial_id in trials}
-    digest = hashlib.sha256(json.dumps([places, _roles(sweep)], sort_keys=True).encode()).hexdigest()
+    keys = sorted({key for trial in trials.values() for key in trial.identity_record()})
+    digest = hashlib.sha256(json.dumps([places, _roles(sweep), keys], sort_keys=True).encode()).hexdigest()
     if client.get_experiment(experiment).tags.get(names.TAG_PLACES) == digest:
         return
     for run in search(client, experiment):
@@ -52,8 +58,8 @@ def relabel_runs(client: MlflowClient, experiment: str, sweep: Sweep) -> None:
         place = place_of(sweep, trial)
         if any(run.data.tags.get(key) != value for key, value in place.items()):
             client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in place.items()])
-        if run.data.params and not has_identity(run):  # without any, `sync` has still to send them all
-            send_identity(client, run.info.run_id, trial)
+        if run.data.params:  # without any, `sync` has still to send them all
+            send_identity(client, run.info.run_id, trial, run.data.params)
     client.set_experiment_tag(experiment, names.TAG_PLACES, digest)
 
 
@@ -68,11 +74,12 @@ def _roles(sweep: Sweep) -> dict[str, object]:
     return {**keys, "reference": sweep.matched_to} if sweep.matched_to else keys
 
 
-def send_identity(client: MlflowClient, run_id: str, trial: Trial) -> None:
+def send_identity(client: MlflowClient, run_id: str, trial: Trial, there: Collection[str] = ()) -> None:
+    """The parameters of the trial's identity, but those that are there already."""
     from mlflow.entities import Param
 
-    identity = trial.identity_record().items()
-    params = [Param(names.IDENTITY + key, text(value)) for key, value in identity]
+    identity = {names.IDENTITY + key: value for key, value in trial.identity_record().items()}
+    params = [Param(key, text(value)) for key, value in identity.items() if key not in there]
     for first in range(0, len(params), PARAMS_PER_CALL):
         client.log_batch(run_id, params=params[first : first + PARAMS_PER_CALL])
 

@@ -23,11 +23,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from analysis.table.store import TrackingError
+from analysis.table.store import AbsentError, TrackingError
 from rfscale import names
 from rfscale.run import mirror as tracking
 from rfscale.run.mirror import Mirror, check_reachable, tracking_uri
 from rfscale.run.origin import command
+from rfscale.run.places import relabel, text
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.spec.trial import Trial
@@ -259,6 +260,37 @@ def test_an_unhappy_end_is_failed_with_its_reason_and_a_retry_that_works_is_fini
     run = only_run(store, sweep)
     assert (run.info.status, run.data.tags[names.TAG_STATUS]) == ("FINISHED", names.FINISHED)
     assert run.data.tags[names.TAG_REASON] == ""
+
+
+@pytest.mark.parametrize("by_report", [False, True])
+def test_a_run_of_older_code_gets_what_its_identity_lacks(
+    store: Store, monkeypatch: pytest.MonkeyPatch, by_report: bool
+) -> None:
+    """Half of a store trained before a field was added, half after: with unlike keys they would be of two kinds."""
+    sweep = make_sweep(f"older-{uuid.uuid4().hex[:8]}", seeds=2)
+    first, second = sweep.trials
+    added = ("model.image_attention", "text.encoders", "training.ema_every")
+    end(begin(store, first))
+    record = Trial.identity_record
+
+    def fewer(trial: Trial) -> dict[str, Any]:
+        return {key: value for key, value in record(trial).items() if key not in added}
+
+    with monkeypatch.context() as older:
+        older.setattr(Trial, "identity_record", fewer)
+        Mirror(sweep, store).finish()
+    before = only_run(store, sweep)
+    assert len(record(first)) - sum(key.startswith(names.IDENTITY) for key in before.data.params) == len(added)
+    if by_report:
+        relabel(sweep, tracking_uri(store))
+    else:
+        end(begin(store, second))
+        Mirror(sweep, store).finish()
+    for run in runs(store, sweep):
+        trial = next(t for t in sweep.trials if t.trial_id == run.data.tags[names.TAG_TRIAL_ID])
+        identity = {key: value for key, value in run.data.params.items() if key.startswith(names.IDENTITY)}
+        assert identity == {names.IDENTITY + key: text(value) for key, value in record(trial).items()}
+    assert before.data.params.items() <= client(store).get_run(before.info.run_id).data.params.items()
 
 
 def test_a_trial_of_two_sweeps_has_one_run_in_each(store: Store) -> None:
@@ -672,6 +704,14 @@ def interrupt(mirror: Mirror, folder: TrialFolder) -> None:
 def test_an_unreachable_server_is_one_sentence(uri: str) -> None:
     with pytest.raises(TrackingError, match=r"does not answer .*MLFLOW_TRACKING_URI") as caught:
         check_reachable(uri)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["http://", "http://:5000", "http://here:port", "http://here:99999", "http://[::1"])
+def test_a_malformed_address_is_refused_and_not_waited_for(uri: str) -> None:
+    with pytest.raises(TrackingError) as caught:
+        check_reachable(uri)
+    assert not isinstance(caught.value, AbsentError)
     assert "\n" not in str(caught.value)
 
 
