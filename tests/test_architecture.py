@@ -118,6 +118,7 @@ def test_only_the_command_line_and_run_import_analysis() -> None:
         "rfscale.run.propose",
         "rfscale.run.study",
         "rfscale.run.views",
+        "rfscale.run.watch",
     }
 
 

@@ -88,10 +88,10 @@ def write_report(
     """Write the report of a sweep into `folder` (made if missing; older files of a report are replaced).
 
     `reference`: as in `compare`. `command`: what was typed for it, if anything. `quality_setting`: as in `assess`.
-    `trials`, `excluded`: as in `read_sweep`. `gallery`: what the trials drew. `looks_file`: where the looks of arms are kept for
-    all reports of a store. Raises TableError where
-    the sweep cannot be read or has no finished trial, CompareError for an unknown reference, QualityError for a setting
-    at which nothing was scored. Where no law or no interval is possible the report says so in a sentence.
+    `trials`, `excluded`: as in `read_sweep`. `gallery`: what the trials drew. `looks_file`: where the looks of arms are
+    kept for all reports of a store. Raises TableError where the sweep cannot be read or has no finished trial,
+    CompareError for an unknown reference, QualityError for a setting at which nothing was scored. Where no law or no
+    interval is possible the report says so in a sentence.
     """
     folder = Path(folder)
     table = read_sweep(tracking_uri, sweep, trials=trials, excluded=excluded)

@@ -25,7 +25,8 @@ from rfscale.cli.common import (
     terminal,
 )
 from rfscale.run.images import DRAWN, draw, sides_of
-from rfscale.run.study import SILENT, Study, open_store
+from rfscale.run.study import Study, open_store
+from rfscale.run.watch import SILENT
 from rfscale.spec.sweep import Sweep
 
 

@@ -198,8 +198,8 @@ def finished_trial(store: Store, prefix: str) -> TrialFolder:
     state = folder.state()
     if state.status == names.DIVERGED:
         raise StoreError(
-            f"trial {folder.path.name} diverged ({state.reason}), and running it again gives the same; choose another, or "
-            "train it with a lower learning rate"
+            f"trial {folder.path.name} diverged ({state.reason}), and running it again gives the same; choose another, "
+            "or train it with a lower learning rate"
         )
     if state.status != names.FINISHED:
         why = f"{state.status}: {state.reason}" if state.status == names.DAMAGED else state.status

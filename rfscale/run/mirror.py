@@ -16,7 +16,6 @@ restored) and a new one begins. Several stores may share a server: none touches 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -25,8 +24,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +39,7 @@ from analysis.table.store import (
     said_of,
 )
 from rfscale import names
+from rfscale.run.copies import Copy, hash_of, pictures_of, started
 from rfscale.run.origin import command
 from rfscale.run.places import has_identity, place_of, relabel_runs, search, send_identity, text
 from rfscale.spec.sweep import Sweep
@@ -80,20 +78,6 @@ def check_reachable(uri: str) -> None:
         connect(uri, new=True)
 
 
-@dataclass(slots=True)
-class _Copy:
-    """The MLflow run of a training and how far it has come."""
-
-    run_id: str
-    started: int  # when the training that it mirrors began, in milliseconds since 1970
-    store: str  # the id of the store that wrote it, "" where an older version did
-    cursor: int = 0
-    line: str = ""  # hash of the line of the journal that ends at the cursor, "" where an older version wrote it
-    status: str = ""
-    described: bool = False  # its parameters are there, the identity among them
-    complete: bool = False
-
-
 class Mirror:
     """One MLflow experiment per sweep, one run per trial for life, found by its trial id tag."""
 
@@ -105,7 +89,7 @@ class Mirror:
         self.uri, self.sweep, self.store = uri or tracking_uri(store), sweep, store
         self.trouble = ""  # why the last attempt failed, empty when it did not; any thread may read it
         self._refused = False  # whether MLflow said no, so that asking again is of no use
-        self._copies: dict[str, _Copy] = {}
+        self._copies: dict[str, Copy] = {}
         self._id = store.identity()
         private = database_path(self.uri) == store.root.resolve() / "mlflow.db"
         self._own = {self._id, ""} if private else {self._id}  # in a store's own database no other store writes
@@ -136,7 +120,7 @@ class Mirror:
         """Carry over what the trial's run does not hold yet."""
         folder = self.store.trial(trial.trial_id)
         copy = self._copies.get(trial.trial_id)
-        if copy is not None and copy.complete and not _changed(folder, copy):
+        if copy is not None and copy.complete and not copy.changed(folder):
             return
         try:
             record = read_json(folder.record)
@@ -149,7 +133,7 @@ class Mirror:
         if copy is None:
             copy = self._copies[trial.trial_id] = self._adopt(trial, record)
         try:
-            if not _holds(copy, folder):
+            if not copy.holds(folder):
                 copy = self._copies[trial.trial_id] = self._supersede(copy, trial, record)
             sent = folder.points(copy.cursor)
         except StoreError as error:
@@ -241,15 +225,15 @@ class Mirror:
             )
         return str(found.experiment_id)
 
-    def _runs(self, filter_string: str = "") -> dict[str, list[_Copy]]:
+    def _runs(self, filter_string: str = "") -> dict[str, list[Copy]]:
         """The runs of the experiment that carry a trial id, by trial id. Other runs are not read."""
-        found: dict[str, list[_Copy]] = {}
+        found: dict[str, list[Copy]] = {}
         for run in search(self._client, self._experiment, filter_string):
             if names.TAG_TRIAL_ID in run.data.tags:
                 found.setdefault(run.data.tags[names.TAG_TRIAL_ID], []).append(_copy(run))
         return found
 
-    def _adopt(self, trial: Trial, record: dict[str, Any]) -> _Copy:
+    def _adopt(self, trial: Trial, record: dict[str, Any]) -> Copy:
         """The run that mirrors this training, found or created. No other run that this store wrote for it remains.
 
         A server may hold runs of the same trial that other stores wrote: they are left alone.
@@ -259,7 +243,7 @@ class Mirror:
             f"tags.`{names.TAG_TRIAL_ID}` = '{trial.trial_id}'"
         ).get(trial.trial_id, [])
         # Runs of older versions name no store: one that began at the same moment mirrors this training.
-        same = [run for run in runs if run.started == _started(record) and run.store in (self._id, "")]
+        same = [run for run in runs if run.started == started(record) and run.store in (self._id, "")]
         copy = max(same, key=lambda run: (run.store, run.cursor, run.run_id)) if same else self._create(trial, record)
         if not copy.store:
             self._client.set_tag(copy.run_id, names.TAG_STORE, self._id)
@@ -269,7 +253,7 @@ class Mirror:
                 self._client.delete_run(run.run_id)
         return copy
 
-    def _create(self, trial: Trial, record: dict[str, Any]) -> _Copy:
+    def _create(self, trial: Trial, record: dict[str, Any]) -> Copy:
         tags = {
             names.TAG_TRIAL_ID: trial.trial_id,
             names.TAG_STORE: self._id,
@@ -280,11 +264,11 @@ class Mirror:
             **place_of(self.sweep, trial),
         }
         name = f"{self.sweep.placing(trial).arm} d{trial.model.depth} s{trial.seed}"
-        started = _started(record)
-        run = self._client.create_run(self._experiment, started, tags, run_name=name)
-        return _Copy(run.info.run_id, started, self._id)
+        began = started(record)
+        run = self._client.create_run(self._experiment, began, tags, run_name=name)
+        return Copy(run.info.run_id, began, self._id)
 
-    def _send_parameters(self, copy: _Copy, trial: Trial, record: dict[str, Any]) -> None:
+    def _send_parameters(self, copy: Copy, trial: Trial, record: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
         # The identity last: a run that has it has everything.
@@ -293,7 +277,7 @@ class Mirror:
         send_identity(self._client, copy.run_id, trial)
         copy.described = True
 
-    def _supersede(self, copy: _Copy, trial: Trial, record: dict[str, Any]) -> _Copy:
+    def _supersede(self, copy: Copy, trial: Trial, record: dict[str, Any]) -> Copy:
         """A new run in place of one that holds what the journal does not: it is deleted, and says why."""
         reason = "superseded: it held points that the trial's journal has lost"
         self._client.set_tag(copy.run_id, names.TAG_REASON, reason)
@@ -311,20 +295,20 @@ class Mirror:
                 self._client.log_batch(copy.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
                 copy.status, copy.complete = names.DAMAGED, False
 
-    def _send_points(self, copy: _Copy, folder: TrialFolder, points: list[Point], cursor: int) -> None:
+    def _send_points(self, copy: Copy, folder: TrialFolder, points: list[Point], cursor: int) -> None:
         from mlflow.entities import RunTag
 
         metrics = [metric for point in points for metric in _metrics(point)]
         for first in range(0, len(metrics), METRICS_PER_CALL):
             self._client.log_batch(copy.run_id, metrics=metrics[first : first + METRICS_PER_CALL])
-        for picture in _pictures(points, folder):
+        for picture in pictures_of(points, folder):
             self._client.log_artifact(copy.run_id, str(picture), "quality")
         if cursor != copy.cursor:
-            line = _hash(last_line(folder.journal, cursor) or b"")
+            line = hash_of(last_line(folder.journal, cursor) or b"")
             self._client.log_batch(copy.run_id, tags=[RunTag(names.TAG_CURSOR, f"{cursor}:{line}")])
             copy.cursor, copy.line = cursor, line
 
-    def _send_status(self, copy: _Copy, folder: TrialFolder, record: dict[str, Any], state: State) -> None:
+    def _send_status(self, copy: Copy, folder: TrialFolder, record: dict[str, Any], state: State) -> None:
         """Files and how the run ended, then the status tag: a run that has the tag has everything before it."""
         from mlflow.entities import RunTag
 
@@ -357,37 +341,12 @@ def _notes(sweep: Sweep) -> str:
     return json.dumps(kept)
 
 
-def _copy(run: Run) -> _Copy:
+def _copy(run: Run) -> Copy:
     tags = run.data.tags
     status = tags.get(names.TAG_STATUS, "")
     cursor, _, line = tags.get(names.TAG_CURSOR, "0").partition(":")
     store = tags.get(names.TAG_STORE, "")
-    return _Copy(run.info.run_id, run.info.start_time, store, int(cursor), line, status, described=has_identity(run))
-
-
-def _started(record: dict[str, Any]) -> int:
-    """When the training began, over all its attempts, in milliseconds since 1970: the start time of its run."""
-    began = datetime.strptime(record["attempts"][0]["started"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    return int(began.timestamp() * 1000)
-
-
-def _changed(folder: TrialFolder, copy: _Copy) -> bool:
-    """Whether an ended trial has been begun again, or has points that its run lacks."""
-    try:
-        size = folder.journal.stat().st_size if folder.journal.exists() else copy.cursor
-    except OSError:
-        return True
-    return size != copy.cursor or folder.state().status != copy.status
-
-
-def _holds(copy: _Copy, folder: TrialFolder) -> bool:
-    """Whether the journal still has, up to the cursor, what the run has of it. Raises StoreError."""
-    line = last_line(folder.journal, copy.cursor)
-    return line is not None and copy.line in ("", _hash(line))
-
-
-def _hash(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest()[:16]
+    return Copy(run.info.run_id, run.info.start_time, store, int(cursor), line, status, described=has_identity(run))
 
 
 def _metrics(point: Point) -> Iterator[Any]:
@@ -395,15 +354,6 @@ def _metrics(point: Point) -> Iterator[Any]:
 
     for key, value in point.metrics.items():
         yield Metric(key, value, point.time, point.step)
-
-
-def _pictures(points: list[Point], folder: TrialFolder) -> Iterator[Path]:
-    """What judges saw of the scores among the points, and who they were: sent before the cursor moves past them."""
-    found = {
-        (point.step, *place[1:]): None for point in points for place in map(names.parse_quality, point.metrics) if place
-    }
-    pictures = [folder.sample_grid(*place) for place in found]
-    yield from (path for path in (*pictures, folder.judges if found else None) if path is not None and path.exists())
 
 
 def _client(uri: str) -> MlflowClient:

@@ -190,7 +190,7 @@ class Bars:
 
 
 class Terminal:
-    """A `Watch` (`rfscale.run.study`) that shows everything on a console."""
+    """A `Watch` (`rfscale.run.watch`) that shows everything on a console."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

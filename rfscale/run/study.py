@@ -5,27 +5,28 @@
     study.run().report.path
 
 The command line parses, calls these and prints; a notebook calls them too (`rfscale.run.interface`). Nothing here
-prints: what is under way is told to a `Watch`. Importing this loads neither torch nor Ray nor MLflow.
+prints: what is under way is told to a `Watch` (`rfscale.run.watch`). Importing it loads no torch, Ray or MLflow.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from analysis.table.store import AbsentError
 from rfscale import names
-from rfscale.judges import Judge, JudgeError, Progress
 from rfscale.judges.units import units
 from rfscale.paths import expanded
 from rfscale.run import origin
-from rfscale.run.launch import StoppedError, launch, launch_evaluation, to_train
+from rfscale.run.judging import check_judges, judge, ready_judges
+from rfscale.run.launch import StoppedError, launch, to_train
 from rfscale.run.queue import Outcome
 from rfscale.run.views import Views
+from rfscale.run.watch import SILENT, Watch, finish, mirrored
 from rfscale.spec.notes import notes
 from rfscale.spec.sweep import Quality, Sweep
 from rfscale.spec.trial import Trial
@@ -38,46 +39,6 @@ if TYPE_CHECKING:
     from analysis.compare.arms import Comparison
     from analysis.report.page import Report
     from analysis.table.read import SweepTable
-    from rfscale.run.mirror import Mirror
-
-Moment = Callable[[Outcome, set[str], str], None]  # outcome so far, ids given to Ray, trouble with MLflow ("" for none)
-
-
-class Watch(Protocol):
-    """Who is told what is under way."""
-
-    def say(self, text: str) -> None:
-        """A sentence about what comes next."""
-
-    def training(self, sweep: Sweep, store: Store) -> AbstractContextManager[Moment]:
-        """While trials train; the function is called about twice a second."""
-
-    def counting(self) -> AbstractContextManager[Progress]:
-        """While something is counted: progress(what, done, total)."""
-
-    def reported(self, report: Report) -> None:
-        """A report was written."""
-
-
-class Silent:
-    """Tells nobody."""
-
-    def say(self, text: str) -> None:
-        pass
-
-    @contextmanager
-    def training(self, sweep: Sweep, store: Store) -> Iterator[Moment]:
-        yield lambda outcome, submitted, trouble: None
-
-    @contextmanager
-    def counting(self) -> Iterator[Progress]:
-        yield lambda what, done, total: None
-
-    def reported(self, report: Report) -> None:
-        pass
-
-
-SILENT: Watch = Silent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +160,10 @@ class Study(Views):
         placement.check(self.sweep.resources)
         origin.check_name(self.sweep, self.store)
         if self.sweep.quality is not None:
-            self._check_judges(self.sweep.quality)
+            check_judges(self.sweep, self.sweep.quality)
             data = self.sweep.trials[0].data
-            for judge in self.sweep.quality.judges_of(data):
-                judge.check_fit(data)
+            for one in self.sweep.quality.judges_of(data):
+                one.check_fit(data)
 
     def noted(self, decode: bool = False) -> Study:
         """With what its data will do that the file does not say; `decode` opens every image. Raises DataError."""
@@ -245,7 +206,7 @@ class Study(Views):
         for note in self.sweep.notes:
             watch.say(f"note: {note}")
         if quality is not None and missing:
-            self._ready_judges(quality, watch)
+            ready_judges(self.sweep, self.store, quality, watch)
         mirror, outcome = Mirror(self.sweep, self.store), Outcome()
 
         def tick(now: Outcome, ids: set[str]) -> None:
@@ -256,12 +217,12 @@ class Study(Views):
         unjudged: dict[str, str] = {}
         try:
             if missing:
-                with _mirrored(mirror, watch), watch.training(self.sweep, self.store) as moment:
+                with mirrored(mirror, watch), watch.training(self.sweep, self.store) as moment:
                     launch(self.sweep, self.store, address=address, tick=tick)
             else:
-                _finish(mirror, watch)
+                finish(mirror, watch)
             if quality is not None:
-                unjudged = self._judge(quality, self.finished(), address, watch)
+                unjudged = judge(self.sweep, self.store, quality, self.finished(), address, watch)
         except StoppedError:
             raise
         except names.RfscaleError:  # no Ray, no judge, an MLflow that refuses: what is finished has its report
@@ -280,7 +241,7 @@ class Study(Views):
         quality = self.sweep.quality or Quality()
         placement.check(self.sweep.resources)
         origin.check_name(self.sweep, self.store)
-        self._check_judges(quality)
+        check_judges(self.sweep, quality)
         try:
             check_reachable(tracking_uri(self.store))
         except AbsentError as error:
@@ -299,7 +260,7 @@ class Study(Views):
 
             for trial in finished:
                 forget(trial, self.store.trial(trial.trial_id), quality)
-        unjudged = self._judge(quality, finished, address, watch)
+        unjudged = judge(self.sweep, self.store, quality, finished, address, watch)
         return Ran(Outcome(), unjudged, self.report(watch=watch))
 
     def finished(self) -> list[Trial]:
@@ -382,80 +343,6 @@ class Study(Views):
             uri = own_database(self.store)
             Mirror(self.sweep, self.store, uri).finish()
         return uri
-
-    # --- judges -------------------------------------------------------------------------------------------------------
-
-    def _check_judges(self, quality: Quality) -> None:
-        """Before anything is loaded: every judge can score the data, and its files are there. Raises JudgeError."""
-        data = {trial.data for trial in self.sweep.trials}
-        if len(data) > 1:
-            raise JudgeError(
-                f"sweep {self.sweep.name} has {len(data)} data sets, and scores of images are comparable within one "
-                "alone; make it one sweep for each"
-            )
-        for one in data:
-            quality.judges_of(one)
-
-    def _ready_judges(self, quality: Quality, watch: Watch) -> list[Judge]:
-        """Every judge, loaded: what it must train is trained once, in view, and one that cannot score says so now.
-
-        Raises JudgeError.
-        """
-        from rfscale.judges import load_judge
-
-        data = self.sweep.trials[0].data
-        with watch.counting() as progress:
-            return [load_judge(spec, data, self.store.judges, progress=progress) for spec in quality.judges_of(data)]
-
-    def _judge(self, quality: Quality, finished: list[Trial], address: str | None, watch: Watch) -> dict[str, str]:
-        """Score what is missing and mirror it to MLflow; returns the trials that failed, with reasons."""
-        from rfscale.judges.evaluate import check_same_judge, missing
-        from rfscale.run.mirror import Mirror
-
-        unread: dict[str, str] = {}
-
-        def count(trial: Trial) -> int:
-            try:
-                return len(missing(trial, self.store.trial(trial.trial_id), quality))
-            except StoreError as error:
-                unread[trial.trial_id] = str(error)
-                return 0
-
-        left = {t.trial_id: count(t) for t in finished}
-        todo = sorted((t for t in finished if left[t.trial_id]), key=lambda t: -t.shape.flops().forward)
-        wanted, total = sum(left.values()), sum(len(units(t, quality)) for t in finished)
-        watch.say(f"{self.sweep.name}: {len(finished)} trained, {wanted} of {total} evaluations to do")
-        mirror = Mirror(self.sweep, self.store)
-        if not todo:
-            _finish(mirror, watch)
-            return unread
-        for judge in self._ready_judges(quality, watch):
-            check_same_judge(judge, [t for t in finished if t.trial_id not in unread], self.store)
-        with _mirrored(mirror, watch), watch.counting() as progress:
-
-            def tick(outcome: Outcome, submitted: set[str]) -> None:
-                for t in todo:
-                    if left[t.trial_id]:  # a trial with nothing left is not read again
-                        left[t.trial_id] = count(t)
-                progress("evaluations", wanted - sum(left.values()), wanted)
-
-            outcome = launch_evaluation(self.sweep, quality, todo, self.store, address=address, tick=tick)
-        return unread | {trial_id: state.reason for trial_id, state in outcome.unfinished.items()}
-
-
-@contextmanager
-def _mirrored(mirror: Mirror, watch: Watch) -> Iterator[None]:
-    """`Mirror.in_background`, but an MLflow that is away at the end is told, and no error."""
-    try:
-        with mirror.in_background():
-            yield
-    except AbsentError as error:
-        watch.say(str(error))
-
-
-def _finish(mirror: Mirror, watch: Watch) -> None:
-    with _mirrored(mirror, watch):
-        pass
 
 
 def _planned(trial: Trial, state: State) -> Planned:
