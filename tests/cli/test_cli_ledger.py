@@ -10,12 +10,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-import rfscale
 from rfscale import names
 from rfscale.cli import app
 from rfscale.run.launch import to_train
 from rfscale.run.study import Study
-from rfscale.store import DamagedError, write_json
+from rfscale.spec.sweep_file import load_sweep
+from rfscale.store import DamagedError, Store, write_json
 from rfscale.train.loop import train
 
 Mapping = dict[str, Any]
@@ -31,7 +31,7 @@ def study(tiny: Mapping, tmp_path: Path) -> Study:
     tiny["training"]["steps"] = 4
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump({**tiny, "formulations": ["rf", "eps/linear"]}))
-    study = rfscale.open(path, tmp_path / "store")
+    study = Study(load_sweep(path), Store(tmp_path / "store"))
     for trial in study.sweep.trials:
         train(trial, study.store.trial(trial.trial_id), samples=study.sweep.samples)
     study.run()

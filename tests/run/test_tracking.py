@@ -269,7 +269,7 @@ def test_a_run_of_older_code_gets_what_its_identity_lacks(
     """Half of a store trained before a field was added, half after: with unlike keys they would be of two kinds."""
     sweep = make_sweep(f"older-{uuid.uuid4().hex[:8]}", seeds=2)
     first, second = sweep.trials
-    added = ("model.image_attention", "text.encoders", "training.ema_every")
+    added = ("model.qk_norm", "text.encoder", "training.ema_every")
     end(begin(store, first))
     record = Trial.identity_record
 
