@@ -51,7 +51,7 @@ def include(trial_id: TrialId, store: StoreFolder = None) -> None:
 @app.command()
 @one_sentence
 def retry(trial_id: TrialId, store: StoreFolder = None) -> None:
-    """Have a trial trained anew by the next run, from its first step.
+    """Have the next run train a trial anew, from step 0.
 
     For one that diverged, say, which is not tried again by itself. What it measured is kept beside its journal.
     """
