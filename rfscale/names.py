@@ -222,6 +222,9 @@ def parse_quality(key: str) -> tuple[str, str, str] | None:
 CHOICES: tuple[str, ...] = ("left", "right", "none")
 """What a person may answer: which image, or no preference."""
 
+# --- which points of a curve are ends of trainings ---------------------------------------------------------------------
+ALL_POINTS, LAST_POINT = "all", "last"
+
 # --- parameters of a run (written once) -------------------------------------------------------------------------------
 TRIAL_ID = "trial_id"
 PARAMS: dict[str, Key] = {
@@ -303,6 +306,14 @@ PARAMS: dict[str, Key] = {
         Key("precision", "", "none", "fp32, or bf16 autocast", kind="text"),
         Key("text_dropout", "1", "none", "probability that a sample's text is replaced by zeros"),
         Key("timestep_shift", "1", "none", "resolution-dependent shift alpha: log-SNR falls by 2 ln(alpha)"),
+        Key(
+            "curve_ends",
+            "",
+            "none",
+            "which points of its curve are ends of trainings: all of them with a constant rate, else the last",
+            kind="text",
+            derived=True,
+        ),
         Key(
             "seed", "", "none", "seed of initial weights, data order, noise and text dropout", kind="count", needed=True
         ),

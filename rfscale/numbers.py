@@ -137,3 +137,5 @@ Guidance = Annotated[float, Real(0, 1000)]
 Decay = Annotated[float, Real(0, 1, high_open=True)]
 """Of a moving average: 1 would never move."""
 Probability = Annotated[float, Real(0, 1)]
+Share = Annotated[float, Real(0, 1, low_open=True)]
+"""A part of a whole that is not nothing."""

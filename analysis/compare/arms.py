@@ -26,6 +26,7 @@ from analysis.compare.seen import Seen, seen
 from analysis.compare.trend import SizeRanking, Trend, axis, kendall, rank_sizes, trends
 from analysis.compare.tuned import Choice
 from analysis.compare.yardstick import OtherOrder, beyond_doubt, other_order
+from analysis.table.ends import end_curves
 from analysis.table.read import SweepTable
 from rfscale import names
 
@@ -339,11 +340,7 @@ Crossings = list[dict[tuple[int, int], Crossing]]
 
 def _factors(table: SweepTable, grid: Cells, ref: int) -> tuple[Array, Crossings]:
     """Log factors in compute to the losses of the reference (arm, rung, seed), and where they are from."""
-    points = table.curves[table.curves["key"] == names.VAL_LOSS]
-    curves = {
-        trial: (rows["flops"].to_numpy(float), rows["value"].to_numpy(float))
-        for trial, rows in points.groupby("trial_id")
-    }
+    curves = end_curves(table)
     log_factor = np.full(grid.log_loss.shape, np.nan)
     found: Crossings = []
     for i in range(len(grid.arms)):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from analysis.compare import labels, tuned
 from analysis.compare.tuned import Choice, Values
+from analysis.table.ends import end_curves
 from analysis.table.identity import Identity, Value, column
 from analysis.table.read import SweepTable
 from rfscale import names
@@ -342,8 +343,7 @@ def _losses(table: SweepTable, known: _SortedOut, budgets: Mapping[Values, float
     out = dict(zip(table.trials["trial_id"], np.log(table.trials[names.VAL_LOSS].to_numpy(float)), strict=True))
     longer = [t for t in known.trials if t.flops > (1 + SAME_COST) * budgets[t.rung]]
     if longer:
-        points = table.curves[table.curves["key"] == names.VAL_LOSS]
-        curves = {t: (c["flops"].to_numpy(float), c["value"].to_numpy(float)) for t, c in points.groupby("trial_id")}
+        curves = end_curves(table)
         out |= {t.trial_id: log_loss_at(curves[t.trial_id], budgets[t.rung]) for t in longer}
     return {str(trial): float(loss) for trial, loss in out.items()}
 

@@ -37,7 +37,7 @@ def crossing(curve: tuple[Array, Array], reference: tuple[Array, Array]) -> Cros
     a, b = _improving(*curve), _improving(*reference)
     nan = float("nan")
     if len(a[0]) < 2 or len(b[0]) < 2:
-        return Crossing(nan, (nan, nan), (nan, nan), "a curve has fewer than two points")
+        return Crossing(nan, (nan, nan), (nan, nan), "a curve has fewer than two points that are ends of trainings")
     low = max(a[1][-1], b[1][-1])
     top = min(a[1][0], b[1][0])
     if low > top:

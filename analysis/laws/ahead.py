@@ -9,6 +9,7 @@ would tell it is one of three: sizes that are missing, the budget at which the n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,7 @@ from analysis.laws.misfit import SAYS_LITTLE
 from analysis.laws.result import FitResult, Interval
 from analysis.laws.status import FitError
 from analysis.laws.surface import FIRST_FRACTION, curve_points, fit_surface
+from analysis.table.ends import last_only
 from analysis.table.read import SweepTable
 
 TIMES = (3.0, 10.0)
@@ -135,7 +137,9 @@ def _needed(table: SweepTable, law: ArmLaw, scale: AtScale) -> Needed:
         return itself
     try:
         result = fit_surface(curve_points(table, law.arm))
-        flops = least_budget(result, _goal(law, scale), sizes, law.d_end, per_sample, {"N": scale.n, "D": scale.d})
+        shares = (1.0,) if last_only(table) else tuple(np.geomspace(FIRST_FRACTION, 1.0, 5))
+        goal, target = _goal(law, scale), {"N": scale.n, "D": scale.d}
+        flops = least_budget(result, goal, sizes, law.d_end, per_sample, target, shares)
     except FitError:
         return itself
     return itself if flops is None or flops > itself.flops else Needed("design", flops, scale.times)
@@ -149,20 +153,25 @@ def _goal(law: ArmLaw, scale: AtScale) -> float:
 
 
 def least_budget(
-    result: FitResult, shrink: float, sizes: Array, d_end: float, flops: TrainFlops, target: dict[str, float]
+    result: FitResult,
+    shrink: float,
+    sizes: Array,
+    d_end: float,
+    flops: TrainFlops,
+    target: dict[str, float],
+    shares: Sequence[float],
 ) -> float | None:
     """The least budget, to a factor of 2, whose design brings the standard error at the target to `shrink` of itself.
 
-    That of a law that may be off by what these runs cannot see. `sizes`, `d_end`: what was run. None where no budget up
+    That of a law that may be off by what these runs cannot see. `sizes`, `d_end`: what was run. `shares`: of a training,
+    where it is measured as at its end. None where no budget up
     to `MOST` times the cheapest does. Raises FitError as `propose` does.
     """
     offered = np.unique(np.concatenate([sizes, np.geomspace(sizes[0], LARGER * sizes[-1], STEPS)])).tolist()
     lengths = np.geomspace(d_end / 4, LONGER * d_end, STEPS).tolist()
     budget = first = 6.0 * flops(offered[0], lengths[0])
     while budget <= MOST * first:
-        design = propose(
-            result, budget, offered, lengths, flops, target, measured_at=tuple(np.geomspace(FIRST_FRACTION, 1.0, 5))
-        )
+        design = propose(result, budget, offered, lengths, flops, target, measured_at=shares)
         if design.log_sd_if_wrong <= shrink * design.log_sd_before:
             return budget
         budget *= 2.0

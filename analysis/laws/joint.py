@@ -2,8 +2,8 @@
 
 `val/loss` is a denoising error, so its floor E is the Bayes error of the data given the condition: one number for all
 arms that share data, condition and yardstick. Where a test does not refuse it they share alpha and beta too; A and B
-are each arm's own. The law is fitted to the whole curves: the learning rate is constant after its warm-up, so every
-point is the end of a shorter training. Points of one trial, and trials that share size and seed, share their noise
+are each arm's own. The law is fitted to ends of trainings: with a constant learning rate every point of
+a curve is one, with a rate that decays the last alone (`analysis.table.ends`). Points of one trial, and trials that share size and seed, share their noise
 (`analysis.laws.effects`).
 
 With shared exponents an arm is another in other units of N and D. An arm whose A is A' of the reference has
@@ -28,6 +28,7 @@ from analysis.laws.noise import noise_scale
 from analysis.laws.optimum import HUBER_EFFICIENCY
 from analysis.laws.reach import largest
 from analysis.laws.result import Interval, Prediction
+from analysis.laws.sizes import check_lengths
 from analysis.laws.solve import Minima, minimise
 from analysis.laws.status import FitError
 from analysis.laws.uncertainty import LEVEL
@@ -187,6 +188,7 @@ def fit_joint(curves: Curves, draws: int | None = None) -> JointLaw:
     n_sizes = len(np.unique(curves.n))
     if n_sizes < MIN_SIZES:
         raise FitError(f"a surface L(N, D) needs {MIN_SIZES} sizes, there are {n_sizes}.")
+    check_lengths(curves.d)
     layout = Layout(len(curves.arms), False, False)
     if len(curves.loss) <= layout.size + 1:
         raise FitError(

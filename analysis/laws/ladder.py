@@ -22,6 +22,7 @@ from analysis.laws.misfit import HeldOut, Miss, largest_miss
 from analysis.laws.result import Prediction
 from analysis.laws.status import FitError
 from analysis.laws.surface import curve_points
+from analysis.table.ends import last_only
 from analysis.table.identity import column
 from analysis.table.read import SweepTable
 from rfscale import names
@@ -117,6 +118,8 @@ def ladder_laws(table: SweepTable, reference: str | None = None) -> Ladder:
     ladder, description = _longest_ladder(table.trials, shared)
     trials = table.trials[table.trials["trial_id"].isin(_any_length(table.trials, ladder, shared))]
     arms = sorted(map(str, set(table.trials["arm"])))
+    if last_only(table):
+        description += "; where the learning rate decays, only the end of each training counts"
     reference = reference if reference is not None and reference in arms else arms[0]
     floors = _floors(table, trials)
     found = {law.arm: law for floor in floors for law in _laws(table, trials, ladder, floor, reference)}

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.laws.forms import Array, Form, PowerLaws
+from analysis.laws.status import FitError
 
+MIN_LENGTHS = 3
 LEVEL_TOLERANCE = 0.02
 """Two sizes closer than 2 % are one level: the same model counted twice, or read off a figure."""
 CHAIN_SPAN = 2.0 * LEVEL_TOLERANCE
@@ -48,6 +50,17 @@ def cell_index(columns: Sequence[Array]) -> NDArray[np.intp]:
         level = level_index(values)
         _, index = np.unique(index * (int(level.max()) + 1) + level, return_inverse=True)
     return index
+
+
+def check_lengths(d: Array) -> None:
+    """Raises FitError for fewer than three amounts of data: E, B and beta of B / D^beta are three numbers."""
+    lengths = len(levels(d))
+    if lengths < MIN_LENGTHS:
+        raise FitError(
+            f"a surface L(N, D) needs losses at the end of {MIN_LENGTHS} lengths of training, there "
+            f"{'is' if lengths == 1 else 'are'} {lengths}; with a learning rate that decays only the last point of a "
+            "curve is one, so train several lengths."
+        )
 
 
 def count_distinct(columns: Sequence[Array]) -> int:

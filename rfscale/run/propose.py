@@ -140,8 +140,9 @@ def propose_sweep(
     steps = np.unique(np.geomspace(longest / 4, longest * LONGER, 13).round())
     point = {"N": float(goal.shape.parameter_count()), "D": float(target.steps * template.training.batch)}
     lengths = [float(s * template.training.batch) for s in steps]
-    # As the surface is fitted: to the points of validation after the first tenth of a training.
-    shares = [step / longest for step in template.evaluation.steps(longest) if step >= FIRST_FRACTION * longest]
+    # As the surface is fitted: to the points that are ends of trainings, after the first tenth.
+    points = template.evaluation.steps(longest) if template.training.schedule.anytime else (longest,)
+    shares = [step / longest for step in points if step >= FIRST_FRACTION * longest]
     design = propose(law, budget, sorted(by_size), lengths, train_flops, point, measured_at=shares)
 
     def proposed(run: PlannedRun) -> ProposedRun:

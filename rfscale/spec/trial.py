@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, field_validator, model_validator
 
+from rfscale import names
 from rfscale.backbones.base import BACKBONES, CORE, BackboneSpec, Cost, CostOfSides
 from rfscale.backbones.mmdit.spec import MMDiTSpec
 from rfscale.data.buckets import Sides, steps_of
@@ -91,6 +92,11 @@ class ResolvedTraining(Optimisation):
     lr_rule: str = "constant"  # where learning_rate comes from; no part of the identity
     warmup_steps: Warmup
     ema_every: Steps
+
+    @model_validator(mode="after")
+    def _has_room(self) -> ResolvedTraining:
+        self.schedule.check(self.warmup_steps, self.steps)
+        return self
 
     @property
     def samples(self) -> int:
@@ -286,6 +292,7 @@ class Trial(Strict):
             "precision": training.precision,
             "text_dropout": training.text_dropout,
             "timestep_shift": training.timestep_shift,
+            "curve_ends": names.ALL_POINTS if training.schedule.anytime else names.LAST_POINT,
             "seed": self.seed,
         }
 

@@ -19,6 +19,7 @@ from analysis.laws.wording_ahead import next_card
 from analysis.table.read import SweepTable, read_sweep
 
 SIX = (1, 2, 3, 4, 6, 8)
+SHARES = tuple(np.geomspace(0.1, 1.0, 5))
 
 
 def measured(folder: Path, world: World) -> tuple[SweepTable, Ladder]:
@@ -132,7 +133,7 @@ def test_a_smaller_error_needs_a_larger_budget_and_one_that_none_gives_is_none(
 
     def budget(shrink: float) -> float | None:
         target = {"N": 3 * float(law.n.max()), "D": 3 * law.d_end}
-        return least_budget(result, shrink, np.unique(law.n), law.d_end, lambda n, d: 120 * n * d, target)
+        return least_budget(result, shrink, np.unique(law.n), law.d_end, lambda n, d: 120 * n * d, target, SHARES)
 
     budgets = [budget(shrink) for shrink in (0.9, 0.7, 0.5)]
     assert all(b is not None and math.isfinite(b) for b in budgets)

@@ -210,9 +210,9 @@ class Twin(MMDiTSpec):
     backbone: Literal["twin"] = "twin"
 
 @SCHEDULES.add
-class Linear(ScheduleSpec):
+class Slope(ScheduleSpec):
     """Falls to `end` of its peak."""
-    name: Literal["linear"] = "linear"
+    name: Literal["slope"] = "slope"
     end: float = 0.0
 
     def rate(self, step, peak, warmup_steps, steps):
@@ -244,7 +244,7 @@ def test_one_of_each_kind_is_added_by_one_file(
         "data": {"name": "few", "resolution": 8},
         "text": {"encoder": ["short", "hash"]},
         "model": {**tiny["model"], "backbone": ["twin", "mmdit"]},
-        "training": {**tiny["training"], "schedule": ["linear", "constant"]},
+        "training": {**tiny["training"], "schedule": ["slope", "constant"]},
         "formulations": ["rf/square", "rf"],
         "quality": {"judges": ["blind"]},
     }
@@ -254,12 +254,12 @@ def test_one_of_each_kind_is_added_by_one_file(
     assert planned.returncode == 0, planned.stderr
     plan = json.loads(planned.stdout)
     assert len(plan["trials"]) == len(plan["arms"]) == 2**4
-    assert plan["arms"][0] == "rf/square, backbone twin, encoder short, schedule linear"
+    assert plan["arms"][0] == "rf/square, backbone twin, encoder short, schedule slope"
     first = plan["trials"][0]["trial_id"]
     trained = rfscale("train", path, first, "--allow-plugins")
     assert trained.returncode == 0, trained.stderr
     record = json.loads((tmp_path / "runs" / "trials" / first / "trial.json").read_text())["identity"]
     keys = ("data.name", "text.encoder", "text.length", "model.backbone", "formulation", "training.schedule.name")
-    assert [record[key] for key in keys] == ["few", "short", 4, "twin", "rf/square", "linear"]
+    assert [record[key] for key in keys] == ["few", "short", 4, "twin", "rf/square", "slope"]
     unknown = rfscale("plan", path)
     assert unknown.returncode == 2

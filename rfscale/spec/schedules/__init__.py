@@ -1,0 +1,1 @@
+"""Schedules other than the constant one, one file each."""
