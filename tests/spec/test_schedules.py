@@ -108,7 +108,9 @@ def test_the_default_is_constant_and_leaves_the_id_as_it_was(tiny: Mapping) -> N
     assert len({plain.trial_id, *others}) == 1 + len(DECAYING)
 
 
-@pytest.mark.parametrize(("name", "ends"), [("constant", "all"), ("cosine", "last"), ("linear", "last"), ("wsd", "last")])
+@pytest.mark.parametrize(
+    ("name", "ends"), [("constant", "all"), ("cosine", "last"), ("linear", "last"), ("wsd", "last")]
+)
 def test_a_run_has_on_record_which_points_of_its_curve_are_ends_of_trainings(
     tiny: Mapping, name: str, ends: str
 ) -> None:

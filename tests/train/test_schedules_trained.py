@@ -39,9 +39,7 @@ def trial_of(tiny: Mapping, schedule: Mapping) -> Trial:
 
 
 def everything(folder: TrialFolder) -> tuple[Any, bytes, bytes]:
-    points = [
-        (point.step, {k: v for k, v in point.metrics.items() if k not in CLOCKS}) for point in folder.points()[0]
-    ]
+    points = [(point.step, {k: v for k, v in point.metrics.items() if k not in CLOCKS}) for point in folder.points()[0]]
     return points, folder.weights(ema=True).read_bytes(), folder.weights(ema=False).read_bytes()
 
 
