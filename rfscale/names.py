@@ -222,7 +222,7 @@ def parse_quality(key: str) -> tuple[str, str, str] | None:
 CHOICES: tuple[str, ...] = ("left", "right", "none")
 """What a person may answer: which image, or no preference."""
 
-# --- which points of a curve are ends of trainings ---------------------------------------------------------------------
+# --- which points of a curve are ends of trainings --------------------------------------------------------------------
 ALL_POINTS, LAST_POINT = "all", "last"
 
 # --- parameters of a run (written once) -------------------------------------------------------------------------------

@@ -163,9 +163,9 @@ def least_budget(
 ) -> float | None:
     """The least budget, to a factor of 2, whose design brings the standard error at the target to `shrink` of itself.
 
-    That of a law that may be off by what these runs cannot see. `sizes`, `d_end`: what was run. `shares`: of a training,
-    where it is measured as at its end. None where no budget up
-    to `MOST` times the cheapest does. Raises FitError as `propose` does.
+    That of a law that may be off by what these runs cannot see. `sizes`, `d_end`: what was run. `shares` of a training
+    at which it is measured as at its end. None where no budget up to `MOST` times the cheapest does. Raises FitError as
+    `propose` does.
     """
     offered = np.unique(np.concatenate([sizes, np.geomspace(sizes[0], LARGER * sizes[-1], STEPS)])).tolist()
     lengths = np.geomspace(d_end / 4, LONGER * d_end, STEPS).tolist()

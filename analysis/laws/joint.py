@@ -2,9 +2,9 @@
 
 `val/loss` is a denoising error, so its floor E is the Bayes error of the data given the condition: one number for all
 arms that share data, condition and yardstick. Where a test does not refuse it they share alpha and beta too; A and B
-are each arm's own. The law is fitted to ends of trainings: with a constant learning rate every point of
-a curve is one, with a rate that decays the last alone (`analysis.table.ends`). Points of one trial, and trials that share size and seed, share their noise
-(`analysis.laws.effects`).
+are each arm's own. The law is fitted to ends of trainings: with a constant learning rate every point of a curve is one,
+with a rate that decays the last alone (`analysis.table.ends`). Points of one trial, and trials that share size and
+seed, share their noise (`analysis.laws.effects`).
 
 With shared exponents an arm is another in other units of N and D. An arm whose A is A' of the reference has
 (A' / A)^(1 / alpha) times its parameters' worth, and likewise for B and samples; the product of both is its efficiency

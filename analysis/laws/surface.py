@@ -1,10 +1,9 @@
 """L(N, D) = E + A / N^alpha + B / D^beta of one arm, fitted to the whole curves of a ladder; what `propose` plans with.
 
 With a constant learning rate every point of a curve is the end of a shorter training, and a ladder of a few sizes is a
-grid over sizes and samples; with a rate that decays only the last point is (`analysis.table.ends`), and the grid is made
-of several lengths. That tells how much of the loss is for want of parameters and
-how much for want of samples, which the ends of training alone do not. The points of one curve share their noise:
-intervals are clustered by trial.
+grid over sizes and samples; with a rate that decays only the last point is (`analysis.table.ends`), and several lengths
+make the grid. That tells how much of the loss is for want of parameters and how much for want of samples, which the
+ends of one length alone do not. The points of one curve share their noise: intervals are clustered by trial.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ Curve = tuple[Array, Array]
 """(training FLOPs, val/loss)"""
 
 LENGTH = ("steps", "samples", "warmup_steps", "ema_every")
-"""The keys of an identity, under `training.` or, in old records, at its top, that say or follow how long a training is."""
+"""The keys of an identity (under `training.`, in old records at its top) that say or follow how long a training is."""
 
 
 def are_ends(points: pd.DataFrame) -> pd.Series:
