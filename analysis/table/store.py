@@ -147,6 +147,7 @@ def quiet() -> None:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each retry of a call
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # the trace of a connection that went away
 
 
 @contextmanager

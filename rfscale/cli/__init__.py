@@ -5,10 +5,11 @@ from rfscale.cli.common import app
 from rfscale.cli import init
 from rfscale.cli import plan
 from rfscale.cli import train
+from rfscale.cli import stop
 from rfscale.cli import quality
 from rfscale.cli import results
 from rfscale.cli import ledger
 from rfscale.cli import rate
 from rfscale.cli import laws
 
-__all__ = ["app", "init", "laws", "ledger", "plan", "quality", "rate", "results", "train"]
+__all__ = ["app", "init", "laws", "ledger", "plan", "quality", "rate", "results", "stop", "train"]

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from rfscale import names
-from rfscale.quoting import quoted
+from rfscale.run.hung import Watchdog, end_process
+from rfscale.run.joining import CONNECT_SECONDS, at_most, cannot_join, cannot_start, has_token, loopback_only, why
 from rfscale.run.queue import (
     LaunchError,
     Outcome,
@@ -32,6 +30,7 @@ from rfscale.run.queue import (
     stop_on_same_error,
     trained,
 )
+from rfscale.run.stop import NOW, Requests, launching
 from rfscale.run.tasks import Problem, evaluate_task, train_task
 from rfscale.spec.sweep import Quality, Resources, Sweep
 from rfscale.spec.trial import Trial
@@ -40,7 +39,6 @@ from rfscale.train import placement
 from rfscale.train.stopping import heeding_sigterm
 
 POLL_SECONDS = 0.5
-CONNECT_SECONDS = 10.0
 JOIN_SECONDS = 90
 """For joining a cluster: where something else listens at its address, Ray alone goes on trying for ten minutes."""
 RAY_DEATHS = 3
@@ -91,8 +89,11 @@ def launch(
         ready=lambda waiting, outcome, count: next_to_train(waiting, store, outcome, count),
         ended=lambda trial, problem: trained(store.trial(trial.trial_id), problem),
         progress=lambda trial: newest_checkpoint(store.trial(trial.trial_id)),
+        begun=lambda trial: store.trial(trial.trial_id).state().status == names.RUNNING,
+        pulse=lambda trial: store.trial(trial.trial_id).pulse(),
+        end=lambda trial: end_process(store.trial(trial.trial_id)),
     )
-    return _launch(work, sweep.resources, to_train(sweep, store), address, tick)
+    return _launch(work, sweep, store, to_train(sweep, store), address, tick)
 
 
 def launch_evaluation(
@@ -117,18 +118,26 @@ def launch_evaluation(
         ended=judged,
         progress=lambda trial: journal_bytes(store.trial(trial.trial_id)),
     )
-    return _launch(work, sweep.resources, list(trials), address, tick)
+    return _launch(work, sweep, store, list(trials), address, tick)
 
 
-def _launch(work: Work, resources: Resources, waiting: list[Trial], address: str | None, tick: Tick) -> Outcome:
-    """Keep every slot busy until nothing waits and nothing runs. A Ray that dies under it is started or joined again.
+def _launch(work: Work, sweep: Sweep, store: Store, waiting: list[Trial], address: str | None, tick: Tick) -> Outcome:
+    """Keep every slot busy until nothing waits and nothing runs, or until somebody asks it to stop.
 
-    What ran on it is not failed. Raises LaunchError where Ray dies again and again without any trial going on between.
+    Raises StoppedError, and LaunchError where Ray dies again and again without any trial going on between.
     """
-    queue = Queue(work, waiting, resources.retries)
+    queue = Queue(work, waiting, sweep.resources.retries)
     if not waiting:
         return queue.outcome
-    tick(queue.outcome, set())
+    requests = Requests(store, sweep.name)
+    with launching(store, sweep.name):
+        tick(queue.outcome, set())
+        _through(queue, sweep.resources, address, requests, tick)
+    return queue.outcome
+
+
+def _through(queue: Queue, resources: Resources, address: str | None, requests: Requests, tick: Tick) -> None:
+    """The launch, on as many Rays as it takes: one that dies is started or joined again, and what ran is not failed."""
     deaths, before = 0, -1
     while True:
         ray = _start(address) if deaths == 0 else _start_again(address)
@@ -136,8 +145,8 @@ def _launch(work: Work, resources: Resources, waiting: list[Trial], address: str
         try:
             if deaths == 0 and not _slots(ray, resources):  # later, machines may still be on their way back
                 raise LaunchError(_too_large(ray, resources))
-            _keep_busy(ray, queue, resources, address, running, tick)
-            return queue.outcome
+            _keep_busy(ray, queue, resources, address, running, requests, tick)
+            return
         except _RayDiedError as error:
             now = queue.advanced(list(running.values()))
             deaths, before = 1 if now > before else deaths + 1, now
@@ -152,35 +161,60 @@ def _launch(work: Work, resources: Resources, waiting: list[Trial], address: str
 
 
 def _keep_busy(
-    ray: Any, queue: Queue, resources: Resources, address: str | None, running: dict[Any, Trial], tick: Tick
+    ray: Any,
+    queue: Queue,
+    resources: Resources,
+    address: str | None,
+    running: dict[Any, Trial],
+    requests: Requests,
+    tick: Tick,
 ) -> None:
     """The loop, on one Ray. Raises _RayDiedError, with `running` as it was, and StoppedError."""
-    remote = _remote(ray, resources, queue.work.task)
+    remote, asked, watchdog = _remote(ray, resources, queue.work.task), None, Watchdog(queue.work.pulse)
     with heeding_sigterm() as stop:
         try:
             while queue.waiting or running:
-                if stop.asked:
-                    raise StoppedError("told to stop; trials that ran wrote a checkpoint, and the same command goes on")
+                before, asked = asked, requests.heed()
+                if stop.asked or (asked is not None and asked.how == NOW):
+                    said = asked.sentence if asked is not None else "told to stop"
+                    raise StoppedError(f"{said}; trials that ran wrote a checkpoint")
+                if asked is not None and before is None:
+                    _take_back(ray, queue, running)
+                if asked is not None and not running:
+                    raise StoppedError(f"{asked.sentence}; trials that ran are finished")
                 if dead := _dead(ray, address):
                     raise _RayDiedError(dead)
                 # Twice what runs at once keeps every slot busy, and no more than that waits inside Ray. Without a
                 # single slot, when nodes were lost, one trial still waits there: that makes a cluster start new ones.
-                for trial in queue.next(2 * max(1, _slots(ray, resources)) - len(running)):
+                free = 2 * max(1, _slots(ray, resources)) - len(running)
+                for trial in queue.next(free) if asked is None else ():
                     running[remote.remote(trial.model_dump_json(), *queue.work.arguments(trial))] = trial
                 ended = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)[0] if running else []
                 elsewhere = not running
                 for reference in ended:
-                    problem = _problem(ray, reference)
+                    problem = watchdog.problem(running[reference], _problem(ray, reference))
                     if problem is not None and problem.machine and (dead := _dead(ray, address)):
                         raise _RayDiedError(dead)  # not one of the cluster's machines, but Ray itself
                     elsewhere |= queue.ended(running.pop(reference), problem)
                     stop_on_same_error(queue.outcome)
+                silent = {trial.trial_id for trial in watchdog.silent(running.values())}
+                for reference, trial in running.items():
+                    if trial.trial_id in silent and not queue.work.end(trial):
+                        ray.cancel(reference, force=True)
                 if elsewhere and queue.waiting:
                     time.sleep(POLL_SECONDS)  # another process has it: looked at again
                 tick(queue.outcome, {t.trial_id for t in running.values()})
         except (KeyboardInterrupt, StoppedError):
             _call_off(ray, list(running))
             raise
+
+
+def _take_back(ray: Any, queue: Queue, running: dict[Any, Trial]) -> None:
+    """Put back what waits inside Ray and was not begun. One that begins just now writes a checkpoint and leaves."""
+    for reference, trial in list(running.items()):
+        if not queue.work.begun(trial):
+            ray.cancel(reference)
+            queue.give_back([running.pop(reference)])
 
 
 def _call_off(ray: Any, references: list[Any]) -> None:
@@ -209,7 +243,7 @@ def _dead(ray: Any, address: str | None) -> str:
             break
         except OSError as error:
             if time.monotonic() > deadline:
-                return f"its head at {host}:{port} does not answer: {_why(error)}"
+                return f"its head at {host}:{port} does not answer: {why(error)}"
             time.sleep(POLL_SECONDS)
     own = ray.get_runtime_context().get_node_id()
     alive = any(node["NodeID"] == own and node["Alive"] for node in ray.nodes())
@@ -239,13 +273,13 @@ def _start(address: str | None) -> Any:
         # Every port on loopback. Asking ray.init for 127.0.0.1 does not do that: it puts the machine's own address
         # there and listens on all of them. This, the default of macOS and Windows, does.
         settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    if address is None or _has_token():
+    if address is None or has_token():
         settings["RAY_AUTH_MODE"] = "token"  # the default of a local start; saying so silences the warning about it
     try:
-        if address is not None and _loopback_only(address):
+        if address is not None and loopback_only(address):
             settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     except (OSError, ValueError) as error:
-        raise LaunchError(_cannot_join(address, error)) from error
+        raise LaunchError(cannot_join(address, error)) from error
     for key, value in settings.items():
         os.environ.setdefault(key, value)
     import ray
@@ -259,86 +293,11 @@ def _start(address: str | None) -> Any:
             # "local" never joins somebody else's cluster (ray issue 26678).
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
         else:
-            with _at_most(JOIN_SECONDS):
+            with at_most(JOIN_SECONDS):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # Ray raises plain ones, such as that its node timed out
-        raise LaunchError(_cannot_start(error) if address is None else _cannot_join(address, error)) from error
+        raise LaunchError(cannot_start(error) if address is None else cannot_join(address, error)) from error
     return ray
-
-
-class _TooLongError(BaseException):
-    """No Exception: Ray catches those of its own calls, and tries again."""
-
-
-@contextmanager
-def _at_most(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError after that many seconds, once Ray lets go; in a thread that no signal reaches, never."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(number: int, frame: object) -> None:
-        raise _TooLongError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
-    try:
-        yield
-    except _TooLongError:
-        raise TimeoutError(f"no answer within {seconds} seconds") from None
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _why(error: Exception) -> str:
-    return names.one_line(error, 300) or type(error).__name__
-
-
-def _cannot_start(error: Exception) -> str:
-    return (
-        f"cannot start Ray here: {_why(error)}; try again when the machine is less busy, set RAY_TMPDIR "
-        "to a folder with a short path that can be written to, or use `rfscale train`, which needs no Ray"
-    )
-
-
-def _cannot_join(address: str | None, error: Exception) -> str:
-    return (
-        f"cannot join the Ray cluster {quoted(address)}: {_why(error)}; give HOST:PORT of a running "
-        "cluster, or 'auto' on one of its machines, with its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
-    )
-
-
-def _loopback_only(address: str) -> bool:
-    """Whether a cluster at HOST:PORT listens on loopback and nowhere else.
-
-    Raises OSError where nobody listens, and ValueError for what is no such address.
-
-    Asked before Ray is: where nobody answers Ray goes on trying for ten minutes, and for 127.0.0.1 it dials the
-    machine's own address instead, unless it is told not to.
-    """
-    if "://" in address:  # Ray's client mode, which outlives a failed attempt: this process could not start Ray again
-        raise ValueError("that is the address of a Ray client server")
-    host, _, port = address.rpartition(":")
-    if not host:
-        return False
-    socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    if host not in ("127.0.0.1", "localhost"):
-        return False
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: it says which address packets would leave from
-            own = str(probe.getsockname()[0])
-            socket.create_connection((own, int(port)), CONNECT_SECONDS).close()
-        except OSError:
-            return True
-    return own == "127.0.0.1"
-
-
-def _has_token() -> bool:
-    """Whether there is a token that a cluster may ask for (docs.ray.io, token authentication)."""
-    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return bool(given) or (Path.home() / ".ray" / "auth_token").exists()
 
 
 def _slots(ray: Any, resources: Resources) -> int:

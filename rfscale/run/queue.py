@@ -45,6 +45,10 @@ class Work:
     ready: Callable[[list[Trial], Outcome, int], list[Trial]]  # takes up to so many trials off the queue
     ended: Callable[[Trial, Problem | None], State]  # `running` where another process has it: it is waited for
     progress: Callable[[Trial], int]  # grows with what a death leaves behind
+    # Where a task takes long enough that these matter:
+    begun: Callable[[Trial], bool] = lambda trial: True  # whether a worker has it in hand
+    pulse: Callable[[Trial], float | None] = lambda trial: None  # changes with every sign of life of the worker
+    end: Callable[[Trial], bool] = lambda trial: False  # end the worker's process, if it is on this machine
 
 
 @dataclass(slots=True)

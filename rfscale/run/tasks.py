@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import signal
 import sys
 import traceback
@@ -14,7 +16,9 @@ from rfscale.registry import allowing_plugins
 from rfscale.spec.sweep import Quality, Resources, Samples
 from rfscale.spec.trial import Trial
 from rfscale.store import ClaimedError, Store, TrialFolder
-from rfscale.train.stopping import heeding_sigterm
+from rfscale.train.stopping import Stop, heeding_sigterm
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,9 @@ class Problem:
         number = str(error.errno) if isinstance(error, OSError) else ""
         kind = (type(error).__name__, f"{place.filename}:{place.lineno}", number)
         sentence = f"{type(error).__name__}: {names.one_line(error, 300)}"
+        if isinstance(error, OSError) and error.errno in _FULL:
+            where = f" at {error.filename}" if error.filename else ""
+            sentence = f"nothing can be written{where} ({error.strerror}): free space or correct the permissions"
         return cls(kind, sentence, claimed=isinstance(error, ClaimedError))
 
 
@@ -44,20 +51,42 @@ def train_task(
     Told to stop, by SIGTERM or by its launcher (an interrupt), it writes a checkpoint, and the process ends: no other
     trial is begun on a machine that is going away.
     """
-    from rfscale.train.loop import train
-
     settings = _one_process(resources)
     try:
         with allowing_plugins():  # whoever made the trial was allowed to, and it says which text they had
             trial = Trial.model_validate_json(trial_json)
         place, pictures = TrialFolder(Path(folder)), Samples.model_validate(samples)
         with heeding_sigterm(signal.SIGINT) as stop:
-            ended = train(trial, place, settings, pictures, keep_weights=keep_weights, stop=stop)
+            ended = _in_memory(trial, place, settings, pictures, keep_weights, stop)
     except Exception as error:
         return Problem.of(error)
     if ended == names.INTERRUPTED:
         sys.exit(128 + signal.SIGTERM)
     return None
+
+
+def _in_memory(
+    trial: Trial, folder: TrialFolder, settings: Resources, samples: Samples, keep_weights: bool, stop: Stop
+) -> str:
+    """`train`; where the GPU's memory does not hold the microbatch, again from the last checkpoint with half of it.
+
+    The global batch stays what it is, and with it the result, up to rounding.
+    """
+    import torch
+
+    from rfscale.train.loop import note, train
+
+    while True:
+        size = settings.microbatch or trial.training.batch
+        try:
+            return train(trial, folder, settings, samples, keep_weights=keep_weights, stop=stop)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+        settings = settings.model_copy(update={"microbatch": (size + 1) // 2})
+        note(folder, [f"the GPU's memory does not hold a microbatch of {size}: it went on with {settings.microbatch}"])
+        gc.collect()  # what the failed step left in cycles
+        torch.cuda.empty_cache()
 
 
 def evaluate_task(trial_json: str, store: str, quality: dict[str, Any], resources: dict[str, Any]) -> Problem | None:

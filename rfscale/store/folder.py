@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import math
+import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,7 +215,30 @@ class TrialFolder:
                             "wait for it or stop it"
                         ) from None
                     time.sleep(0.1)
+            file.truncate(0)
+            file.write(f"{socket.gethostname()} {os.getpid()}\n")
+            file.flush()
             yield
+
+    def beat(self) -> None:
+        """A sign of life of the process that holds the trial: the time of its lock."""
+        with suppress(OSError):  # a store that does not answer now: whatever is written next will say so
+            os.utime(self.path / "lock")
+
+    def pulse(self) -> float | None:
+        """A number that changes with every sign of life, None where no process holds the trial."""
+        try:
+            return (self.path / "lock").stat().st_mtime if self._locked() else None
+        except OSError:
+            return None
+
+    def holder(self) -> tuple[str, int] | None:
+        """Host and process id of who holds the trial, None where nobody does or an older version wrote the lock."""
+        try:
+            host, pid = (self.path / "lock").read_text(encoding="utf-8").split()
+            return (host, int(pid)) if self._locked() else None
+        except (OSError, ValueError):
+            return None
 
     # --- journal ------------------------------------------------------------------------------------------------------
 

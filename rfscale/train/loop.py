@@ -34,6 +34,7 @@ from rfscale.validation.profile import evaluate
 from rfscale.validation.samples import save_samples
 
 DIVERGED_FACTOR = 10.0
+BEAT_SECONDS = 5.0  # between two signs of life
 
 Progress = Callable[[int, float], None]  # called as progress(step, training loss) at every logged point
 
@@ -121,7 +122,7 @@ class Training:
         self.validation = self.batches.validation(trial.evaluation.images)
         self.state = TrainState.at_the_start(trial, placement)
         if found := self.state.restore(folder):
-            _note(folder, found)
+            note(folder, found)
         self.sums = Sums.of(self.state.at, placement.device)
         self.journal = folder.open_journal()
 
@@ -141,7 +142,7 @@ class Training:
         validate_at = set(self.trial.evaluation.steps(steps))
         log_every = _log_every(steps)
         saved = time.monotonic()
-        clock, at.summed_seconds = saved - at.summed_seconds, 0.0
+        clock, beaten, at.summed_seconds = saved - at.summed_seconds, saved, 0.0
         metrics: dict[str, float] = {}
 
         for batch in self.batches.between(at.step, until):
@@ -154,6 +155,9 @@ class Training:
                 clock = time.monotonic()
 
             paused = time.monotonic()
+            if paused - beaten > BEAT_SECONDS:
+                self.folder.beat()
+                beaten = paused
             if at.step in validate_at:
                 metrics = self._validate(wide=last)
                 if self.keep and not last:
@@ -233,7 +237,7 @@ def _record_attempt(trial: Trial, folder: TrialFolder, device: torch.device, not
     write_json(folder.record, record)
 
 
-def _note(folder: TrialFolder, notes: list[str]) -> None:
+def note(folder: TrialFolder, notes: list[str]) -> None:
     """Add to the notes of the present attempt."""
     record = read_json(folder.record) or {}
     record["attempts"][-1]["notes"] += notes

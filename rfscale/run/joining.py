@@ -1,0 +1,94 @@
+"""Joining a Ray cluster: what its address is asked before Ray is, how long that takes, and what is said if it fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rfscale import names
+from rfscale.quoting import quoted
+
+CONNECT_SECONDS = 10.0
+
+
+class _TooLongError(BaseException):
+    """No Exception: Ray catches those of its own calls, and tries again."""
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError after that many seconds, once Ray lets go; in a thread that no signal reaches, never."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: object) -> None:
+        raise _TooLongError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    except _TooLongError:
+        raise TimeoutError(f"no answer within {seconds} seconds") from None
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def why(error: Exception) -> str:
+    """What an error says, or its type."""
+    return names.one_line(error, 300) or type(error).__name__
+
+
+def cannot_start(error: Exception) -> str:
+    """The sentence where Ray does not start."""
+    return (
+        f"cannot start Ray here: {why(error)}; try again when the machine is less busy, set RAY_TMPDIR "
+        "to a folder with a short path that can be written to, or use `rfscale train`, which needs no Ray"
+    )
+
+
+def cannot_join(address: str | None, error: Exception) -> str:
+    """The sentence where a cluster is not there."""
+    return (
+        f"cannot join the Ray cluster {quoted(address)}: {why(error)}; give HOST:PORT of a running "
+        "cluster, or 'auto' on one of its machines, with its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    )
+
+
+def loopback_only(address: str) -> bool:
+    """Whether a cluster at HOST:PORT listens on loopback and nowhere else.
+
+    Raises OSError where nobody listens, and ValueError for what is no such address.
+
+    Asked before Ray is: where nobody answers Ray goes on trying for ten minutes, and for 127.0.0.1 it dials the
+    machine's own address instead, unless it is told not to.
+    """
+    if "://" in address:  # Ray's client mode, which outlives a failed attempt: this process could not start Ray again
+        raise ValueError("that is the address of a Ray client server")
+    host, _, port = address.rpartition(":")
+    if not host:
+        return False
+    socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    if host not in ("127.0.0.1", "localhost"):
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it says which address packets would leave from
+            own = str(probe.getsockname()[0])
+            socket.create_connection((own, int(port)), CONNECT_SECONDS).close()
+        except OSError:
+            return True
+    return own == "127.0.0.1"
+
+
+def has_token() -> bool:
+    """Whether there is a token that a cluster may ask for (docs.ray.io, token authentication)."""
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(given) or (Path.home() / ".ray" / "auth_token").exists()
