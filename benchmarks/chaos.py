@@ -1,0 +1,292 @@
+"""Does a sweep give the same bits when its processes are killed again and again?
+
+    OMP_NUM_THREADS=1 python benchmarks/chaos.py --kills 100 [--seed 0] [--json FILE]
+
+Twelve small trials are run once in peace. Then the same sweep is run in another store, and every few seconds SIGKILL
+ends one of its processes, drawn at random by kind and then by process: a worker, the launcher, the raylet or the head
+of Ray (GCS). Whenever the launcher has ended, the same command is given again. Where all trials are finished before all
+kills are spent, another store is begun. In each store then, when the kills are spent,
+
+- every trial is finished, with the weights of the undisturbed run, by SHA-256 of the files;
+- every journal has each point once, with the value of the undisturbed run, to the bit, but for times;
+- MLflow has one run for each trial, with each point of the journal once;
+- no process is left behind.
+
+What belongs to a run is known by the folder that it works in. Raises nothing: what is wrong is a line and exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from rfscale import names
+from rfscale.spec.sweep_file import load_sweep
+from rfscale.store import Store, read_json
+
+TIMES = (names.SAMPLES_PER_SECOND, names.TRAIN_SECONDS)
+"""Metrics that are not the same twice."""
+LAUNCHER, WORKER, RAYLET, GCS = "launcher", "worker", "raylet", "gcs"
+LEAVE_SECONDS = 30.0
+"""For the processes of a launch to end after their launcher."""
+SWEEP = """
+name: chaos
+question: Do kills change a bit?
+data: {{name: shapes, resolution: 8}}
+model: {{depths: [1, 2], width_per_depth: 16, patch: 4}}
+formulations: [rf, "rf/lognorm(0.00,1.00)", eps/linear]
+training: {{steps: {steps}, batch: 4, learning_rate: 2e-3}}
+evaluation: {{images: 8, points: 3}}
+samples: {{images: 0}}
+seeds: [0, 1]
+resources: {{cpus: 1, checkpoint_seconds: 0.5, retries: 3}}
+"""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done and what was found."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    starts: int = 0
+    stores: int = 0
+    seconds: float = 0.0
+    values: int = 0  # of journals, compared with the undisturbed ones
+    points: int = 0  # of MLflow
+    wrong: list[str] = field(default_factory=list)
+    until: float = math.inf  # on the monotonic clock: no kill is begun later
+
+    def has_more(self, kills: int) -> bool:
+        """Whether kills are left to be spent."""
+        return sum(self.kills.values()) < kills and time.monotonic() < self.until
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder in which one run of the sweep works, and which tells its processes from all others."""
+
+    folder: Path
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "store")
+
+    def start(self, sweep: Path) -> subprocess.Popen[bytes]:
+        """`rfscale run`, in a session of its own; what it prints is appended to run.log."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / "t"  # Ray's sockets have room for about a hundred letters
+        temporary.mkdir(exist_ok=True)
+        kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RFSCALE_STORE")}
+        command = [sys.executable, "-m", "rfscale", "run", str(sweep), "--store", str(self.store.root)]
+        with open(self.folder / "run.log", "ab") as log:
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env={**kept, "RAY_TMPDIR": str(temporary)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def processes(self, launcher: int) -> Iterator[tuple[int, str]]:
+        """Process id and kind of all that belong to the run, "" where a kill of it would prove nothing."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal() and self._owns(entry):
+                yield int(entry.name), LAUNCHER if int(entry.name) == launcher else _kind(entry)
+
+    def _owns(self, process: Path) -> bool:
+        with suppress(OSError):
+            if process.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return False
+            if Path(os.readlink(process / "cwd")).is_relative_to(self.folder):
+                return True
+            if str(self.folder).encode() in process.joinpath("cmdline").read_bytes():
+                return True
+            return any(os.readlink(file).startswith(str(self.folder)) for file in (process / "fd").iterdir())
+        return False
+
+
+def _kind(process: Path) -> str:
+    title = ""
+    with suppress(OSError):
+        title = process.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    program = title.split(" ", 1)[0]
+    if program.endswith("gcs_server"):
+        return GCS
+    if program.endswith("raylet/raylet"):
+        return RAYLET
+    return WORKER if title.startswith("ray::train_task") else ""
+
+
+def disturbed(place: Place, sweep: Path, kills: int, rng: random.Random, tally: Tally, patience: float) -> None:
+    """Run the sweep to its end under up to `kills` kills, with the same command as often as it takes."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        launcher = place.start(sweep)
+        tally.starts += 1
+        while launcher.poll() is None and time.monotonic() < deadline:
+            if not tally.has_more(kills):
+                time.sleep(0.2)
+                continue
+            with suppress(subprocess.TimeoutExpired):
+                launcher.wait(rng.uniform(0.5, 6.0))
+                break
+            _kill_one(place, launcher.pid, rng, tally)
+        if launcher.poll() == 0:
+            return
+    tally.wrong.append(f"{place.folder} was not through after {patience:.0f} s")
+    for pid, _ in place.processes(0):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _kill_one(place: Place, launcher: int, rng: random.Random, tally: Tally) -> None:
+    """SIGKILL to one process of a kind drawn at random among those there are, once a worker trains."""
+    found: dict[str, list[int]] = {}
+    for pid, kind in place.processes(launcher):
+        found.setdefault(kind, []).append(pid)
+    found.pop("", None)
+    if WORKER not in found:
+        return
+    kind = rng.choice(sorted(found))
+    with suppress(ProcessLookupError):
+        os.kill(rng.choice(found[kind]), signal.SIGKILL)
+        tally.kills[kind] += 1
+
+
+def check(place: Place, alone: Place, sweep: Path, tally: Tally) -> None:
+    """Hold a run that is over to the undisturbed one."""
+    tally.stores += 1
+    trials = load_sweep(sweep).trials
+    for trial in trials:
+        folder, other = place.store.trial(trial.trial_id), alone.store.trial(trial.trial_id)
+        state = folder.state(thorough=True)
+        if state.status != names.FINISHED:
+            tally.wrong.append(f"trial {trial.trial_id} is {state.status}: {state.reason}")
+            continue
+        if folder.checksums() != other.checksums() or not folder.checksums():
+            tally.wrong.append(f"trial {trial.trial_id} has other weights than the undisturbed one")
+        values, twice = _values(folder.journal)
+        expected, _ = _values(other.journal)
+        tally.values += len(values)
+        if twice:
+            tally.wrong.append(f"trial {trial.trial_id} has {twice} points twice in its journal")
+        if values != expected:
+            tally.wrong.append(f"trial {trial.trial_id} has other values than the undisturbed one")
+        attempts = (read_json(folder.record) or {}).get("attempts", [])
+        if not attempts:
+            tally.wrong.append(f"trial {trial.trial_id} has no attempt on record")
+    tally.wrong += _mirrored(place, {trial.trial_id for trial in trials}, tally)
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while left := [pid for pid, _ in place.processes(0)]:
+        if time.monotonic() > deadline:
+            tally.wrong.append(f"{len(left)} processes were left behind: {left}")
+            break
+        time.sleep(0.5)
+
+
+def _values(journal: Path) -> tuple[dict[tuple[int, str], str], int]:
+    """(step, key) -> the value as it is written, and how many stand there twice."""
+    found: dict[tuple[int, str], str] = {}
+    twice = 0
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        point = json.loads(line)
+        for key, value in point["metrics"].items():
+            twice += (point["step"], key) in found
+            found[point["step"], key] = "a time" if key in TIMES else repr(value)
+    return found, twice
+
+
+def _mirrored(place: Place, trials: set[str], tally: Tally) -> list[str]:
+    """What is wrong with MLflow's copy."""
+    wrong = []
+    with closing(sqlite3.connect(place.store.root / "mlflow.db")) as database:
+        rows = database.execute(
+            "SELECT t.value, r.run_uuid FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "
+            "WHERE t.key = ? AND r.lifecycle_stage = 'active'",
+            (names.TAG_TRIAL_ID,),
+        ).fetchall()
+        if Counter(trial for trial, _ in rows) != Counter(trials):
+            wrong.append(f"MLflow has {len(rows)} runs of {len({t for t, _ in rows})} trials, not one for each")
+        for trial, run in rows:
+            points = database.execute("SELECT step, key FROM metrics WHERE run_uuid = ?", (run,)).fetchall()
+            tally.points += len(points)
+            expected = Counter(_values(place.store.trial(trial).journal)[0].keys())
+            if Counter((int(step), str(key)) for step, key in points) != expected:
+                wrong.append(f"MLflow has {len(points)} points of trial {trial}, its journal {len(expected)}")
+    return wrong
+
+
+def chaos(
+    folder: Path, kills: int, seed: int = 0, steps: int = 1500, patience: float = 3600.0, minutes: float = math.inf
+) -> Tally:
+    """`kills` kills over as many stores below `folder` as it takes, but no more of them after so many minutes.
+
+    `patience`: seconds for each store.
+    """
+    tally, rng, began = Tally(), random.Random(seed), time.monotonic()
+    tally.until = began + 60 * minutes
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep = folder / "chaos.yaml"
+    sweep.write_text(SWEEP.format(steps=steps), encoding="utf-8")
+    alone = Place(folder / "alone")
+    disturbed(alone, sweep, 0, rng, Tally(), patience)
+    while not tally.wrong and (not tally.stores or tally.has_more(kills)):
+        place = Place(folder / str(tally.stores))
+        disturbed(place, sweep, kills, rng, tally, patience)
+        if not tally.wrong:
+            check(place, alone, sweep, tally)
+        print(f"{sum(tally.kills.values())} of {kills} kills, {tally.starts} starts", flush=True)
+    tally.seconds = time.monotonic() - began
+    return tally
+
+
+def _fields(tally: Tally) -> Iterator[tuple[str, object]]:
+    return ((one.name, getattr(tally, one.name)) for one in fields(tally))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no kill after so many")
+    parser.add_argument("--steps", type=int, default=1500, help="of each trial")
+    parser.add_argument("--json", type=Path, help="write what was found there")
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="c-"))
+    tally = chaos(folder, given.kills, given.seed, given.steps, minutes=given.minutes)
+    kinds = ", ".join(f"{number} {kind}" for kind, number in tally.kills.most_common())
+    print(
+        f"{sum(tally.kills.values())} SIGKILLs ({kinds}), {tally.starts} starts of the same command, {tally.stores} "
+        f"stores, {tally.seconds:.0f} s: {tally.values} values of journals equal to the undisturbed ones to the bit, "
+        f"{tally.points} points in MLflow, each once"
+        if not tally.wrong
+        else f"wrong, after {sum(tally.kills.values())} kills ({kinds}); kept in {folder}:"
+    )
+    for line in tally.wrong:
+        print(f"  {line}")
+    if given.json is not None:
+        found = {key: dict(value) if isinstance(value, Counter) else value for key, value in _fields(tally)}
+        given.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    if not tally.wrong:
+        shutil.rmtree(folder)
+    return 1 if tally.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
