@@ -36,6 +36,8 @@ from torch import Tensor, nn
 
 from rfscale.backbones.base import BACKBONES, BackboneSpec
 from rfscale.backbones.cost import TransformerShape
+from rfscale.backbones.mmdit.cost import MMDiTShape
+from rfscale.backbones.mmdit.diffusers import CLASS, config
 from rfscale.data.batch import Condition
 from rfscale.data.spec import ShapesData
 from rfscale.data.text import TextSpec
@@ -164,20 +166,8 @@ def our_step(
 
 
 def diffusers_step(shape: TransformerShape, batch: int, device: torch.device, precision: str, compiled: bool) -> Step:
-    model: nn.Module = importlib.import_module("diffusers").SD3Transformer2DModel(
-        sample_size=shape.resolution,
-        patch_size=shape.patch,
-        in_channels=shape.channels,
-        out_channels=shape.channels,
-        num_layers=shape.depth,
-        attention_head_dim=shape.head_width,
-        num_attention_heads=shape.heads,
-        joint_attention_dim=shape.context_width,
-        caption_projection_dim=shape.width,
-        pooled_projection_dim=shape.pooled_width,
-        pos_embed_max_size=shape.resolution // shape.patch,
-        qk_norm="rms_norm",
-    )
+    assert isinstance(shape, MMDiTShape)
+    model: nn.Module = getattr(importlib.import_module("diffusers"), CLASS)(**config(shape))
     model.to(device)
     z, noise_level, context, pooled = inputs(shape, batch, device)
 

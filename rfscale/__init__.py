@@ -18,21 +18,38 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rfscale.names import RfscaleError
     from rfscale.registry import allowing_plugins
-    from rfscale.run.interface import load, plan, run
+    from rfscale.run.interface import import_runs, load, open_results, plan, run
     from rfscale.run.interface import open_study as open
+    from rfscale.run.publish.models import load_published as load_model
     from rfscale.run.study import Study
     from rfscale.spec.sweep import Sweep
 
 __version__ = "0.1.0"
-__all__ = ["RfscaleError", "Study", "Sweep", "__version__", "allowing_plugins", "load", "open", "plan", "run"]
+__all__ = [
+    "RfscaleError",
+    "Study",
+    "Sweep",
+    "__version__",
+    "allowing_plugins",
+    "import_runs",
+    "load",
+    "load_model",
+    "open",
+    "open_results",
+    "plan",
+    "run",
+]
 
 _PLACES = {
     "RfscaleError": ("rfscale.names", "RfscaleError"),
     "Study": ("rfscale.run.study", "Study"),
     "Sweep": ("rfscale.spec.sweep", "Sweep"),
     "allowing_plugins": ("rfscale.registry", "allowing_plugins"),
+    "import_runs": ("rfscale.run.interface", "import_runs"),
     "load": ("rfscale.run.interface", "load"),
+    "load_model": ("rfscale.run.publish.models", "load_published"),
     "open": ("rfscale.run.interface", "open_study"),
+    "open_results": ("rfscale.run.interface", "open_results"),
     "plan": ("rfscale.run.interface", "plan"),
 }
 

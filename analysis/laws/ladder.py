@@ -273,7 +273,9 @@ def _longest_ladder(trials: pd.DataFrame, shared: Sequence[str]) -> tuple[pd.Dat
     ladders = [rows for _, rows in trials.groupby([*shared, "steps"], sort=False, dropna=False)]
     chosen = max(ladders, key=lambda rows: (rows["parameters"].nunique(), rows["steps"].iloc[0], len(rows)))
     first = chosen.iloc[0]
-    words = f"{first['data']} at {first['resolution']} pixels, {first['steps']} steps of {first['batch']} samples"
+    words = f"{first['data']}, {first['steps'] * first['batch']:.3g} samples"  # of runs that were not trained here
+    if pd.notna(first["resolution"]):
+        words = f"{first['data']} at {first['resolution']} pixels, {first['steps']} steps of {first['batch']} samples"
     if len(ladders) > 1:
         words += f" (the longest of {len(ladders)} ladders in the sweep)"
     return chosen, words

@@ -39,6 +39,7 @@ from analysis.report.svg import Inline, inline
 from analysis.stability import wording as wording_stability
 from analysis.stability.growth import growth
 from analysis.style import LEADING, house_style, looks, places_of, si
+from analysis.table.attention import read_attention
 from analysis.table.read import SweepTable, read_sweep
 from rfscale import names
 
@@ -93,8 +94,32 @@ def write_report(
     CompareError for an unknown reference, QualityError for a setting at which nothing was scored. Where no law or no
     interval is possible the report says so in a sentence.
     """
-    folder = Path(folder)
     table = read_sweep(tracking_uri, sweep, trials=trials, excluded=excluded)
+    return report_of(
+        table,
+        read_attention(tracking_uri, table),
+        folder,
+        reference=reference,
+        command=command,
+        quality_setting=quality_setting,
+        gallery=gallery,
+        looks_file=looks_file,
+    )
+
+
+def report_of(
+    table: SweepTable,
+    attention: pd.DataFrame,
+    folder: str | Path,
+    *,
+    reference: str | None = None,
+    command: str = "",
+    quality_setting: str | None = None,
+    gallery: Gallery | None = None,
+    looks_file: Path | None = None,
+) -> Report:
+    """`write_report` of what was read already. `attention`: as `read_attention` gives it."""
+    folder = Path(folder)
     comparison = compare(table, reference=reference)
     compared = table.only(comparison.trial_ids)  # with tuned axes, the trials of the values chosen
     ladder = ladder_laws(compared, comparison.reference)
@@ -102,7 +127,7 @@ def write_report(
     arms = [s.arm for s in comparison.standings]
     places = kept_places(looks_file, arms) if looks_file is not None else places_of(arms, {})
     look = looks(arms, comparison.reference, places)
-    results = Results(compared, comparison, ladder, quality, growth(tracking_uri, compared), look)
+    results = Results(compared, comparison, ladder, quality, growth(attention, compared), look)
     with house_style():
         pictures = list(_pictures(results))
     on_page = [picture for picture in pictures if picture.drawing.markup]
@@ -249,7 +274,8 @@ def _run_facts(table: SweepTable, comparison: Comparison, command: str) -> dict[
         "sizes": ", ".join(dict.fromkeys(rung_labels(table))),
         "seeds": ", ".join(map(str, sorted(set(trials["seed"])))),
         "data": ", ".join(
-            f"{d} at {r} pixels" for d, r in dict.fromkeys(zip(trials["data"], trials["resolution"], strict=True))
+            f"{d} at {r} pixels" if pd.notna(r) else str(d)  # of runs that were not trained here nothing else is known
+            for d, r in dict.fromkeys(zip(trials["data"], trials["resolution"], strict=True))
         ),
         "training": f"{_span(trials['steps'])} steps of {_span(trials['batch'])} samples, learning rate "
         f"{_span(trials['learning_rate'])} ({', '.join(sorted(set(trials['lr_rule'])))} across widths), "
@@ -265,4 +291,6 @@ def _run_facts(table: SweepTable, comparison: Comparison, command: str) -> dict[
 
 def _span(values: pd.Series) -> str:
     low, high = values.min(), values.max()
+    if pd.isna(low):
+        return wording.NOT_KNOWN
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"

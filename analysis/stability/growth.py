@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare.cells import rung_labels
-from analysis.table.attention import diverged, read_attention
+from analysis.table.attention import diverged
 from analysis.table.identity import column
 from analysis.table.read import SweepTable
 from rfscale import names
@@ -69,12 +69,12 @@ def beyond(arm: ArmGrowth) -> bool:
     return arm.max_logit.block != "" and not arm.max_logit.value <= LARGE
 
 
-def growth(tracking_uri: str, table: SweepTable) -> Growth | None:
+def growth(attention: pd.DataFrame, table: SweepTable) -> Growth | None:
     """The growth in the trials of the table and in all that diverged; None where no attention was logged.
 
-    Raises TrackingError.
+    `attention`: as `read_attention` gives it, of these trials or of more.
     """
-    points = read_attention(tracking_uri, table)
+    points = attention[attention["trial_id"].isin({*table.trials["trial_id"], *diverged(table)["trial_id"]})].copy()
     if points.empty:
         return None
     sizes, labels = _sizes(table, points)

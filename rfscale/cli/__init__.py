@@ -11,5 +11,6 @@ from rfscale.cli import results
 from rfscale.cli import ledger
 from rfscale.cli import rate
 from rfscale.cli import laws
+from rfscale.cli import publish
 
-__all__ = ["app", "init", "laws", "ledger", "plan", "quality", "rate", "results", "stop", "train"]
+__all__ = ["app", "init", "laws", "ledger", "plan", "publish", "quality", "rate", "results", "stop", "train"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args
 
 import typer
 from typer.core import TyperGroup
@@ -25,6 +25,9 @@ from rfscale.numbers import Real, Whole, bounds_of
 from rfscale.paths import expanded
 from rfscale.quoting import quoted, wrapped
 from rfscale.registry import allowing_plugins
+from rfscale.run.imports import named
+from rfscale.run.results import Results
+from rfscale.run.study import open_store
 from rfscale.spec.overrides import known, parse_fields
 from rfscale.spec.sweep import Resources, Sweep, SweepError
 from rfscale.spec.sweep_file import load_sweep
@@ -72,6 +75,10 @@ app = typer.Typer(
 SweepFile = Annotated[
     Path,
     typer.Argument(metavar="SWEEP", readable=False, help="sweep file (YAML), such as experiments/quickstart.yaml"),
+]
+_SweepOrResults = Annotated[
+    Path | None,
+    typer.Argument(metavar="SWEEP", readable=False, help="sweep file (YAML), or the name of imported runs"),
 ]
 
 
@@ -121,7 +128,7 @@ _FIELDS, _NAME = "fields", "name"
 _Allow = Annotated[bool, typer.Option("--allow-plugins", help="run the Python files that the sweep names as plug-ins")]
 _OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """What a machine refuses whoever asks, wherever it is met: permissions, a read-only disk, a full one."""
-_ARGUMENTS = ("sweep", "table")  # paths that stand without an option's name
+_ARGUMENTS = ("sweep", "table", "folder", "source")  # paths that stand without an option's name
 
 
 def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
@@ -133,6 +140,7 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
     """
 
     signature = inspect.signature(command, eval_str=True)
+    without_file = _takes_results(signature)
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -146,7 +154,8 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
                 if "=" in str(kwargs.get(_TRIAL, "")):
                     raise SweepError(f"{quoted(kwargs[_TRIAL])} is no id of a trial; write the id before the fields")
                 if _SWEEP in kwargs:
-                    kwargs[_SWEEP] = _loaded(kwargs[_SWEEP], **beside)
+                    place = kwargs.get("store")
+                    kwargs[_SWEEP] = _loaded(kwargs[_SWEEP], place, without_file, **beside)
                 return command(*args, **kwargs)
         except RfscaleError as error:
             say(f"rfscale: {' '.join(str(error).split())}", err=True)  # one line, whatever was quoted
@@ -162,8 +171,22 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def _loaded(path: Any, fields: Any, name: Any) -> Sweep:
-    """The sweep of a file and the fields given beside it. Raises SweepError."""
+def _takes_results(signature: inspect.Signature) -> bool:
+    """Whether a command does with results that have no sweep file."""
+    return _SWEEP in signature.parameters and Results in get_args(signature.parameters[_SWEEP].annotation)
+
+
+def _loaded(path: Any, store: Any, without_file: bool, fields: Any, name: Any) -> Sweep | Results | None:
+    """The sweep of a file and the fields given beside it. Where a command can do `without_file`, also the results of
+    imported runs, by their name, and None for nothing. Raises SweepError."""
+    if without_file and not fields and name is None:
+        if path is None:
+            return None
+        imported = named(path, open_store(store))
+        if imported is not None:
+            return imported
+    if path is None:
+        raise SweepError(f"{fields[0] if fields else '--name'} is a field of a sweep; give the sweep file before it")
     given = parse_fields(fields or ())
     if name is not None:
         if "name" in given:
@@ -177,7 +200,7 @@ def _show(wrapped: Any, signature: inspect.Signature) -> None:
     own, kind = dict(signature.parameters), inspect.Parameter.KEYWORD_ONLY
     more: list[tuple[str, Any, Any]] = []
     if _SWEEP in own:
-        own[_SWEEP] = own[_SWEEP].replace(annotation=SweepFile)
+        own[_SWEEP] = own[_SWEEP].replace(annotation=_SweepOrResults if _takes_results(signature) else SweepFile)
         more += [(_FIELDS, _FieldsArgument, None), (_NAME, _NameOption, None)]
     if _SWEEP in own or _TRIAL in own:
         more.append(("allow_plugins", _Allow, False))
@@ -309,10 +332,15 @@ def terminal(as_json: bool = False) -> Terminal:
 
 
 def said_by(study: Study, report: Report) -> dict[str, Any]:
+    """What the report of a study says, and where it is."""
+    return said_of_report(study.sweep.name, study.command, report)
+
+
+def said_of_report(name: str, command: str, report: Report) -> dict[str, Any]:
     """What a report says, and where it is."""
     return {
-        "sweep": study.sweep.name,
-        "command": study.command,
+        "sweep": name,
+        "command": command,
         "report": str(report.path),
         "comparison": report.comparison.to_dict(),
         "laws": report.laws.frame().to_dict("records"),

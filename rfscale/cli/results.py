@@ -21,20 +21,33 @@ from rfscale.cli.common import (
     one_sentence,
     print_json,
     said_by,
+    said_of_report,
     say,
     terminal,
 )
 from rfscale.run.images import DRAWN, draw, sides_of
+from rfscale.run.publish import read_published
+from rfscale.run.results import Results
 from rfscale.run.study import Study, open_store
 from rfscale.run.watch import SILENT
-from rfscale.spec.sweep import Sweep
+from rfscale.spec.sweep import Sweep, SweepError
+
+From = Annotated[
+    Path | None,
+    typer.Option("--from", readable=False, help="published folder (`rfscale publish`) in place of a sweep and a store"),
+]
 
 
 @app.command()
 @one_sentence
 def report(
-    sweep: Sweep,
+    sweep: Sweep | Results | None = None,
     store: StoreFolder = None,
+    source: From = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", readable=False, help="with --from: folder to make [default: NAME-report]"),
+    ] = None,
     setting: Annotated[
         str | None,
         typer.Option(
@@ -48,8 +61,20 @@ def report(
 ) -> None:
     """Write the report: figures, tables and one HTML page.
 
-    It goes to <store>/reports/<name of the sweep>/report.html.
+    It goes to <store>/reports/<name of the sweep>/report.html. With --from it is made from a published folder alone,
+    with the same digits, and without a store.
     """
+    results = results_of(sweep, source)
+    if results is not None:
+        made = results.report(out, setting=setting, reference=arm_named(reference))
+        if as_json:
+            print_json(said_of_report(results.name, results.command, made))
+        else:
+            say(made.text)
+        return
+    if out is not None:
+        raise SweepError("--out goes with --from; the report of a sweep goes into its store")
+    assert isinstance(sweep, Sweep)  # `results_of` says so
     study = Study(sweep, open_store(store))
     if as_json:
         print_json(said_by(study, study.report(setting=setting, reference=arm_named(reference))))
@@ -60,8 +85,9 @@ def report(
 @app.command()
 @one_sentence
 def compare(
-    sweep: Sweep,
+    sweep: Sweep | Results | None = None,
     store: StoreFolder = None,
+    source: From = None,
     reference: Reference = None,
     by: Annotated[
         list[str] | None,
@@ -77,8 +103,13 @@ def compare(
 
     The arms are the formulations, unless the sweep says otherwise. Says also what each costs in FLOPs at equal loss.
     """
-    watch = SILENT if as_json else terminal()
-    found = Study(sweep, open_store(store)).compare(reference=arm_named(reference), by=by or (), watch=watch)
+    results = results_of(sweep, source)
+    if results is not None:
+        found = results.compare(reference=arm_named(reference), by=by or ())
+    else:
+        assert isinstance(sweep, Sweep)  # `results_of` says so
+        watch = SILENT if as_json else terminal()
+        found = Study(sweep, open_store(store)).compare(reference=arm_named(reference), by=by or (), watch=watch)
     if as_json:
         print_json(found.comparison.to_dict())
         return
@@ -168,3 +199,14 @@ def ui(
         typer.echo(address)
     arguments = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [sys.executable, *arguments])
+
+
+def results_of(sweep: Sweep | Results | None, source: Path | None) -> Results | None:
+    """The results of a published folder or of imported runs, None for a sweep. Raises SweepError where neither or both
+    are given, and as `read_published` does."""
+    if (sweep is None) == (source is None):
+        what = "both a sweep and --from are given; leave out one" if source else "give a sweep file, or --from DIR"
+        raise SweepError(what)
+    if source is not None:
+        return read_published(source)
+    return None if isinstance(sweep, Sweep) else sweep

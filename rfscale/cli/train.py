@@ -27,11 +27,14 @@ from rfscale.cli.common import (
     tuned_fields,
     with_resources,
 )
+from rfscale.run.imports import origin_of
+from rfscale.run.imports.stored import status_rows
 from rfscale.run.launch import StoppedError
+from rfscale.run.results import Results
 from rfscale.run.study import Study, open_store
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.trial import Trial
-from rfscale.store import TrialFolder
+from rfscale.store import Store, TrialFolder
 
 
 @app.command()
@@ -133,11 +136,14 @@ def _say_trained(trial: Trial, folder: TrialFolder, how: str, as_json: bool) -> 
 
 @app.command()
 @one_sentence
-def status(sweep: Sweep, store: StoreFolder = None, as_json: Json = False) -> None:
+def status(sweep: Sweep | Results | None = None, store: StoreFolder = None, as_json: Json = False) -> None:
     """Show how far each trial came, and its loss.
 
     The loss is val/loss where the trial is finished, else its last training loss.
     """
+    if not isinstance(sweep, Sweep):
+        _say_imported(sweep, open_store(store), as_json)
+        return
     study = Study(sweep, open_store(store))
     rows = [
         {
@@ -145,7 +151,7 @@ def status(sweep: Sweep, store: StoreFolder = None, as_json: Json = False) -> No
             "step": state.step,
             "loss": state.loss,
             "status": state.status,
-            "reason": state.reason,
+            "reason": state.reason or str(origin_of(study.store.trial(trial.trial_id)) or ""),
         }
         for trial, state in study.states()
     ]
@@ -161,3 +167,17 @@ def status(sweep: Sweep, store: StoreFolder = None, as_json: Json = False) -> No
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items() if number))
     typer.echo(said_of(study.store))
     say("loss: val/loss where finished, else the last training loss, which formulations do not share")
+
+
+def _say_imported(results: Results | None, store: Store, as_json: bool) -> None:
+    """The same of runs that were imported from a table."""
+    if results is None:
+        raise SweepError("give a sweep file, or the name of imported runs")
+    rows = status_rows(results.name, store)
+    if as_json:
+        print_json({"sweep": results.name, "trials": rows, "totals": {names.FINISHED: len(rows)}})
+        return
+    columns = ("trial_id", "arm", "parameters", "samples", "seed", "loss", "status")
+    print_table(results.name, columns, rows)
+    say(results.origin)
+    typer.echo(said_of(store))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rfscale.data.base import DataError
@@ -11,10 +12,11 @@ from rfscale.data.space import to_uint8
 from rfscale.data.spec import DataSpec
 from rfscale.spec.trial import Trial
 from rfscale.store import Store
-from rfscale.validation.grid import Pixels, read_grid
+from rfscale.validation.grid import Pixels, read_grid, save_row
 
 if TYPE_CHECKING:
     from analysis.report.gallery import Gallery
+    from analysis.table.read import SweepTable
 
 CAPTIONS = 8
 """The first of those in the pictures of the trials."""
@@ -27,17 +29,40 @@ T = TypeVar("T")
 
 def gallery_of(trials: Sequence[Trial], store: Store) -> Gallery | None:
     """Of the trials that have a picture; None where none has. Those with other captions than most are left out."""
+    known = {trial.data: _held_out(trial.data) for trial in trials}
+    drawn = {
+        trial.trial_id: _drawn(store.trial(trial.trial_id).samples, trial.data.resolution, known[trial.data])
+        for trial in trials
+    }
+    return _gallery(drawn, list(known.values()))
+
+
+def gallery_in(folder: Path, truth: Path, table: SweepTable) -> Gallery | None:
+    """The same from a published folder: of the pictures `folder/<trial id>/samples.png`, with the true images of the
+    file that `save_truth` wrote, if there is one."""
+    sides = dict(zip(table.trials["trial_id"], table.trials["resolution"], strict=True))
+    held_out = _drawn(truth, 0, ((), [])) or ((), [])
+    drawn = {t: _drawn(folder / t / "samples.png", side, held_out) for t, side in sides.items() if side == side}
+    return _gallery(drawn, [held_out])
+
+
+def save_truth(gallery: Gallery, path: Path) -> None:
+    """The true images of a gallery with their captions, as a picture; none where they are not known."""
+    if gallery.truth is not None:
+        save_row(gallery.truth, gallery.captions, path)
+
+
+def _gallery(drawn: Mapping[str, Drawn | None], held_out: Sequence[Drawn]) -> Gallery | None:
     from analysis.report.gallery import Gallery
 
-    known = {trial.data: _held_out(trial.data) for trial in trials}
-    found = {trial.trial_id: drawn for trial in trials if (drawn := _drawn(trial, store, known[trial.data]))}
+    found = {trial_id: cells for trial_id, cells in drawn.items() if cells is not None}
     if not found:
         return None
     ((captions, _),) = Counter(texts for texts, _ in found.values()).most_common(1)
     shown = {trial_id: images for trial_id, (texts, images) in found.items() if texts == captions}
-    truths = (held for held in known.values() if held[0][: len(captions)] == captions)
+    truths = (held for held in held_out if held[0][: len(captions)] == captions)
     truth = next((images[: len(captions)] for _, images in truths), None)
-    return Gallery(captions, shown, truth, len(trials) - len(shown))
+    return Gallery(captions, shown, truth, len(drawn) - len(shown))
 
 
 def _held_out(data: DataSpec) -> Drawn:
@@ -69,11 +94,10 @@ def _of_every_shape(cells: Sequence[tuple[Pixels, T]]) -> list[tuple[Pixels, T]]
     return found
 
 
-def _drawn(trial: Trial, store: Store, held_out: Drawn) -> Drawn | None:
-    """Captions and images of one trial; None without a picture of it, or where its captions are not known."""
-    path = store.trial(trial.trial_id).samples
+def _drawn(path: Path, resolution: int, held_out: Drawn) -> Drawn | None:
+    """Captions and images of a picture; None where there is none, or where its captions are not known."""
     try:
-        cells = _of_every_shape(read_grid(path, trial.data.resolution))
+        cells = _of_every_shape(read_grid(path, resolution))
     except (OSError, ValueError, TypeError):
         return None
     texts = [text if text is not None else known for (_, text), known in zip(cells, _padded(held_out[0]), strict=False)]

@@ -16,6 +16,7 @@ from rfscale import names
 from rfscale.data.buckets import MAX_SIDE, Sides, named
 from rfscale.numbers import Real, Whole, bounds_of
 from rfscale.quoting import quoted
+from rfscale.run.imports.origin import origin_of
 from rfscale.spec.sweep import Setting, Sweep, SweepError
 from rfscale.spec.trial import ResolvedTraining, Trial
 from rfscale.store import Store, StoreError, TrialFolder, read_json
@@ -204,9 +205,17 @@ def finished_trial(store: Store, prefix: str) -> TrialFolder:
     if state.status != names.FINISHED:
         why = f"{state.status}: {state.reason}" if state.status == names.DAMAGED else state.status
         raise StoreError(f"trial {folder.path.name} is not finished ({why}); `rfscale run` its sweep first")
+    if origin_of(folder) is not None and "trial" in (read_json(folder.record) or {}) and not folder.weights().exists():
+        raise StoreError(
+            f"trial {folder.path.name} was imported, and its weights were not published; ask for a publication with "
+            f"`--weights {folder.path.name}`, or choose another trial"
+        )
     return folder
 
 
 def trial_of(folder: TrialFolder) -> Trial:
     """The trial of a folder, as it is on record."""
-    return Trial.model_validate((read_json(folder.record) or {})["trial"])
+    record = read_json(folder.record) or {}
+    if "trial" not in record:
+        raise StoreError(f"trial {folder.path.name} was imported from a table, without a network; choose another")
+    return Trial.model_validate(record["trial"])

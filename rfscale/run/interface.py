@@ -11,16 +11,23 @@ A sweep is given as its file, as a mapping that says the same, or loaded. Fields
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rfscale.paths import expanded
+from rfscale.quoting import quoted
+from rfscale.run.imports import Imported
+from rfscale.run.imports import import_runs as runs_into
+from rfscale.run.imports import named as imported_runs
+from rfscale.run.imports.mapping import mapped
 from rfscale.run.origin import recorded
+from rfscale.run.publish import read_published
+from rfscale.run.results import Results
 from rfscale.run.study import Plan, Ran, Study, open_store
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.sweep_file import load_sweep
-from rfscale.store import Store
+from rfscale.store import Store, StoreError
 
 Given = str | Path | Mapping[str, Any] | Sweep
 Place = str | Path | Store | None
@@ -67,6 +74,27 @@ def open_study(store: Place, sweep: Given, /, **fields: Any) -> Study:
     if named and not fields:
         return Study(recorded(str(sweep), place), place)
     return Study(load(sweep, **fields), place)
+
+
+def import_runs(source: str | Path, store: Place = None, /, **columns: str | Sequence[str]) -> Imported:
+    """Take the runs of a published folder, or of a CSV or parquet file, into a store; `columns` are the options of
+    `rfscale import`, such as `loss="final_loss", run=["width", "depth"]`. Raises StoreError, SweepError and FitError.
+    """
+    return runs_into(expanded(source, "the source"), _store(store), mapped(columns), lambda what, done, total: None)
+
+
+def open_results(where: Place, name: str | None = None, /) -> Results:
+    """Results without their trainings: of a published folder, or of the runs that were imported into a store under a
+    name. Raises StoreError and TableError."""
+    if name is None:
+        if isinstance(where, Store) or where is None:
+            raise StoreError("give a published folder, or a store and the name of imported runs")
+        return read_published(expanded(where, "the folder"))
+    place = _store(where)
+    found = imported_runs(name, place)
+    if found is None:
+        raise StoreError(f"the store {place.root} has no imported runs {quoted(name)}; `rfscale import` takes them in")
+    return found
 
 
 def _store(given: Place) -> Store:

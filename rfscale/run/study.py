@@ -22,9 +22,11 @@ from rfscale import names
 from rfscale.judges.units import units
 from rfscale.paths import expanded
 from rfscale.run import origin
+from rfscale.run.imports.origin import notes_on
 from rfscale.run.judging import check_judges, judge, ready_judges
 from rfscale.run.launch import StoppedError, launch, to_train
 from rfscale.run.queue import Outcome
+from rfscale.run.sharing import Sharing
 from rfscale.run.views import Views
 from rfscale.run.watch import SILENT, Watch, finish, mirrored
 from rfscale.spec.notes import notes
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from analysis.compare.arms import Comparison
     from analysis.report.page import Report
+    from analysis.table.folder import Tables
     from analysis.table.read import SweepTable
 
 
@@ -132,7 +135,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Study(Views):
+class Study(Views, Sharing):
     """A sweep and a store, which need not exist yet. Every method that writes says so."""
 
     sweep: Sweep
@@ -167,7 +170,7 @@ class Study(Views):
 
     def noted(self, decode: bool = False) -> Study:
         """With what its data will do that the file does not say; `decode` opens every image. Raises DataError."""
-        found = [*notes(self.sweep)]
+        found = [*notes(self.sweep), *notes_on(self.sweep.trials, self.store)]
         for data in dict.fromkeys(trial.data for trial in self.sweep.trials):
             found += data.check(decode=decode)
         return replace(self, sweep=self.sweep.model_copy(update={"notes": tuple(dict.fromkeys(found))}))
@@ -281,9 +284,21 @@ class Study(Views):
 
     def table(self, watch: Watch = SILENT) -> SweepTable:
         """One row per trial, as MLflow has it. Raises TableError and TrackingError."""
+        return self._read(self._labelled(watch))
+
+    def tables(self, watch: Watch = SILENT) -> Tables:
+        """The same, with the logits and entropies of every attention beside it."""
+        from analysis.table.attention import read_attention
+        from analysis.table.folder import Tables
+
+        uri = self._labelled(watch)
+        table = self._read(uri)
+        return Tables(table, read_attention(uri, table))
+
+    def _read(self, uri: str) -> SweepTable:
         from analysis.table.read import read_sweep
 
-        return read_sweep(self._labelled(watch), self.sweep.name, trials=self.ids, excluded=self.excluded())
+        return read_sweep(uri, self.sweep.name, trials=self.ids, excluded=self.excluded())
 
     def compare(self, *, reference: str | None = None, by: Sequence[str] = (), watch: Watch = SILENT) -> Compared:
         """The arms by `val/loss`; arguments as of `analysis.compare.arms.compare`. Raises TableError, CompareError."""

@@ -40,6 +40,18 @@ def described(cells: Sequence[Cell]) -> PngInfo:
     return info
 
 
+def save_row(images: Sequence[Pixels], captions: Sequence[str], path: Path) -> None:
+    """Images side by side as they are, uint8 "h w 3" of any shapes, with their captions: what `read_grid` reads."""
+    sheet = Image.new("RGB", (sum(image.shape[1] for image in images), max(image.shape[0] for image in images)))
+    cells, left = [], 0
+    for image, caption in zip(images, captions, strict=True):
+        height, width = image.shape[:2]
+        sheet.paste(Image.fromarray(image), (left, 0))
+        cells.append(Cell((left, 0, left + width, height), width, height, caption))
+        left += width
+    sheet.save(path, pnginfo=described(cells))
+
+
 def read_grid(path: Path, resolution: int) -> list[tuple[Pixels, str | None]]:
     """The images, uint8 "h w 3" as they were drawn, with their captions.
 

@@ -63,7 +63,8 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def grown(uri: str) -> Growth:
-    found = growth(uri, read_sweep(uri, "s"))
+    table = read_sweep(uri, "s")
+    found = growth(read_attention(uri, table), table)
     assert found is not None
     return found
 
@@ -85,7 +86,8 @@ def test_every_number_is_read_with_its_place_of_diverged_trainings_too(uri: str)
 def test_a_diverged_trial_that_the_sweep_no_longer_asks_for_is_left_out(uri: str) -> None:
     rejected = read_sweep(uri, "s").rejected
     kept = {*read_sweep(uri, "s").trials["trial_id"], rejected["trial_id"].iloc[0]}
-    found = growth(uri, read_sweep(uri, "s", trials=kept))
+    table = read_sweep(uri, "s", trials=kept)
+    found = growth(read_attention(uri, table), table)
     assert found is not None
     assert next((arm.trainings, arm.diverged) for arm in found.arms if arm.arm == "gone") == (1, 1)
     assert found.points.loc[found.points["arm"] == "gone", "trial_id"].nunique() == 1
@@ -94,7 +96,8 @@ def test_a_diverged_trial_that_the_sweep_no_longer_asks_for_is_left_out(uri: str
 def test_several_runs_of_a_diverged_trial_count_once(tmp_path: Path) -> None:
     written(tmp_path)
     uri = written(tmp_path)
-    found = growth(uri, read_sweep(uri, "s"))
+    table = read_sweep(uri, "s")
+    found = growth(read_attention(uri, table), table)
     assert found is not None
     assert [(arm.trainings, arm.diverged) for arm in found.arms] == [(4, 4), (4, 0), (4, 0)]
     assert len(found.points) == sum(len(STEPS[:n]) * 2 * blocks * 2 for n in (4, 4, 3) for blocks in (1, 2))
@@ -144,7 +147,8 @@ def test_what_diverged_before_anything_was_measured_counts(tmp_path: Path) -> No
         return replace(edited, metrics=kept)
 
     uri = written(tmp_path, at_once)
-    found = growth(uri, read_sweep(uri, "s"))
+    table = read_sweep(uri, "s")
+    found = growth(read_attention(uri, table), table)
     assert found is not None
     (gone,) = (arm for arm in found.arms if arm.arm == "gone")
     assert (gone.trainings, gone.diverged) == (4, 4)
@@ -202,7 +206,8 @@ def test_arms_that_differ_in_qk_norm_are_worth_a_look_however_calm(tmp_path: Pat
         written(folder, edit) for folder, edit in ((_made(tmp_path / "a"), calm), (_made(tmp_path / "b"), asked))
     )
     for uri, telling in ((calm_uri, False), (asked_uri, True)):
-        found = growth(uri, read_sweep(uri, "s"))
+        table = read_sweep(uri, "s")
+        found = growth(read_attention(uri, table), table)
         assert found is not None
         assert all(arm.max_logit.value <= LARGE for arm in found.arms)
         assert found.telling == telling

@@ -7,12 +7,13 @@ import dataclasses
 import pytest
 import torch
 from networks import as_trained, call, random_inputs, seeded
-from sd3 import SHAPES, SMALL, dead_keys, diffusers_model, in_fp64, to_diffusers, translate
+from sd3 import SHAPES, SMALL, diffusers_model, in_fp64
 from torch import Tensor, nn
 
 from rfscale.backbones.dit.cost import DiTShape
 from rfscale.backbones.dit.network import DiT
 from rfscale.backbones.mmdit.cost import MMDiTShape
+from rfscale.backbones.mmdit.diffusers import from_diffusers, to_diffusers
 
 ALIKE = [name for name, shape in SHAPES.items() if not shape.image_attention]
 
@@ -40,9 +41,7 @@ def in_both_streams(weights: dict[str, Tensor], shape: MMDiTShape) -> dict[str, 
 
 def load_tied(theirs: nn.Module, ours: DiT, shape: MMDiTShape) -> None:
     given = to_diffusers(in_both_streams(ours.state_dict(), shape), shape)
-    missing, unexpected = theirs.load_state_dict(given, strict=False)
-    assert not unexpected
-    assert set(missing) == dead_keys(shape) | {"pos_embed.pos_embed"}
+    theirs.load_state_dict(given, strict=True)
 
 
 @pytest.mark.parametrize("qk_norm", [True, False], ids=["qk_norm", "no_qk_norm"])
@@ -66,7 +65,7 @@ def test_equals_diffusers_with_one_set_of_weights(
     target = torch.randn(z.shape, generator=seeded(2), dtype=dtype)
     (expected * target).sum().backward()
     (output * target).sum().backward()
-    both = translate({key: p.grad for key, p in theirs.named_parameters() if p.grad is not None}, shape)
+    both = from_diffusers({key: p.grad for key, p in theirs.named_parameters() if p.grad is not None}, shape)
     largest = max(float(g.abs().max()) for g in both.values())
     for key, parameter in ours.named_parameters():
         assert parameter.grad is not None

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 from networks import as_trained, call, random_inputs, seeded
-from sd3 import SHAPES, SMALL, dead_keys, diffusers_model, in_fp64, key_map, translate
+from sd3 import SHAPES, SMALL, diffusers_model, in_fp64
 from torch import Tensor
 
 from rfscale.backbones.layers import patchify, sincos_positions, sinusoid, unpatchify
+from rfscale.backbones.mmdit.diffusers import dead_keys, from_diffusers, key_map, to_diffusers
 from rfscale.backbones.mmdit.network import MMDiT
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -24,7 +25,7 @@ def test_equals_diffusers(name: str, dtype: torch.dtype, tolerance: float, qk_no
     theirs, ours = diffusers_model(shape).to(dtype), MMDiT(shape, seeded(0)).to(dtype)
     if qk_norm and dtype == torch.float64:
         in_fp64(theirs)
-    ours.load_state_dict(translate(theirs.state_dict(), shape), strict=True)
+    ours.load_state_dict(from_diffusers(theirs.state_dict(), shape), strict=True)
     z, time, context, pooled = random_inputs(shape, dtype=dtype)
     expected = theirs(z, context, pooled, 1000 * time, return_dict=False)[0]
     output = call(ours, z, time, context, pooled)
@@ -36,7 +37,7 @@ def test_equals_diffusers(name: str, dtype: torch.dtype, tolerance: float, qk_no
     gradients = {key: p.grad for key, p in theirs.named_parameters() if p.grad is not None}
     for key in dead_keys(shape):
         assert gradients[key].count_nonzero() == 0
-    translated = translate(gradients, shape)
+    translated = from_diffusers(gradients, shape)
     largest = max(float(g.abs().max()) for g in translated.values())
     for key, parameter in ours.named_parameters():
         assert parameter.grad is not None
@@ -47,7 +48,24 @@ def test_equals_diffusers(name: str, dtype: torch.dtype, tolerance: float, qk_no
 def test_the_key_map_leaves_nothing_out(name: str) -> None:
     shape = SHAPES[name]
     theirs = set(diffusers_model(shape).state_dict()) - {"pos_embed.pos_embed"}
-    assert {key for keys in key_map(shape).values() for key in keys} == theirs - dead_keys(shape)
+    assert {key for keys in key_map(shape).values() for key in keys} == theirs - dead_keys(shape).keys()
+
+
+@pytest.mark.parametrize("qk_norm", [True, False], ids=["qk_norm", "no_qk_norm"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_our_weights_are_a_whole_network_of_diffusers(name: str, qk_norm: bool) -> None:
+    shape = dataclasses.replace(SHAPES[name], qk_norm=qk_norm)
+    theirs, ours = diffusers_model(shape), as_trained(MMDiT(shape, seeded(3)))
+    given = to_diffusers(ours.state_dict(), shape)
+    theirs.load_state_dict(given, strict=True)
+    z, time, context, pooled = random_inputs(shape)
+    expected = call(ours, z, time, context, pooled)
+    output = theirs(z, context, pooled, 1000 * time, return_dict=False)[0]
+    assert expected.abs().max() > 0.1
+    assert (output - expected).abs().max() <= 1e-5 * expected.abs().max()
+    back = from_diffusers(given, shape)
+    assert back.keys() == ours.state_dict().keys()
+    assert all(torch.equal(back[key], value) for key, value in ours.state_dict().items())
 
 
 def test_positions_equal_diffusers() -> None:

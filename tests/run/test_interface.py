@@ -26,6 +26,7 @@ from rfscale.run import interface
 from rfscale.run.figures import Drawing, Figures
 from rfscale.run.images import Gallery, Images
 from rfscale.run.origin import record
+from rfscale.run.results import Results
 from rfscale.run.study import Compared, Plan, Ran, Study, open_store
 from rfscale.spec.sweep import SweepError
 from rfscale.store import Store, StoreError
@@ -275,7 +276,7 @@ def test_every_public_name_is_documented() -> None:
     for module in (rfscale, analysis):
         missing = [name for name in module.__all__ if f"`{module.__name__}.{name}" not in page]
         assert not missing, module.__name__
-    for thing in (Study, Plan, Ran, Compared, Figures, Drawing, Images, Gallery):
+    for thing in (Study, Plan, Ran, Compared, Figures, Drawing, Images, Gallery, Results):
         missing = [name for name in public(thing) if f"`{name}" not in page and f"`.{name}" not in page]
         assert not missing, thing.__name__
     assert open_store(None).root == Path("runs")
