@@ -21,7 +21,7 @@ PALETTE = (
     *("#C1121F", "#332288", "#7F7F1F", "#8C564B", "#5B6770", "#66A61E"),
 )
 """Okabe and Ito's colours without their yellow, too pale for lines, and black, which is the ink; then six more."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 GREY = "#A8A8A8"
 OTHERS, REFERENCE = "others, faint", " (reference)"
 """What a legend calls the arms that it does not name, and adds to the one compared with."""

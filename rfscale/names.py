@@ -337,6 +337,7 @@ TAG_DEVICE = "rfscale.device"
 TAG_NOTES = "rfscale.notes"  # JSON: sentences on what the sweep or its data may hold that was not meant
 TAG_ARM = "rfscale.arm"  # the label of the arm that the trial belongs to, such as `rf, shift 3`
 TAG_ROLES = "rfscale.roles"  # JSON: role (arm, rung, tuned, seed) -> keys of the identity, the same on a sweep's runs
+UNSAID = "unsaid"  # in it: key -> value, as text, of what was added later: on record or not, it is the same kind of run
 TAG_PLACES = "rfscale.places"  # of an experiment: hash of the arms, roles and keys of the identity that its runs carry
 TAG_CURSOR = "rfscale.journal_bytes"  # bytes of the trial's journal that this run holds, and a hash of their last line
 

@@ -68,9 +68,14 @@ class Spec(BaseModel):
 
     def record(self) -> dict[str, JsonValue]:
         """The whole identity, defaults included but for those of fields that are `later`."""
-        changed = self.model_dump(mode="json", exclude_defaults=True)
-        unsaid = paths_of(type(self)) | {key for key in self.later if key not in changed}
+        unsaid = paths_of(type(self)) | set(self.unsaid())
         return {**self.model_dump(mode="json", exclude=unsaid), **self.identity()}
+
+    def unsaid(self) -> dict[str, JsonValue]:
+        """The fields that `record` leaves out as they are `later`, with their defaults: a run that was recorded between
+        has them, and is the same kind of run."""
+        changed = self.model_dump(mode="json", exclude_defaults=True)
+        return self.model_dump(mode="json", include={key for key in self.later if key not in changed})
 
 
 def paths_of(spec: type[BaseModel]) -> set[str]:

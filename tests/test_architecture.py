@@ -144,7 +144,10 @@ def test_one_adapter_per_outside_system() -> None:
     }
     assert users == {
         "ray": {"rfscale.run.launch"},
-        "mlflow": {"rfscale.run.mirror", "rfscale.run.places", "analysis.table.read", "analysis.table.store"},
+        "mlflow": {
+            *("rfscale.run.mirror", "rfscale.run.places"),
+            *("analysis.table.histories", "analysis.table.read", "analysis.table.store"),
+        },
         "sqlalchemy": {"analysis.table.store"},
         "alembic": {"analysis.table.store"},
         "diffusers": set(),

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 Array = NDArray[np.float64]
 
@@ -104,14 +104,14 @@ class Lines:
 
 def half_width(se: float, dof: float) -> float:
     """Half the 95 % interval: Student's t quantile times the standard error; NaN where either is missing."""
-    return float(stats.t.ppf(0.5 + LEVEL / 2, dof) * se) if dof > 0 and np.isfinite(se) else float("nan")
+    return float(special.stdtrit(dof, 0.5 + LEVEL / 2) * se) if dof > 0 and np.isfinite(se) else float("nan")
 
 
 def p_value(estimate: Array, se: Array, dof: Array) -> Array:
     """Two-sided p of 0 by Student's t; NaN without degrees of freedom."""
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(np.abs(estimate) < ROUNDING, 0.0, np.abs(estimate) / np.maximum(se, ROUNDING))
-        return np.asarray(np.where(dof > 0, 2 * stats.t.sf(t, dof), np.nan))
+        return np.asarray(np.where(dof > 0, 2 * special.stdtr(dof, -t), np.nan))
 
 
 def lines(d: Array, x: Array, n_arms: int) -> Lines:
@@ -151,7 +151,7 @@ def components(d: Array, x: Array, n_arms: int) -> Components:
         mean = np.where(dof > 0, squares / dof, np.nan)
         within_dof = dof[1] + dof[2]
         within = np.where(within_dof > 0, (squares[1] + squares[2]) / within_dof, np.nan)
-        bent = np.where((dof[1] > 0) & (dof[2] > 0), stats.f.sf(mean[2] / mean[1], dof[2], dof[1]), np.nan)
+        bent = np.where((dof[1] > 0) & (dof[2] > 0), special.fdtrc(dof[2], dof[1], mean[2] / mean[1]), np.nan)
     seed, seed_dof = pooled(mean[0], dof[0], n_arms)
     per_seed = np.where(np.isfinite(per_seed), per_seed, np.nanmedian(per_seed) if dof[0].any() else np.nan)
     single, _ = pooled(mean[1], dof[1], n_arms)

@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
 
 from analysis.compare.components import LEVEL as LEVEL
 from analysis.compare.components import Array as Array
@@ -127,7 +126,15 @@ def _weights(y: Array, x: Array) -> Array:
 def _connected(y: Array) -> NDArray[np.intp]:
     """A number for each arm, the same for arms that shared cells lead from one to the other."""
     cells = np.isfinite(y).reshape(len(y), -1).astype(float)
-    _, group = connected_components(cells @ cells.T > 0, directed=False)
+    shared = cells @ cells.T > 0
+    group = np.full(len(y), -1)
+    for arm in range(len(y)):
+        reached = np.arange(len(y)) == arm
+        while group[arm] < 0:
+            wider = reached | shared[reached].any(axis=0)
+            if np.array_equal(wider, reached):
+                group[reached] = group.max() + 1
+            reached = wider
     return np.asarray(group, dtype=np.intp)
 
 

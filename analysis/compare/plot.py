@@ -22,6 +22,7 @@ from analysis.laws.plot_ladder import LAWS_UP_TO, LOSS_LABEL, geometric_mean
 from analysis.marks import tell
 from analysis.style import (
     INK,
+    LEADING,
     OTHERS,
     REFERENCE,
     Look,
@@ -245,7 +246,7 @@ def plot_trend(comparison: Comparison, *, look: Mapping[str, Look] | None = None
         ratio = np.array([point.ratio.estimate for point in trend.points])
         if not len(at):
             continue
-        nudged = at * 1.012 ** (i - len(shown) / 2 if named else 0)
+        nudged = at * 1.03 ** (i - min(len(shown), LEADING) / 2 if named else 0)  # side by side
         interval = np.array([point.ratio.interval for point in trend.points])
         if named and np.isfinite(interval).all():
             bars = ax.vlines(nudged, *interval.T, color=style.colour, lw=1.1, alpha=0.75, zorder=style.zorder)

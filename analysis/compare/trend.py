@@ -15,10 +15,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from analysis.compare import paired
 from analysis.compare.components import Array, Lines, lines
+from analysis.compare.concordance import kendall_tau
 from analysis.compare.estimate import UNKNOWN, Estimate, ratio
 
 AHEAD = (3.0, 10.0)
@@ -266,7 +266,5 @@ def kendall(sizes: Sequence[SizeRanking]) -> dict[str, float]:
     for a, b in combinations(sizes, 2):
         shared = [f for f in a.ranking if f in b.loss]
         if len(shared) > 1:
-            tau[f"{a.label} | {b.label}"] = float(
-                stats.kendalltau([a.loss[f] for f in shared], [b.loss[f] for f in shared]).statistic
-            )
+            tau[f"{a.label} | {b.label}"] = kendall_tau([a.loss[f] for f in shared], [b.loss[f] for f in shared])
     return tau

@@ -8,10 +8,10 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from analysis.compare import paired
 from analysis.compare.components import Array
+from analysis.compare.concordance import kendall_tau
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def other_order(
         if (effect[i] < effect[j]) != (other[i] < other[j]):
             better, worse = (i, j) if effect[i] < effect[j] else (j, i)
             turned.append((arms[better], arms[worse]))
-    tau = float(stats.kendalltau(effect, other).statistic)
+    tau = kendall_tau(effect.tolist(), other.tolist())
     order = tuple(arms[i] for i in np.argsort(other, kind="stable"))
     return OtherOrder(key, order, tau, tuple(turned), len(pairs))
 

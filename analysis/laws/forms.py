@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -258,6 +259,20 @@ class Forward:
     def rows(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Forward:
         return Forward(self.log_prediction[keep], self.theta[keep], tuple(share[keep] for share in self.shares))
 
+    def part(self, points: NDArray[np.intp], parameters: NDArray[np.intp]) -> Forward:
+        """At some of the points, which depend on these parameters alone."""
+        shares = tuple(share[:, points] for share in self.shares)
+        return Forward(self.log_prediction[:, points], self.theta[:, parameters], shares)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The points of a law that depend on the same parameters, and the law at them, of these parameters alone."""
+
+    points: NDArray[np.intp]
+    parameters: NDArray[np.intp]
+    model: LogSumExp
+
 
 @dataclass(frozen=True)
 class LogSumExp:
@@ -272,8 +287,28 @@ class LogSumExp:
     offset: Array  # (K, n)
     constant: tuple[int, int] | None = None
 
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """One for each set of parameters on which points depend: of the law of several arms one an arm."""
+        uses = np.any(self.design != 0.0, axis=0)  # (p, n)
+        if self.constant is not None:
+            uses[self.constant[1]] = True
+        patterns, which = np.unique(uses, axis=1, return_inverse=True)
+        found = []
+        for i, pattern in enumerate(patterns.T):
+            points, used = np.flatnonzero(which.ravel() == i), np.flatnonzero(pattern)
+            constant = (self.constant[0], int(np.searchsorted(used, self.constant[1]))) if self.constant else None
+            design = self.design[:, used[:, None], points]
+            names = tuple(self.names[j] for j in used)
+            found.append(Part(points, used, LogSumExp(names, design, self.offset[:, points], constant)))
+        return tuple(found)
+
     def forward(self, theta: Array) -> Forward:
-        terms = [np.exp(theta @ g + o) for g, o in zip(self.design, self.offset, strict=True)]
+        free = None if self.constant is None else self.constant[0]
+        terms = [
+            np.empty(0) if k == free else np.exp(theta @ g + o)
+            for k, (g, o) in enumerate(zip(self.design, self.offset, strict=True))
+        ]
         if self.constant is not None:
             k, j = self.constant
             terms[k] = np.broadcast_to(theta[:, j, None], (len(theta), self.offset.shape[1]))
@@ -311,6 +346,7 @@ class CurveModel:
     names: tuple[str, ...]
     curve: Callable[[NDArray[np.inexact], Mapping[str, Array]], NDArray[np.inexact]]
     u: Mapping[str, Array]
+    parts: tuple[Part, ...] = ()  # what its points depend on is not known
 
     def forward(self, theta: Array) -> Forward:
         return Forward(np.real(self.curve(theta, self.u)), theta)

@@ -217,16 +217,29 @@ def _bar(ax: Axes, y: float, held: HeldOut, colour: str, name: str) -> None:
 
 
 def _size_labels(ax: Axes, trials: pd.DataFrame, column: str) -> None:
-    """The sizes along the lower edge, each with a thin line up to its lowest loss."""
-    bottom = ax.get_ylim()[0]
-    for _, rows in trials.groupby("parameters"):
-        x = rows[column].max()
-        ax.plot([x, x], [bottom, rows[names.VAL_LOSS].min()], color="#999999", lw=0.6, ls=":", zorder=1)
-        label = size(rows["depth"].iloc[0], rows["parameters"].iloc[0])
+    """The sizes along the lower edge, each with a thin line up to its lowest loss; without one where its arms differ in
+    cost. A label that would stand on the one before it is left out."""
+    bottom, (left, right) = ax.get_ylim()[0], ax.get_xlim()
+    labels = [size(*row) for row in zip(trials["depth"], trials["parameters"], strict=True)]
+    by_cost = sorted(trials.groupby(labels, sort=False), key=lambda group: group[1][column].mean())
+    last = -math.inf
+    for which, rows in by_cost:
+        label = str(which)
+        x, alike = geometric_mean(rows[column]), rows[column].nunique() == 1
+        if alike:
+            ax.plot([x, x], [bottom, rows[names.VAL_LOSS].min()], color="#999999", lw=0.6, ls=":", zorder=1)
+        share = math.log(x / left) / math.log(right / left)
+        if share - last < LABEL_SHARE:
+            continue
+        last = share
         ax.annotate(
-            label, (x, 0), xycoords=("data", "axes fraction"), xytext=(-3, 3), textcoords="offset points",
-            ha="right", va="bottom", fontsize=8, color=INK,
+            label, (x, 0), xycoords=("data", "axes fraction"), xytext=(-3 if alike else 0, 3),
+            textcoords="offset points", ha="right" if alike else "center", va="bottom", fontsize=8, color=INK,
         )  # fmt: skip
+
+
+LABEL_SHARE = 0.075
+"""Of an axis: what the label of a size takes."""
 
 
 def geometric_mean(values: pd.Series) -> float:

@@ -55,7 +55,8 @@ def minimise(
     n = log_loss.shape[-1]
     y = np.broadcast_to(log_loss, (n_problems, n))
     w = np.broadcast_to(weight, (n_problems, n))
-    chunk = max(1, CHUNK_ELEMENTS // (n * p))
+    together = max((len(part.parameters) for part in model.parts), default=p)
+    chunk = max(1, CHUNK_ELEMENTS // (n * together))
     parts = [
         _minimise_chunk(model, y[i : i + chunk], w[i : i + chunk], start[i : i + chunk], delta, bounds, tolerance,
                         max_iterations)
@@ -137,7 +138,22 @@ def _replace_rows(old: Forward, new: Forward, take: NDArray[np.bool_]) -> Forwar
 
 
 def _quadratic(model: Model, at: Forward, y: Array, w: Array, delta: float) -> tuple[Array, Array, Array]:
-    """Gradient (R, p), generalised Hessian and reweighted majoriser (R, p, p) of the objective."""
+    """Gradient (R, p), generalised Hessian and reweighted majoriser (R, p, p) of the objective.
+
+    Where points depend on different parameters, as those of different arms, by the sums of each kind: of 17 arms with
+    37 parameters every point depends on 5.
+    """
+    if len(model.parts) > 1:
+        n_problems, p = at.theta.shape
+        gradient, hessian, majoriser = np.zeros((n_problems, p)), *np.zeros((2, n_problems, p, p))
+        for part in model.parts:
+            points, own = part.points, part.parameters
+            of_part = at.part(points, own)
+            first, second, bound = _quadratic(part.model, of_part, y[:, points], w[:, points], delta)
+            gradient[:, own] += first
+            hessian[:, own[:, None], own] += second
+            majoriser[:, own[:, None], own] += bound
+        return gradient, hessian, majoriser
     residual = y - at.log_prediction
     size = np.abs(residual)
     inside = size <= delta

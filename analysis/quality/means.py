@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import special
 
 from analysis.laws.status import FitError
 from rfscale import names
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 Sides = tuple[float, float]
 
 LEVEL = 0.95
-NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))
+NORMAL = float(special.ndtri((1 + LEVEL) / 2))
 Z = 1.96
 """The same, rounded as in the standard error of a share that the judges give (`share_interval`)."""
 
@@ -100,6 +100,8 @@ def _per_image(value: float, error: float) -> float:
     if not error > 0:
         return error  # 0 or NaN
 
+    from scipy import optimize
+
     def excess(u: float) -> float:
         p = value + Z**2 * (0.5 - value) * u
         return u * p * (1 - p) - error**2  # rises with u, as p goes towards 1/2
@@ -143,7 +145,7 @@ def mean_over(values: pd.Series, errors: pd.Series | None = None, metric: str = 
     n = len(x)
     if n == 0:
         return Mean(np.nan, np.nan, np.nan, 0)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * x.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
+    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2) * x.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
     return _mean(metric, x, errors, half)
 
 
@@ -176,7 +178,7 @@ def pooled_means(rows: pd.DataFrame, metric: str = "") -> dict[str, Mean]:
     if dof == 0:
         return {name: mean_over(g["value"], g["se"], metric) for name, g in groups.items()}
     spread = np.sqrt(sum(float(((g["value"] - g["value"].mean()) ** 2).sum()) for g in groups.values()) / dof)
-    t = float(stats.t.ppf((1 + LEVEL) / 2, dof))
+    t = float(special.stdtrit(dof, (1 + LEVEL) / 2))
     return {
         name: _mean(metric, g["value"].to_numpy(float), g["se"], float(t * spread / np.sqrt(len(g))))
         for name, g in groups.items()

@@ -14,7 +14,6 @@ from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.card import Card
@@ -33,6 +32,7 @@ from analysis.report import gallery as pictures_of
 from analysis.report.figures import FIGURES, Results
 from analysis.report.forest import Forest, forest, swatch
 from analysis.report.gallery import Gallery
+from analysis.report.nothing import rejected_rows, template, write_nothing
 from analysis.report.palette import kept_places
 from analysis.report.pictures import FORMATS, Drawn, write_file
 from analysis.report.svg import Inline, inline
@@ -40,7 +40,7 @@ from analysis.stability import wording as wording_stability
 from analysis.stability.growth import growth
 from analysis.style import LEADING, house_style, looks, places_of, si
 from analysis.table.attention import read_attention
-from analysis.table.read import SweepTable, read_sweep
+from analysis.table.read import NoneUsableError, SweepTable, TableError, read_sweep
 from rfscale import names
 
 TEMPLATE = "page.html"
@@ -90,11 +90,15 @@ def write_report(
 
     `reference`: as in `compare`. `command`: what was typed for it, if anything. `quality_setting`: as in `assess`.
     `trials`, `excluded`: as in `read_sweep`. `gallery`: what the trials drew. `looks_file`: where the looks of arms are
-    kept for all reports of a store. Raises TableError where the sweep cannot be read or has no finished trial,
-    CompareError for an unknown reference, QualityError for a setting at which nothing was scored. Where no law or no
-    interval is possible the report says so in a sentence.
+    kept for all reports of a store. Raises TableError where the sweep cannot be read or has no finished trial (its runs
+    are then on a page of their own), CompareError for an unknown reference, QualityError for a setting at which nothing
+    was scored. Where no law or no interval is possible the report says so in a sentence.
     """
-    table = read_sweep(tracking_uri, sweep, trials=trials, excluded=excluded)
+    try:
+        table = read_sweep(tracking_uri, sweep, trials=trials, excluded=excluded)
+    except NoneUsableError as error:
+        where = write_nothing(error, sweep, Path(folder), command)
+        raise TableError(f"{error}. The reasons are in {where}") from error
     return report_of(
         table,
         read_attention(tracking_uri, table),
@@ -192,14 +196,10 @@ def _page(
     gallery: pictures_of.Shown | None,
     command: str,
 ) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     comparison, ladder = results.comparison, results.ladder
     laws = [ladder.law(arm) for arm in results.look]
     forests = [_forest(results, "ratio", "loss"), _forest(results, "compute_multiplier", "compute")]
-    return environment.get_template(TEMPLATE).render(
+    return template(TEMPLATE).render(
         table=table,
         comparison=comparison,
         ladder=ladder,
@@ -223,7 +223,7 @@ def _page(
         grown=wording_stability,
         trials=_trial_rows(table),
         trial_columns=list(TRIAL_COLUMNS),
-        rejected=table.rejected.astype(object).where(table.rejected.notna(), wording.NOT_KNOWN).to_dict("records"),
+        rejected=rejected_rows(table.rejected),
         run=_run_facts(table, comparison, command),
         costs=costs.rows(table, comparison),
         costs_note=costs.note(comparison),

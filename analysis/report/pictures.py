@@ -45,7 +45,7 @@ class Drawn:
         engine = figure.get_layout_engine()
         if engine is not None:
             engine.execute(figure)
-        figure.set_layout_engine("none")  # as it is now, whatever is written
+        figure.set_layout_engine(None)  # as it is now, whatever is written; with any, each writing draws twice
         box = figure.get_tightbbox(renderer).padded(PAD)
         legends = (ax.get_legend() for ax in figure.axes)
         beside = any(legend is not None and legend.get_gid() == BESIDE for legend in legends)

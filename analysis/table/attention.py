@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.table.read import OTHER_TRIAL, SweepTable, history_of, runs_of
+from analysis.table.histories import Histories
+from analysis.table.read import OTHER_TRIAL, SweepTable, runs_of
 from analysis.table.store import reading
 from rfscale import names
 
@@ -29,7 +30,9 @@ def read_attention(tracking_uri: str, table: SweepTable) -> pd.DataFrame:
     lost = set(diverged(table)["trial_id"])
     rows = []
     with reading(tracking_uri) as client:
-        for run in runs_of(client, tracking_uri, table.name):
+        runs = runs_of(client, tracking_uri, table.name)
+        histories = Histories(client, runs)
+        for run in runs:
             tags, params = run.data.tags, run.data.params
             trial_id, status = tags.get(names.TAG_TRIAL_ID, ""), tags.get(names.TAG_STATUS, "")
             if run.info.run_id not in used and not (status == names.DIVERGED and trial_id in lost):
@@ -40,6 +43,6 @@ def read_attention(tracking_uri: str, table: SweepTable) -> pd.DataFrame:
             for key in sorted(run.data.metrics):
                 place = names.parse_attention(key)
                 if place is not None:
-                    curve = sorted(history_of(client, run, key).items())
+                    curve = sorted(histories.of(run.info.run_id, key).items())
                     rows += [(trial_id, arm, status, *cost, step, *place, value) for step, value in curve]
     return pd.DataFrame(rows, columns=list(COLUMNS))

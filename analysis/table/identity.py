@@ -39,14 +39,25 @@ def whole(params: Mapping[str, str]) -> bool:
     return any(key.startswith(names.IDENTITY) for key in params)
 
 
-def identity_of(params: Mapping[str, str], whole_identity: bool) -> Identity:
-    """The identity of a run: what is recorded under `id.`, or, of an older run, every parameter that is not derived."""
+def identity_of(params: Mapping[str, str], whole_identity: bool, roles: str = "") -> Identity:
+    """The identity of a run: what is recorded under `id.`, or, of an older run, every parameter that is not derived.
+
+    `roles`: those that the run has on record, which say what its identity need not say.
+    """
     if whole_identity:
-        return {
-            key.removeprefix(names.IDENTITY): typed(v) for key, v in params.items() if key.startswith(names.IDENTITY)
-        }
+        unsaid = unsaid_in(roles)
+        recorded = {k.removeprefix(names.IDENTITY): v for k, v in params.items() if k.startswith(names.IDENTITY)}
+        return {key: typed(value) for key, value in recorded.items() if unsaid.get(key) != value}
     derived = {key for key, known in names.PARAMS.items() if known.derived}
     return {key: typed(v) for key, v in params.items() if key not in derived and key != names.TRIAL_ID}
+
+
+def unsaid_in(roles: str) -> dict[str, str]:
+    """Of the roles of a run, as text: what its identity has on record or not to the same effect, as it came later."""
+    try:
+        return dict(json.loads(roles).get(names.UNSAID, {}))
+    except (ValueError, TypeError, AttributeError):
+        return {}
 
 
 def typed(text: str) -> Value:

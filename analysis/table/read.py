@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analysis.table import identity, scores
+from analysis.table.histories import Histories, logged
 from analysis.table.identity import Identity, Roles
 from analysis.table.scores import Scores
 from analysis.table.store import reading
@@ -47,6 +47,14 @@ _PROFILE_PREFIX = names.denoising_level(0.0).removesuffix("0.00")
 
 class TableError(names.RfscaleError, ValueError):
     """A sweep cannot be read; the message is one sentence that says what to do."""
+
+
+class NoneUsableError(TableError):
+    """No trial of a sweep can be used, though it has runs. `question`: of the sweep; `rejected`: as of `SweepTable`."""
+
+    def __init__(self, message: str, question: str, rejected: pd.DataFrame) -> None:
+        super().__init__(message)
+        self.question, self.rejected = question, rejected
 
 
 @dataclass(frozen=True)
@@ -130,19 +138,23 @@ def read_sweep(
         runs = runs_of(client, tracking_uri, sweep)
         usable, rejected = _validated(runs, trials, excluded or {})
         whole = any(identity.whole(run.data.params) for run, _ in usable)
-        history = _histories(client, [run for run, _ in usable], curves)
-        scored = _scores(client, [run for run, _ in usable])
+        histories = Histories(client, runs)
+        along = {
+            run.info.run_id: {key: histories.of(run.info.run_id, key) for key in curves if key in run.data.metrics}
+            for run, _ in usable
+        }
+        scored = _scores(histories, [run for run, _ in usable])
     rows, points, profile, quality, used = [], [], [], [], []
     identities: dict[str, Identity] = {}
     for run, row in usable:
-        curve = history[run.info.run_id]
+        curve = along[run.info.run_id]
         reason = _curve_problem(row, curve[names.VAL_LOSS]) if names.VAL_LOSS in curve else ""
         reason = reason or (OLD_RECORD if whole and not identity.whole(run.data.params) else "")
         if reason:
             rejected.append(_rejected(run, reason))
             continue
         rows.append({**row, **_final_metrics(run)})
-        identities[row["trial_id"]] = identity.identity_of(run.data.params, whole)
+        identities[row["trial_id"]] = _identity(run, whole)
         points += [
             (row["trial_id"], step, step * row["batch"], step * row["train_flops_per_step"], key, value)
             for key, values in curve.items()
@@ -153,26 +165,26 @@ def read_sweep(
             used.append(scored[run.info.run_id])
             quality += [(row["trial_id"], *score) for score in used[-1].rows]
     if not rows:
-        raise TableError(_none_finished(sweep, rejected))
+        if not rejected:
+            raise TableError(f"sweep {sweep!r} has no trial yet; run it first")
+        raise NoneUsableError(_none_finished(sweep, rejected), _question(runs), _rejects(rejected))
     order = ["parameters", "arm", "steps", "seed", "trial_id"]
     frame = _with_identities(pd.DataFrame(rows).sort_values(order, ignore_index=True), identities)
     unused = {
-        _trial_id(run): identity.identity_of(run.data.params, whole)
+        _trial_id(run): _identity(run, whole)
         for run in runs
         if whole == identity.whole(run.data.params) and (trials is None or _trial_id(run) in trials)
     }
     return SweepTable(
         name=sweep,
         tracking_uri=names.mask(tracking_uri),
-        question=_tag_values(runs, names.TAG_QUESTION)[0] if _tag_values(runs, names.TAG_QUESTION) else "",
+        question=_question(runs),
         roles=_roles(runs, identities),
         trials=frame,
         curves=pd.DataFrame(points, columns=list(CURVE_COLUMNS)),
         profile=pd.DataFrame(profile, columns=["trial_id", "logsnr", "value"]),
         rejected=_with_identities(
-            pd.DataFrame(rejected, columns=list(REJECTED_COLUMNS))
-            .astype({"depth": "Int64", "seed": "Int64"})
-            .sort_values(["status", "arm", "depth", "seed"], ignore_index=True),
+            _rejects(rejected),
             unused,
             frame.columns,
         ),
@@ -183,6 +195,10 @@ def read_sweep(
         devices=_tag_values(runs, names.TAG_DEVICE),
         notes=_notes(runs),
     )
+
+
+def _identity(run: Run, whole: bool) -> Identity:
+    return identity.identity_of(run.data.params, whole, run.data.tags.get(names.TAG_ROLES, ""))
 
 
 def _roles(runs: Iterable[Run], identities: Mapping[str, Identity]) -> Roles:
@@ -280,8 +296,8 @@ def _row(run: Run) -> tuple[dict[str, Any], str]:
     loss = run.data.metrics.get(names.VAL_LOSS)
     if loss is None:
         return {}, f"it has no {names.VAL_LOSS}"
-    if not math.isfinite(_value(loss)) or loss <= 0:
-        return {}, f"its {names.VAL_LOSS} is {_value(loss)}, not a positive finite number"
+    if not math.isfinite(logged(loss)) or loss <= 0:
+        return {}, f"its {names.VAL_LOSS} is {logged(loss)}, not a positive finite number"
     return row, ""
 
 
@@ -322,14 +338,9 @@ def _rejected(run: Run, reason: str) -> dict[str, Any]:
     }
 
 
-def _value(logged: float) -> float:
-    """MLflow's databases write an infinite value as the largest float."""
-    return math.copysign(math.inf, logged) if abs(logged) >= sys.float_info.max else float(logged)
-
-
 def _final_metrics(run: Run) -> dict[str, float]:
     measured = {
-        key: _value(value)
+        key: logged(value)
         for key, value in run.data.metrics.items()
         if not key.startswith(_PROFILE_PREFIX) and not scores.is_score(key)
     }
@@ -338,44 +349,27 @@ def _final_metrics(run: Run) -> dict[str, float]:
 
 def _profile(run: Run, trial_id: str) -> list[tuple[str, float, float]]:
     levels = [
-        (trial_id, float(key.removeprefix(_PROFILE_PREFIX)), _value(value))
+        (trial_id, float(key.removeprefix(_PROFILE_PREFIX)), logged(value))
         for key, value in run.data.metrics.items()
         if key.startswith(_PROFILE_PREFIX)
     ]
     return sorted(levels, key=lambda level: level[1])
 
 
-def _histories(
-    client: MlflowClient, runs: Sequence[Run], keys: Sequence[str]
-) -> dict[str, dict[str, dict[int, float]]]:
-    """run id -> key -> {step: value}. A point that was logged twice counts once, the later writing wins."""
-
-    def one(run: Run) -> tuple[str, dict[str, dict[int, float]]]:
-        return run.info.run_id, {key: history_of(client, run, key) for key in keys if key in run.data.metrics}
-
-    with ThreadPoolExecutor(4) as pool:  # a server answers several at once; sqlite gains nothing and loses little
-        return dict(pool.map(one, runs))
-
-
-def history_of(client: MlflowClient, run: Run, key: str) -> dict[int, float]:
-    """{step: value}; a point that was logged twice counts once, the later writing wins."""
-    history = client.get_metric_history(run.info.run_id, key)
-    return {m.step: _value(m.value) for m in sorted(history, key=lambda m: (m.step, m.timestamp))}
-
-
-def _scores(client: MlflowClient, runs: Sequence[Run]) -> dict[str, Scores]:
+def _scores(histories: Histories, runs: Iterable[Run]) -> dict[str, Scores]:
     """run id -> scores of its images, of the runs that have any."""
-
-    def one(run: Run) -> tuple[str, Scores]:
+    found = {}
+    for run in runs:
+        if not any(map(scores.is_score, run.data.metrics)):
+            continue
+        run_id = run.info.run_id
         # The entity shows the last values by key; their steps stand in its message alone.
-        latest = {m.key: (int(m.step), _value(m.value)) for m in run.data.to_proto().metrics}
+        latest = {m.key: (int(m.step), logged(m.value)) for m in run.data.to_proto().metrics}
         try:
-            return run.info.run_id, scores.read_scores(latest, lambda key: history_of(client, run, key))
+            found[run_id] = scores.read_scores(latest, partial(histories.of, run_id))
         except ValueError as error:
-            raise TableError(f"run {run.info.run_id} has a metric that rfscale does not write: {error}") from error
-
-    with ThreadPoolExecutor(4) as pool:
-        return dict(pool.map(one, [run for run in runs if any(map(scores.is_score, run.data.metrics))]))
+            raise TableError(f"run {run_id} has a metric that rfscale does not write: {error}") from error
+    return found
 
 
 def _ceilings(scored: Iterable[Scores]) -> pd.DataFrame:
@@ -393,9 +387,12 @@ def _curve_problem(row: dict[str, Any], values: dict[int, float]) -> str:
     return f"its {names.VAL_LOSS} is {values[bad[0]]} at step {bad[0]}" if bad else ""
 
 
+def _rejects(rejected: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rejected, columns=list(REJECTED_COLUMNS)).astype({"depth": "Int64", "seed": "Int64"})
+    return frame.sort_values(["status", "arm", "depth", "seed"], ignore_index=True)
+
+
 def _none_finished(sweep: str, rejected: list[dict[str, Any]]) -> str:
-    if not rejected:
-        return f"sweep {sweep!r} has no trial yet; run it first"
     counts = Counter(row["status"] or "without status" for row in rejected)
     by_status = ", ".join(f"{n} {status}" for status, n in counts.most_common())
     what = "Run the sweep again, or look at `rfscale status`"
@@ -413,6 +410,10 @@ def _none_finished(sweep: str, rejected: list[dict[str, Any]]) -> str:
 def _tag_values(runs: Iterable[Run], tag: str) -> tuple[str, ...]:
     """The distinct values of a tag, the most frequent first."""
     return tuple(value for value, _ in Counter(r.data.tags[tag] for r in runs if r.data.tags.get(tag)).most_common())
+
+
+def _question(runs: Iterable[Run]) -> str:
+    return next(iter(_tag_values(runs, names.TAG_QUESTION)), "")
 
 
 def _notes(runs: Iterable[Run]) -> tuple[str, ...]:

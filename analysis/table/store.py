@@ -11,6 +11,7 @@ import os
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -90,6 +91,11 @@ def database_path(address: str) -> Path | None:
     return Path(url.database)
 
 
+def is_database(address: str) -> bool:
+    """Whether MLflow's client asks a database itself, and no server."""
+    return _kind(address) in _DATABASES
+
+
 def keeps_files_itself(address: str) -> bool:
     """Whether a server is there, which decides where files of runs go, or only a database or a folder."""
     return address == "databricks" or ("://" in address and _kind(address) not in (*_DATABASES, "file"))
@@ -112,7 +118,7 @@ def connect(address: str, *, new: bool = False) -> MlflowClient:
         try:
             from mlflow.tracking import MlflowClient
 
-            if _kind(address) in _DATABASES:
+            if is_database(address):
                 _check_database(address, new)
             elif _kind(address) in ("http", "https"):
                 _check_url(address)
@@ -195,9 +201,7 @@ def _check_database(address: str, new: bool) -> None:
 
 def _schema(address: str) -> tuple[str | None, str | None]:
     """The version of the database's tables, None where MLflow never made any, and the one that this MLflow writes."""
-    import mlflow.store
     from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
     from mlflow.store.db.utils import create_sqlalchemy_engine
 
     engine = create_sqlalchemy_engine(address)  # type: ignore[no-untyped-call]
@@ -206,8 +210,16 @@ def _schema(address: str) -> tuple[str | None, str | None]:
             there = MigrationContext.configure(connection).get_current_revision()
     finally:
         engine.dispose()
-    wanted = ScriptDirectory(str(Path(mlflow.store.__path__[0]) / "db_migrations")).get_current_head()
-    return there, wanted
+    return there, _newest_schema()
+
+
+@cache
+def _newest_schema() -> str | None:
+    """The version of the tables that this MLflow writes: it reads all its migrations to know."""
+    import mlflow.store
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory(str(Path(mlflow.store.__path__[0]) / "db_migrations")).get_current_head()
 
 
 def _check_url(address: str) -> None:

@@ -69,9 +69,12 @@ def place_of(sweep: Sweep, trial: Trial) -> dict[str, str]:
 
 
 def _roles(sweep: Sweep) -> dict[str, object]:
-    """Role -> keys of the identity, and the arm that the others are matched to, where there is one."""
+    """Role -> keys of the identity; the arm that the others are matched to, where there is one; and what a run may have
+    on record or not, to the same effect."""
     keys: dict[str, object] = dict(sweep.roles.items())
-    return {**keys, "reference": sweep.matched_to} if sweep.matched_to else keys
+    unsaid = {key: text(value) for trial in sweep.trials for key, value in trial.unsaid_record().items()}
+    more = {"reference": sweep.matched_to, names.UNSAID: unsaid}
+    return {**keys, **{key: value for key, value in more.items() if value}}
 
 
 def send_identity(client: MlflowClient, run_id: str, trial: Trial, there: Collection[str] = ()) -> None:

@@ -262,6 +262,14 @@ class Trial(Strict):
         fields["data"] = {**self.data.record(), **data_identity(self.data)}
         return dict(_flat(fields))
 
+    def unsaid_record(self) -> dict[str, JsonValue]:
+        """What `identity_record` does not say as it was added later, flat under the same keys."""
+        training: dict[str, JsonValue] = {"schedule": self.training.schedule.unsaid()}
+        fields: dict[str, JsonValue] = {
+            "text": self.text.unsaid(), "model": self.model.unsaid(), "training": training, "data": self.data.unsaid(),
+        }  # fmt: skip
+        return dict(_flat(fields))
+
     def parameters(self) -> dict[str, str | int | float]:
         """Everything derived, once: recorded with the run and read by `analysis` (keys of `names.PARAMS`)."""
         groups = self.shape.parameters()

@@ -173,6 +173,15 @@ def test_an_old_run_is_what_it_has_on_record_without_what_follows_from_it() -> N
     assert follows.rung == ("depth", "training.learning_rate")
 
 
+def test_what_was_added_later_is_on_record_or_not_to_the_same_effect() -> None:
+    roles = json.dumps({"arm": ["formulation"], names.UNSAID: {"text.encoders": "1", "model.sound": "false"}})
+    before = {"id.model.depth": "2"}
+    between = before | {"id.text.encoders": "1", "id.model.sound": "false"}
+    assert identity_of(before, True, roles) == identity_of(between, True, roles) == {"model.depth": 2}
+    assert identity_of(before | {"id.text.encoders": "2"}, True, roles) == {"model.depth": 2, "text.encoders": 2}
+    assert identity_of(between, True, "no JSON") == identity_of(between, True)
+
+
 def _recorded(trial: FakeTrial) -> FakeTrial:
     """As a run of today: the whole identity among the parameters, arm and roles as tags."""
     p = trial.params
