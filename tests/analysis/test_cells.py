@@ -60,7 +60,8 @@ def table_of(
         rows.append({
             "trial_id": trial_id, "arm": arm, "formulation": identity["formulation"], "depth": identity["model.depth"],
             "parameters": 1e5 * int(identity["model.depth"]), "steps": steps, "seed": identity["seed"],
-            "train_flops": steps * per_step, "train_flops_per_step": per_step, names.VAL_LOSS: curve[-1][1],
+            "train_flops": steps * per_step, "train_flops_per_step": per_step, "curve_ends": "",
+            names.VAL_LOSS: curve[-1][1],
         })  # fmt: skip
     columns = sorted({key for identity in identities for key in identity})
     out = [(_id(identity), identity["formulation"], identity["formulation"], 1, 0, s, "") for identity, s in rejected]

@@ -104,7 +104,7 @@ def test_a_legend_shows_one_arm_alone_in_every_figure(opened: Open) -> None:
         return {(found[0], found[1:]) for found in page.evaluate(script)}
 
     assert {opacity for _, opacity in opacities()} == {"1"}
-    button = page.locator("#fig-trend [data-isolate='1']").first
+    button = page.locator(".section:has(#fig-trend) [data-isolate='1']").first
     button.focus()
     page.keyboard.press("Enter")
     assert {arm for arm, opacity in opacities() if opacity == "1"} == {"1"}
