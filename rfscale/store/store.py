@@ -80,7 +80,8 @@ class Store:
         try:
             trials.mkdir(parents=True, exist_ok=True)
             if not os.access(trials, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+                number = errno.EROFS if os.statvfs(trials).f_flag & os.ST_RDONLY else errno.EACCES
+                raise OSError(number, os.strerror(number))
         except OSError as error:
             raise StoreError(
                 f"cannot write the store {self.root}: {error.strerror}; choose another with --store"

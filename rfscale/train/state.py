@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rfscale import names
@@ -23,7 +23,7 @@ from rfscale.spec.trial import ResolvedTraining, Trial
 from rfscale.store import DamagedError, TrialFolder
 from rfscale.store.files import check_folder, damaged, replacing_folder, seal
 from rfscale.train.placement import Placement
-from rfscale.train.weights import tensors
+from rfscale.train.weights import save_tensors, tensors
 
 _PARTS = ("model", "ema", "optimizer")
 
@@ -70,11 +70,11 @@ class TrainState:
         target = folder.checkpoint(self.at.step)
         older = [path for path in folder.checkpoints() if path != target]
         with replacing_folder(target) as path:
-            save_file(tensors(self.model), path / "model.safetensors")
-            save_file(tensors(self.ema), path / "ema.safetensors")
+            save_tensors(tensors(self.model), path / "model.safetensors")
+            save_tensors(tensors(self.ema), path / "ema.safetensors")
             moments = self.optimizer.state_dict()["state"]
             flat = {f"{i}.{k}": v for i, state in moments.items() for k, v in state.items()}
-            save_file(flat, path / "optimizer.safetensors")
+            save_tensors(flat, path / "optimizer.safetensors")
             (path / "state.json").write_text(json.dumps(asdict(self.at)), encoding="utf-8")
             seal(path)
         for checkpoint in older[1:]:

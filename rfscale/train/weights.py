@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -13,12 +17,23 @@ from rfscale.store import DamagedError, StoreError, TrialFolder
 from rfscale.store.files import check_file, replacing, sha256
 
 
+def save_tensors(values: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a file of safetensors. Raises OSError where the disk is full, which its own error says in words alone."""
+    try:
+        save_file(dict(values), path, metadata=metadata)
+    except SafetensorError as error:
+        size = sum(value.numel() * value.element_size() for value in values.values())
+        if shutil.disk_usage(path.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
+
 def save_weights(folder: TrialFolder, model: nn.Module, ema: nn.Module, trial_id: str) -> dict[str, int]:
     """Write the final weights; returns the size in bytes of each file."""
     sizes = {}
     for target, network in ((folder.weights(ema=False), model), (folder.weights(ema=True), ema)):
         with replacing(target) as temporary:
-            save_file(tensors(network), temporary, metadata={"trial_id": trial_id})
+            save_tensors(tensors(network), temporary, {"trial_id": trial_id})
             load_file(temporary)  # unreadable weights must not become a finished trial
         sizes[target.name] = target.stat().st_size
     return sizes
@@ -32,7 +47,7 @@ def checksums(folder: TrialFolder) -> dict[str, str]:
 def save_weights_of(step: int, folder: TrialFolder, ema: nn.Module) -> None:
     """Write the EMA weights of a step along the way, for judges."""
     with replacing(folder.kept_weights(step)) as temporary:
-        save_file(tensors(ema), temporary)
+        save_tensors(tensors(ema), temporary)
 
 
 def load_model(

@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from test_launch import cluster, history, lock_holder, small, store
 
 from rfscale import names
@@ -25,6 +27,7 @@ from rfscale.run.tasks import Problem, train_task
 from rfscale.spec.sweep import Resources, Samples
 from rfscale.store import Store, TrialFolder
 from rfscale.train import loop as loop_module
+from rfscale.train import weights as weights_module
 from rfscale.train.loop import train
 
 __all__ = ["cluster", "store"]  # fixtures
@@ -158,6 +161,25 @@ def test_out_of_memory_is_tried_again_with_half_the_microbatch(
     assert f"it went on with {fits}" in folder.notes()[-1]
     both = zip(history(folder), history(alone), strict=True)
     assert all(a[:2] == b[:2] and a[2] == pytest.approx(b[2], rel=1e-3, abs=1e-5) for a, b in both)
+
+
+def test_a_disk_that_fills_up_while_weights_are_written_is_no_error_of_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors says in words alone that the disk is full."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: something (os error 28)")
+
+    monkeypatch.setattr(weights_module, "save_file", refuse)
+    problem = run_task(TrialFolder(tmp_path / "roomy"))
+    assert problem is not None
+    assert problem.sentence.startswith("SafetensorError"), "the disk has room: something else is wrong"
+    monkeypatch.setattr(weights_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    problem = run_task(TrialFolder(tmp_path / "full"))
+    assert problem is not None
+    assert "nothing can be written at" in problem.sentence
+    assert os.strerror(errno.ENOSPC) in problem.sentence
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
