@@ -53,7 +53,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Results:
+class Exports:
     """What is exported: the runs, and the same as tables."""
 
     sweep: Sweep
@@ -92,7 +92,7 @@ def export(
     if not runs:
         raise StoreError(f"the store {store.root} has no results of sweep {sweep.name}; `rfscale run` makes them")
     with fresh_folder(folder) as made:
-        results = Results(sweep, store, runs, trials_frame(sweep, states), curves_frame(sweep, store))
+        results = Exports(sweep, store, runs, trials_frame(sweep, states), curves_frame(sweep, store))
         FORMATS[kind](results, made, progress)
         files = sum(path.is_file() for path in made.rglob("*"))
     unfinished = {trial.trial_id: state.status for trial, state in states if state.status != names.FINISHED}
@@ -113,12 +113,12 @@ def _run(sweep: Sweep, store: Store, trial: Trial, state: State) -> Run:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _csv(results: Results, folder: Path, progress: Progress) -> None:
+def _csv(results: Exports, folder: Path, progress: Progress) -> None:
     for name, frame in (("trials", results.trials), ("curves", results.curves)):
         frame.to_csv(folder / f"{name}.csv", index=False)
 
 
-def _parquet(results: Results, folder: Path, progress: Progress) -> None:
+def _parquet(results: Exports, folder: Path, progress: Progress) -> None:
     for name, frame in (("trials", results.trials), ("curves", results.curves)):
         frame.to_parquet(folder / f"{name}.parquet", index=False)
 
@@ -131,7 +131,7 @@ def _check_tensorboard() -> None:
         raise StoreError("tensorboard is not installed, and writes its own files; install it: pip install tensorboard")
 
 
-def _tensorboard(results: Results, folder: Path, progress: Progress) -> None:
+def _tensorboard(results: Exports, folder: Path, progress: Progress) -> None:
     """A folder of event files for each trial: every number as a scalar under its own key, at the step and the time at
     which it was measured, and the parameters of the trial for the tab of hyperparameters."""
     from torch.utils.tensorboard import SummaryWriter
@@ -153,7 +153,7 @@ def _tensorboard(results: Results, folder: Path, progress: Progress) -> None:
 _STATE = {names.FINISHED: "finished", names.RUNNING: "running", names.DIVERGED: "failed", names.FAILED: "crashed"}
 
 
-def _wandb(results: Results, folder: Path, progress: Progress) -> None:
+def _wandb(results: Exports, folder: Path, progress: Progress) -> None:
     """What "Export CSV" of Weights & Biases gives: `runs.csv`, the table of the runs, and `charts/<key>.csv`, a chart
     of each key with the columns "Step", "<run> - <key>", "<run> - <key>__MIN" and "<run> - <key>__MAX"."""
     config = list(dict.fromkeys(key for run in results.runs for key in run.config))
@@ -173,7 +173,7 @@ def _wandb(results: Results, folder: Path, progress: Progress) -> None:
         progress("charts", done, len(keys))
 
 
-def _wandb_row(run: Run, results: Results, config: Sequence[str], keys: Sequence[str]) -> list[Any]:
+def _wandb_row(run: Run, results: Exports, config: Sequence[str], keys: Sequence[str]) -> list[Any]:
     first, last = run.points[0][1], run.points[-1][1]
     created = datetime.fromtimestamp(first / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     about = [run.name, _STATE.get(run.state.status, "crashed"), run.state.reason, "", results.sweep.name, created]
@@ -193,7 +193,7 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w.,()=+-]+", "-", text).strip(".-")
 
 
-FORMATS: dict[str, Callable[[Results, Path, Progress], None]] = {
+FORMATS: dict[str, Callable[[Exports, Path, Progress], None]] = {
     "tensorboard": _tensorboard,
     "wandb-csv": _wandb,
     "csv": _csv,

@@ -170,7 +170,7 @@ class Study(Views, Sharing):
 
     def noted(self, decode: bool = False) -> Study:
         """With what its data will do that the file does not say; `decode` opens every image. Raises DataError."""
-        found = [*notes(self.sweep), *notes_on(self.sweep.trials, self.store)]
+        found = [*notes(self.sweep), *notes_on([trial.trial_id for trial in self.sweep.trials], self.store)]
         for data in dict.fromkeys(trial.data for trial in self.sweep.trials):
             found += data.check(decode=decode)
         return replace(self, sweep=self.sweep.model_copy(update={"notes": tuple(dict.fromkeys(found))}))

@@ -70,9 +70,6 @@ def test_the_gemstones_have_the_law_that_fit_gives_them(gemstones: Path, tmp_pat
         assert found.estimate[name] == pytest.approx(value, rel=1e-6), name
     assert len(results.curves) == 220
     assert set(results.trials["arm"]) == {"gemstones"}
-    law = results.laws().laws[0]
-    assert law.law is not None
-    assert law.points == 220
 
 
 def test_rows_become_trials_with_a_journal_and_an_origin(tmp_path: Path) -> None:
@@ -105,7 +102,9 @@ def test_rows_become_trials_with_a_journal_and_an_origin(tmp_path: Path) -> None
     compared = results.compare().comparison
     assert [standing.arm for standing in compared.standings] == ["a", "b"]
     assert [standing.n for standing in compared.standings] == [4, 4]
-    assert any(note.startswith("all 8 runs were imported from") for note in results.table.notes)
+    assert any(note.startswith("8 of the 8 trials were imported from") for note in results.table.notes)
+    rfscale.import_runs(path, store, name="other", **(given | {"arm": "N"}))  # type: ignore[arg-type]
+    assert set(rfscale.open_results(store, "theirs").trials["arm"]) == {"a", "b"}
     again = rfscale.import_runs(path, store, **given)  # type: ignore[arg-type]
     assert (again.added, sorted(again.kept)) == ((), sorted(done.added))
 
@@ -119,6 +118,17 @@ def test_without_run_every_row_is_a_training_and_laws_are_those_of_fit(tmp_path:
     found = rfscale.open_results(tmp_path / "store", "measured").fit(bootstrap=0, checks=False)
     for name, value in expected.estimate.items():  # type: ignore[union-attr]
         assert found.estimate[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_the_same_rows_under_two_names_are_the_same_trials_with_arms_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("loss,parameters,samples\n1,2,3\n2,3,4\n")
+    shutil.copy(tmp_path / "one.csv", tmp_path / "two.csv")
+    first, second = (rfscale.import_runs(tmp_path / f"{name}.csv", tmp_path / "store") for name in ("one", "two"))
+    assert (sorted(second.kept), second.added) == (sorted(first.added), ())
+    for name in ("one", "two"):
+        results = rfscale.open_results(tmp_path / "store", name)
+        assert set(results.trials["arm"]) == {name}
+        assert results.table.notes[0].startswith(f"2 of the 2 trials were imported from {tmp_path / 'one.csv'}")
 
 
 def test_parquet_and_a_file_of_columns_say_the_same(tmp_path: Path) -> None:
@@ -137,17 +147,22 @@ def test_parquet_and_a_file_of_columns_say_the_same(tmp_path: Path) -> None:
 
 
 def test_report_and_status_take_the_name(tmp_path: Path) -> None:
-    rows = [(n, d, 1 + 20 * n**-0.3 + 30 * d**-0.4) for n in (1e3, 3e3, 1e4, 3e4) for d in (1e5, 1e6)]
+    rows = [(n, d, 1 + 20 * n**-0.3 + 30 * d**-0.4) for n in (1e3, 3e3, 1e4, 3e4) for d in (1e5, 3e5, 1e6)]
     path = tmp_path / "grid.csv"
     pd.DataFrame(rows, columns=["parameters", "samples", "loss"]).to_csv(path, index=False)
     store = tmp_path / "store"
     assert called("import", path, "--store", store).exit_code == 0
+    results = rfscale.open_results(store, "grid")
+    law = results.law("grid")
+    assert law.law is not None
+    assert (law.points, law.law.estimate("grid")["alpha"]) == (12, pytest.approx(0.3, abs=1e-3))
+    assert any(note.startswith("val/loss is the column loss of that table") for note in results.table.notes)
     status = called("status", "grid", "--store", store)
     assert status.exit_code == 0, status.stderr
     assert "imported from" in status.stdout
     assert "not trained here" in " ".join(status.stdout.split())
     told = json.loads(called("status", "grid", "--store", store, "--json").stdout)
-    assert (told["totals"], len(told["trials"])) == ({"finished": 8}, 8)
+    assert (told["totals"], len(told["trials"])) == ({"finished": 12}, 12)
     assert "imported from" in told["trials"][0]["reason"]
     done = called("report", "grid", "--store", store, "--out", tmp_path / "page")
     assert done.exit_code == 0, done.stderr
@@ -156,8 +171,7 @@ def test_report_and_status_take_the_name(tmp_path: Path) -> None:
     assert "nan" not in page.lower().replace("nanmean", "")
     compared = json.loads(called("compare", "grid", "--store", store, "--json").stdout)
     assert compared["standings"][0]["arm"] == "grid"
-    for _ in range(2):  # into the store, over the one before
-        assert called("report", "grid", "--store", store).exit_code == 0
+    assert called("report", "grid", "--store", store).exit_code == 0  # into the store
     assert (store / "reports" / "grid" / "laws.csv").read_bytes() == (tmp_path / "page" / "laws.csv").read_bytes()
     assert "cannot read the sweep file grid" in said(called("plan", "grid", "--store", store))
 
@@ -255,7 +269,7 @@ def test_a_publication_is_taken_in_with_the_same_digits(study: Study, folder: Pa
     note = "7 of the 8 trials were imported from"
     assert any(note in one for one in theirs.plan().sweep.notes)
     assert any(note in one for one in theirs.table().notes)
-    assert notes_on(study.sweep.trials, study.store) == ()
+    assert notes_on(study.ids, study.store) == ()
     assert {one.status for one in theirs.plan().trials} == {names.FINISHED, names.NEW}
     status = called("status", folder / "sweep.yaml", "--store", store)
     assert status.stdout.count("not trained here") == 7

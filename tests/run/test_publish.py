@@ -59,7 +59,7 @@ def folder(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_table_comes_back_from_its_files_to_the_last_bit(tmp_path: Path) -> None:
-    world = World({"rf": 1.0, "eps/linear": 0.8}, noise=0.003, profile=True, quality=True, seeds=(0, 1))
+    world = World({"rf": 1.0, "eps/linear": 0.8}, depths=(1, 2), noise=0.003, profile=True, quality=True)
     uri = write_sweep(tmp_path, "world", world_trials(world))
     table = read_sweep(uri, "world")
     tables = Tables(table, read_attention(uri, table))
@@ -78,7 +78,7 @@ def test_a_table_comes_back_from_its_files_to_the_last_bit(tmp_path: Path) -> No
 
 
 def test_every_column_has_a_meaning(tmp_path: Path) -> None:
-    world = World({"rf": 1.0, "eps/linear": 0.8}, noise=0.003, profile=True, quality=True)
+    world = World({"rf": 1.0, "eps/linear": 0.8}, depths=(1, 2), noise=0.003, profile=True, quality=True)
     uri = write_sweep(tmp_path, "world", world_trials(world))
     table = read_sweep(uri, "world")
     found = compare(table)
@@ -224,7 +224,7 @@ def condition_of(trial: Any) -> Any:
     return encode(load_text_encoder(trial.text), ["a red circle", "two blue squares"])
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", [0, 2])
 def test_diffusers_loads_the_same_function(study: Study, folder: Path, number: int) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     diffusers = pytest.importorskip("diffusers")
@@ -244,9 +244,9 @@ def test_diffusers_loads_the_same_function(study: Study, folder: Path, number: i
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_its_scheduler_draws_the_same_images(tmp_path: Path, shift: float) -> None:
-    """Euler steps of diffusers, with the sigmas that the card gives, against our solver."""
+def test_its_scheduler_draws_the_same_images(tmp_path: Path) -> None:
+    """Euler steps of diffusers, with the sigmas that the card gives, against our solver, under a timestep shift."""
+    shift = 3.0
     os.environ["HF_HUB_OFFLINE"] = "1"
     diffusers = pytest.importorskip("diffusers")
     training = {"steps": 4, "batch": 8, "timestep_shift": shift}

@@ -80,8 +80,8 @@ def _import_table(source: Path, store: Store, asked: Mapped, progress: Progress)
             added.append(run.trial_id)
         progress("runs", done, len(read.runs))
     question = asked.question or f"What do the runs of {source.name} say?"
-    ids = [run.trial_id for run in read.runs]
-    write_index(name, question, ids, read.columns, read.notes, store, origin)
+    arms = {run.trial_id: run.arm for run in read.runs}
+    write_index(name, question, arms, read.columns, read.notes, store, origin)
     return Imported(name, name, origin, tuple(added), tuple(kept), (), read.notes)
 
 
@@ -113,7 +113,7 @@ def _import_published(source: Path, store: Store, progress: Progress) -> Importe
             added.append(path.name)
         progress("trials", done, len(found))
     sweeps.record(sweep, store)
-    notes = notes_on(sweep.trials, store)
+    notes = notes_on([trial.trial_id for trial in sweep.trials], store)
     told = sweep.model_copy(update={"notes": tuple(dict.fromkeys([*sweep.notes, *notes]))})
     Mirror(told, store).finish()
     return Imported(sweep.name, str(source / "sweep.yaml"), origin, tuple(added), tuple(kept), tuple(left), notes)

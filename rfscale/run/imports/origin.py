@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rfscale.spec.trial import Trial
 from rfscale.store import Store, TrialFolder, read_json, write_json
 
 FILE = "imported.json"
@@ -38,12 +37,12 @@ def origin_of(folder: TrialFolder) -> Origin | None:
     return None if found is None else Origin(str(found["source"]), str(found["sha256"]), str(found["on"]))
 
 
-def notes_on(trials: Iterable[Trial], store: Store) -> tuple[str, ...]:
+def notes_on(trial_ids: Iterable[str], store: Store) -> tuple[str, ...]:
     """A sentence for each source from which trials of these were imported."""
     found: dict[str, int] = {}
-    several = list(trials)
-    for trial in several:
-        origin = origin_of(store.trial(trial.trial_id))
+    several = list(trial_ids)
+    for trial_id in several:
+        origin = origin_of(store.trial(trial_id))
         if origin is not None:
             found[str(origin)] = found.get(str(origin), 0) + 1
     return tuple(

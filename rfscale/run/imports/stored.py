@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rfscale import names
-from rfscale.run.imports.origin import Origin, origin_of
+from rfscale.run.imports.origin import Origin, notes_on, origin_of
 from rfscale.run.imports.rows import ForeignRun
 from rfscale.run.results import Results
 from rfscale.store import Journal, Store, StoreError, TrialFolder, read_json, write_json
@@ -37,7 +37,6 @@ def write_run(run: ForeignRun, folder: TrialFolder, origin: Origin) -> None:
         made.record,
         {
             "trial_id": run.trial_id,
-            "arm": run.arm,
             "identity": dict(run.identity),
             "parameters": {
                 "parameters": run.parameters,
@@ -74,8 +73,8 @@ def named(given: Path | str, store: Store) -> Results | None:
         return None
     try:
         origin = Origin(**found["origin"])
-        tables = _tables(found, store, origin)
-    except (KeyError, TypeError, IndexError) as error:
+        tables = _tables(found, store)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise StoreError(f"{index(name, store)} is damaged; remove it, and import the runs again") from error
     return Results(
         tables,
@@ -90,14 +89,14 @@ def status_rows(name: str, store: Store) -> list[dict[str, Any]]:
     """How each imported run of a name stands, as `rfscale status` shows trials."""
     found = read_json(index(name, store)) or {}
     rows = []
-    for trial_id in found.get("trials", ()):
+    for trial_id, arm in dict(found.get("trials", {})).items():
         folder = store.trial(trial_id)
         record, state = read_json(folder.record) or {}, folder.state()
         given = record.get("parameters", {})
         rows.append(
             {
                 "trial_id": trial_id,
-                "arm": record.get("arm", ""),
+                "arm": arm,
                 **{key: given.get(key) for key in ("parameters", "samples", "seed")},
                 "step": state.step,
                 "loss": state.loss,
@@ -108,7 +107,7 @@ def status_rows(name: str, store: Store) -> list[dict[str, Any]]:
     return rows
 
 
-def _tables(found: dict[str, Any], store: Store, origin: Origin) -> Tables:
+def _tables(found: dict[str, Any], store: Store) -> Tables:
     import pandas as pd
 
     from analysis.table.attention import COLUMNS
@@ -130,7 +129,7 @@ def _tables(found: dict[str, Any], store: Store, origin: Origin) -> Tables:
         for point in points:
             place = (trial_id, point.step, point.step * given["batch"], point.step * given["train_flops_per_step"])
             curves += [(*place, key, value) for key, value in point.metrics.items()]
-        row = {"trial_id": trial_id, "run_id": trial_id, "status": names.FINISHED, "arm": record["arm"]}
+        row = {"trial_id": trial_id, "run_id": trial_id, "status": names.FINISHED, "arm": found["trials"][trial_id]}
         row |= {key: _parameter(key, known.kind, given, found["name"]) for key, known in names.PARAMS.items()}
         row |= dict.fromkeys(names.METRICS, math.nan) | {names.VAL_LOSS: points[-1].metrics[names.VAL_LOSS]}
         rows.append({**row, **{column(key): value for key, value in record["identity"].items()}})
@@ -160,9 +159,16 @@ def _tables(found: dict[str, Any], store: Store, origin: Origin) -> Tables:
         commits=(),
         versions={},
         devices=(),
-        notes=(f"all {len(trials)} runs were {origin}", *found["notes"]),
+        notes=(*notes_on(found["trials"], store), _measure(found), *found["notes"]),
     )
     return Tables(table, pd.DataFrame([], columns=list(COLUMNS)))
+
+
+def _measure(found: dict[str, Any]) -> str:
+    return (
+        f"val/loss is the column {found['columns']['loss']} of that table: what this page says of velocity MSE and of "
+        "images is not about it"
+    )
 
 
 def _parameter(key: str, kind: str, given: dict[str, Any], name: str) -> Any:
@@ -195,7 +201,7 @@ def check_index(name: str, store: Store, origin: Origin) -> None:
 def write_index(
     name: str,
     question: str,
-    ids: list[str],
+    arms: dict[str, str],
     columns: dict[str, Any],
     notes: tuple[str, ...],
     store: Store,
@@ -206,4 +212,4 @@ def write_index(
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = {"source": origin.source, "sha256": origin.sha256, "on": origin.on}
     write_json(path, {"name": name, "question": question, "origin": kept, "columns": json.loads(json.dumps(columns)),
-                      "notes": list(notes), "trials": ids})  # fmt: skip
+                      "notes": list(notes), "trials": arms})  # fmt: skip
