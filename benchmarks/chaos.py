@@ -257,7 +257,7 @@ def chaos(
 
 
 def _fields(tally: Tally) -> Iterator[tuple[str, object]]:
-    return ((one.name, getattr(tally, one.name)) for one in fields(tally))
+    return ((one.name, getattr(tally, one.name)) for one in fields(tally) if one.name != "until")
 
 
 def main() -> int:
