@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from rfscale.data import DataSpec
 from rfscale.data.base import FloatArray
 from rfscale.judges.base import Generate, Judge, JudgeError, Score
+from rfscale.judges.metrics import clip_score
 from rfscale.judges.published.spec import ClipJudge
 from rfscale.judges.published.weights import (
     BATCH,
@@ -42,8 +43,8 @@ class Clip:
     """A CLIP model of `transformers`, with its tokenizer and image processor.
 
     torchmetrics' CLIPScore is not used: 1.9.0 takes the norm of what `get_image_features` returns, which has been an
-    output object and no tensor since transformers 5, and it accepts no local folder. FID and KID come from `distances`,
-    which the tests hold to torchmetrics on the same features.
+    output object and no tensor since transformers 5, and it accepts no local folder. The scores are those of
+    `rfscale.judges.metrics`, which the tests hold to torchmetrics on the same features.
     """
 
     model: Any
@@ -101,12 +102,6 @@ def load_clip_model(judge: str, key: str, model: str, device: str) -> Clip:
     return Clip(network.to(device), tokenizer, images, folder, device)
 
 
-def cosines(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Cosine of each row of `a` with the same row of `b`."""
-    dot = (a * b).sum(axis=1)
-    return np.asarray(dot / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)), dtype=np.float32)
-
-
 @dataclass(frozen=True)
 class _ClipJudge:
     label: str
@@ -119,9 +114,8 @@ class _ClipJudge:
         """`clip_score`, the mean cosine (not times 100), and the distances where there are true images."""
         features = self.clip.encode_images(list(rgb(generate(self.captions))))
         texts = self.clip.encode_texts(self.captions)
-        cosine = cosines(features, texts)
-        true = math.nan if self.reference is None else float(cosines(self.reference.true, texts).mean())
-        yield Score("clip_score", float(cosine.mean()), float(cosine.std(ddof=1)) / math.sqrt(len(cosine)), true)
+        true = math.nan if self.reference is None else clip_score(self.reference.true, texts).value
+        yield replace(clip_score(features, texts), ceiling=true)
         if self.reference is not None:
             yield from self.reference.scores(features)
 

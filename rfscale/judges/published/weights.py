@@ -22,7 +22,7 @@ from rfscale.data import DataSpec, load
 from rfscale.data.base import FloatArray
 from rfscale.data.space import to_uint8
 from rfscale.judges.base import JudgeError, Score
-from rfscale.judges.distances import distances
+from rfscale.judges.metrics import distance_scores
 from rfscale.store.files import replacing
 
 BATCH = 64  # images in one forward pass
@@ -187,11 +187,11 @@ class Reference:
     def __init__(self, true: FloatArray, reference: FloatArray, disjoint: bool) -> None:
         self.true = true
         self.reference = reference
-        self._ceilings = {s.name: s.value for s in distances(true, reference)} if disjoint else {}
+        self._ceilings = {s.name: s.value for s in distance_scores(true, reference)} if disjoint else {}
 
     def scores(self, generated: FloatArray) -> Iterator[Score]:
         """`fid`, `kid` and `fid_infinity` of generated features, with their ceilings."""
-        for score in distances(generated, self.reference):
+        for score in distance_scores(generated, self.reference):
             yield replace(score, ceiling=self._ceilings.get(score.name, math.nan))
 
 

@@ -35,8 +35,8 @@ from rfscale.judges import base as base_module
 from rfscale.judges import distances as distances_module
 from rfscale.judges.base import Generate, JudgeError, Progress, Score, share
 from rfscale.judges.cache import code_hash, kept
-from rfscale.judges.distances import distances
 from rfscale.judges.geneval import rule as geneval
+from rfscale.judges.metrics import distance_scores as distances
 from rfscale.judges.shapes import corruptions, reader
 from rfscale.judges.shapes import encoder as encoder_module
 from rfscale.judges.shapes import phrases as phrases_module
