@@ -144,6 +144,10 @@ def sample(
             "--shift", help="timestep shift; for m pixels instead of n the paper takes sqrt(m/n) [default: as trained]"
         ),
     ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", help="text encoder to leave out, its part zeros; may be repeated [default: none]"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a PNG grid of images from a trained trial."""
@@ -162,6 +166,7 @@ def sample(
         ema=not raw,
         size=None if size is None else sides_of(size),
         shift=shift,
+        without=without or (),
     )
     images.save(out)
     trial = images.trial

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rfscale.data.text import TextEncoder
+from rfscale.data.text import Span, TextEncoder
 
 Device = torch.device | str
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What the network is told of b captions; all zeros is the unconditional input. The tokens of several text encoders
-    follow each other, in the lengths of `EncoderSpec.parts`: a network that tells them apart knows these too."""
+    """What the network is told of b captions; all zeros is the unconditional input. The tokens and the pooled vectors
+    of several text encoders follow each other, as `EncoderSpec.spans` has them: who tells them apart knows these."""
 
     tokens: Tensor  # (b, l, d), zeros after a caption's last word
     pooled: Tensor  # (b, p)
@@ -38,6 +38,14 @@ class Condition:
     def where(self, kept: Tensor) -> Condition:
         """Unconditional where `kept`, (b,) of truth values, is false."""
         return Condition(self.tokens * kept.view(-1, 1, 1), self.pooled * kept.view(-1, 1))
+
+    def where_each(self, kept: Tensor, spans: Sequence[Span]) -> Condition:
+        """Zero what encoder j gives where `kept`, (b or 1, encoders) of truth values, is false."""
+        tokens, pooled = (torch.tensor([span[i] for span in spans], device=kept.device) for i in (0, 1))
+        return Condition(
+            self.tokens * kept.repeat_interleave(tokens, dim=1).unsqueeze(-1),
+            self.pooled * kept.repeat_interleave(pooled, dim=1),
+        )
 
     def and_without(self) -> Condition:
         """2b: these, then the unconditional input as often."""

@@ -18,8 +18,11 @@ from pydantic import Field
 from rfscale.data.base import FloatArray
 from rfscale.data.counter import uniform
 from rfscale.data.words import words
-from rfscale.numbers import Whole
+from rfscale.numbers import Probability, Whole
 from rfscale.registry import Kind, Spec
+
+Span = tuple[int, int]
+"""Of one text encoder: how many tokens it gives, and how many numbers of the pooled vector."""
 
 
 class EncoderSpec(Spec):
@@ -41,6 +44,24 @@ class EncoderSpec(Spec):
     def pooled_width(self) -> int:
         return self.width
 
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """What each text encoder gives, in the order in which they follow each other."""
+        return ((self.length, self.pooled_width),)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a person calls each text encoder, as in `rfscale sample --without`."""
+        if len(self.spans) == 1:
+            return (self.encoder,)
+        return tuple(f"{self.encoder}{number}" for number, _ in enumerate(self.spans, start=1))
+
+    @property
+    def each_dropout(self) -> float | None:
+        """The probability with which training drops each encoder by itself (paper, appendix B.3); None where it drops
+        all of them at once."""
+        return None
+
     def load(self) -> TextEncoder:
         raise NotImplementedError
 
@@ -48,7 +69,7 @@ class EncoderSpec(Spec):
 class TextSpec(EncoderSpec):
     """A frozen, deterministic embedding of words that needs no download."""
 
-    later = frozenset({"encoders"})
+    later = frozenset({"encoders", "dropout"})
     encoder: Literal["hash"] = "hash"
     length: Annotated[int, Whole(1, 512)] = Field(
         default=16, description="tokens per caption, of each encoder; longer captions are cut"
@@ -56,6 +77,10 @@ class TextSpec(EncoderSpec):
     width: Annotated[int, Whole(8, 4096, step=2)] = Field(default=64, description="width of a token vector")
     encoders: Annotated[int, Whole(1, 8)] = Field(
         default=1, description="embeddings that read each caption, each with word vectors of its own"
+    )
+    dropout: Probability | None = Field(
+        default=None,
+        description="chance that training drops an encoder, each by itself, instead of text_dropout; the paper: 0.464",
     )
 
     @property
@@ -65,6 +90,14 @@ class TextSpec(EncoderSpec):
     @property
     def pooled_width(self) -> int:
         return self.width * self.encoders
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        return ((self.length, self.width),) * self.encoders
+
+    @property
+    def each_dropout(self) -> float | None:
+        return self.dropout
 
     def load(self) -> TextEncoder:
         encoders = [HashTextEncoder(self.length, self.width, salt) for salt in range(self.encoders)]

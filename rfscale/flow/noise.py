@@ -30,6 +30,7 @@ class Stream(IntEnum):
     TEXT_DROPOUT = 2
     VALIDATION = 3
     GENERATION = 4
+    ENCODER_DROPOUT = 5
 
 
 def philox(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -66,6 +67,14 @@ def uniform(seed: int, stream: Stream, step: int, first: int, count: int, device
     """(count,) float64 in (0, 1), one number per sample, on the grid (k + 1/2) / 2^32: never exactly 0 or 1."""
     words = _words(seed, stream, step, _range(first, count, device), 1)
     return (words[:, 0, 0].double() + 0.5) * 2.0**-32
+
+
+def uniforms(
+    seed: int, stream: Stream, step: int, first: int, count: int, numbers: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """(count, numbers) float64 in (0, 1), several independent ones per sample, on the grid of `uniform`."""
+    words = _words(seed, stream, step, _range(first, count, device), -(-numbers // 4))
+    return (words.flatten(1)[:, :numbers].double() + 0.5) * 2.0**-32
 
 
 def normal(

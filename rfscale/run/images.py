@@ -129,11 +129,13 @@ def draw(
     ema: bool = True,
     size: Sides | None = None,
     shift: float | None = None,
+    without: Sequence[str] = (),
 ) -> Images:
     """`count` images of each prompt by a finished trial of the store; image i has noise number i of the seed.
 
     `size`: height and width, None for those of the training. `shift`: of the timesteps, None for that of the training;
-    for m pixels instead of n the paper takes sqrt(m / n) (section 5.3.2). Raises StoreError, and SweepError for a value
+    for m pixels instead of n the paper takes sqrt(m / n) (section 5.3.2). `without`: text encoders whose part is zeros,
+    by `EncoderSpec.names`. Raises StoreError, and SweepError for a value
     that cannot be.
     """
     asked = {"count": count, "steps": steps, "guidance": guidance, "seed": seed}
@@ -145,6 +147,7 @@ def draw(
     folder = finished_trial(store, trial_id)
     trial = trial_of(folder)
     shape = None if size is None else (trial.data.channels, *_possible(size, trial))
+    kept = _kept_encoders(without, trial)
     import torch
 
     from rfscale.data.batch import encode
@@ -157,11 +160,23 @@ def draw(
     try:
         captions = [text for text in prompts for _ in range(count)]
         condition = encode(load_text_encoder(trial.text), captions)
+        if not all(kept):
+            condition = condition.where_each(torch.tensor([kept]), trial.text.spans)
         model = load_model(trial, folder, ema=ema)
         images = generate_images(model, trial, condition, steps, guidance, seed, shape=shape, shift=shift)
     finally:
         torch.set_num_threads(before)
     return Images(images, tuple(captions), trial)
+
+
+def _kept_encoders(without: Sequence[str], trial: Trial) -> list[bool]:
+    """Whether each text encoder of the trial is read. Raises SweepError for a name that none of them has."""
+    names = trial.text.names
+    for name in without:
+        if name not in names:
+            of = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+            raise SweepError(f"trial {trial.trial_id} has no text encoder {quoted(name)}; it reads its text with {of}")
+    return [name not in without for name in names]
 
 
 def sides_of(size: str) -> Sides:

@@ -125,6 +125,7 @@ class Views:
         ema: bool = True,
         size: tuple[int, int] | None = None,
         shift: float | None = None,
+        without: Sequence[str] = (),
     ) -> Images:
         """Draw `count` images of each prompt by a finished trial, given as such or by its id. Errors as of `draw`."""
         return draw(
@@ -138,6 +139,7 @@ class Views:
             ema=ema,
             size=size,
             shift=shift,
+            without=without,
         )
 
     def model(self, trial: Trial | str, *, ema: bool = True, device: str = "cpu") -> nn.Module:

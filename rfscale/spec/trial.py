@@ -175,6 +175,17 @@ class Trial(Strict):
         return canonical(value)
 
     @model_validator(mode="after")
+    def _text_is_dropped_one_way(self) -> Trial:
+        if self.text.each_dropout is not None and "text_dropout" in self.training.model_fields_set:
+            default = ResolvedTraining.model_fields["text_dropout"].default
+            if self.training.text_dropout != default:
+                raise ValueError(
+                    "text.dropout drops each encoder by itself, and training.text_dropout all of them at once; "
+                    "write one of the two"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _shapes_are_possible(self) -> Trial:
         _ = self.costs
         return self
@@ -211,6 +222,12 @@ class Trial(Strict):
         """The mean over the steps, of what a sample costs at each: a whole number wherever it is one."""
         total, steps = self.sum_of(cost), self.training.steps
         return total / steps if total % steps else total // steps
+
+    @property
+    def text_dropout(self) -> float:
+        """The probability that training sees a sample without its text: that all encoders are dropped."""
+        each = self.text.each_dropout
+        return self.training.text_dropout if each is None else each ** len(self.text.spans)
 
     @property
     def train_flops(self) -> int:
@@ -298,7 +315,7 @@ class Trial(Strict):
             "ema_decay": training.ema_decay,
             "ema_every": training.ema_every,
             "precision": training.precision,
-            "text_dropout": training.text_dropout,
+            "text_dropout": self.text_dropout,
             "timestep_shift": training.timestep_shift,
             "curve_ends": names.ALL_POINTS if training.schedule.anytime else names.LAST_POINT,
             "seed": self.seed,

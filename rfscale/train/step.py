@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from rfscale import names
-from rfscale.data.batch import Batch
+from rfscale.data.batch import Batch, Condition
+from rfscale.data.text import EncoderSpec
 from rfscale.flow.formulations import Formulation, formulation
-from rfscale.flow.noise import Stream, normal, stratified, uniform
+from rfscale.flow.noise import Stream, normal, stratified, uniform, uniforms
 from rfscale.spec.trial import ResolvedTraining, Trial
 from rfscale.train.placement import Placement
 from rfscale.train.schedule import Schedule, schedule_of
@@ -28,13 +29,14 @@ class Recipe:
     seed: int
     formulation: Formulation
     training: ResolvedTraining
+    text: EncoderSpec
     schedule: Schedule
     placement: Placement
 
     @classmethod
     def of(cls, trial: Trial, placement: Placement) -> Recipe:
         training = trial.training
-        return cls(trial.seed, formulation(trial.formulation), training, schedule_of(training), placement)
+        return cls(trial.seed, formulation(trial.formulation), training, trial.text, schedule_of(training), placement)
 
     def precision(self) -> AbstractContextManager[object]:
         """What the network is run in during training."""
@@ -84,8 +86,7 @@ def take_step(state: TrainState, batch: Batch, recipe: Recipe, sums: Sums) -> No
         eps = normal(recipe.seed, Stream.NOISE, step, first, count, tuple(x0.shape[1:]), device)
         u = stratified(recipe.seed, step, training.batch, first, count, device)
         logsnr = recipe.formulation.draw(u, training.timestep_shift)
-        kept = uniform(recipe.seed, Stream.TEXT_DROPOUT, step, first, count, device) >= training.text_dropout
-        told = part.condition.where(kept)
+        told = _told(part.condition, recipe, step, first)
         with recipe.precision():
             loss = recipe.formulation.loss(state.model, x0, eps, logsnr, told).sum() / training.batch
         loss.backward()  # type: ignore[no-untyped-call]
@@ -99,6 +100,17 @@ def take_step(state: TrainState, batch: Batch, recipe: Recipe, sums: Sums) -> No
     if (step + 1) % training.ema_every == 0:
         _update_ema(state, training.ema_decay)
     state.at.step += 1
+
+
+def _told(condition: Condition, recipe: Recipe, step: int, first: int) -> Condition:
+    """What the network is told in training: all of the text dropped at once, or each encoder by itself."""
+    seed, count, device = recipe.seed, len(condition), recipe.placement.device
+    text = recipe.text
+    if text.each_dropout is None:
+        kept = uniform(seed, Stream.TEXT_DROPOUT, step, first, count, device) >= recipe.training.text_dropout
+        return condition.where(kept)
+    drawn = uniforms(seed, Stream.ENCODER_DROPOUT, step, first, count, len(text.spans), device)
+    return condition.where_each(drawn >= text.each_dropout, text.spans)
 
 
 def _update_ema(state: TrainState, ema_decay: float) -> None:
