@@ -44,11 +44,15 @@ class PluginError(RfscaleError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class PathField:
-    """Metadata of a text field: a path, relative to the sweep file. `or_name`: only where it begins like one."""
+    """Metadata of a text field: a path, relative to the sweep file. `or_name`: only where it begins like one; `or_url`:
+    unless it is a URL."""
 
     or_name: bool = False
+    or_url: bool = False
 
     def is_path(self, value: object) -> bool:
+        if self.or_url and isinstance(value, str) and "://" in value:
+            return False
         return isinstance(value, str) and bool(value) and (not self.or_name or value.startswith((".", "/", "~")))
 
 

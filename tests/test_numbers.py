@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rfscale.backbones.mmdit.spec import MMDiTSpec
-from rfscale.data.spec import DigitsData, FolderData, GlyphsData, ShapesData
+from rfscale.data import DigitsData, FolderData, GlyphsData, ShapesData
+from rfscale.data.emoji import EmojiData
+from rfscale.data.hf import HfData
+from rfscale.data.parquet import ParquetData
 from rfscale.data.text import TextSpec
+from rfscale.data.webdataset import WebDatasetData
 from rfscale.judges import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJudge, ShapesJudge
 from rfscale.numbers import MAX_ENTRIES, Listed, Real, Whole
 from rfscale.paths import PathError, expanded
@@ -25,7 +29,7 @@ from rfscale.spec.trial import Evaluation, ResolvedTraining, Trial
 SPECS: tuple[type[BaseModel], ...] = (
     *(MMDiTSpec.ladder(), Training, Evaluation, Samples, Quality, Setting, Resources, Grid, Trial, ResolvedTraining),
     *(MMDiTSpec, TextSpec),
-    *(ShapesData, GlyphsData, DigitsData, FolderData),
+    *(ShapesData, GlyphsData, DigitsData, FolderData, WebDatasetData, ParquetData, HfData, EmojiData),
     *(ShapesJudge, GlyphsJudge, ClipJudge, InceptionJudge, GenEvalJudge),
 )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rfscale.data.base import Captioned, DataError, Dataset
-from rfscale.data.spec import DataSource, DataSpec, DigitsData, FolderData, GlyphsData, ShapesData
+from rfscale.data.folder import FolderData
+from rfscale.data.spec import DataSource, DataSpec, DigitsData, GlyphsData, ShapesData
 from rfscale.data.text import TextEncoder, TextSpec, load_text_encoder
 
 __all__ = [

@@ -19,6 +19,10 @@ class DataError(RfscaleError, ValueError):
     """The data cannot be used as given; the message says what is wrong and what to do, in one sentence."""
 
 
+class AbsentError(DataError):
+    """The data are not on this machine."""
+
+
 @dataclass(frozen=True)
 class Captioned:
     """Samples in the space of the data, here pixels float32 "b c h w" in [-1, 1], and one caption for each.

@@ -1,17 +1,20 @@
-"""Image files -> RGB pixels of one height and width, in a thread pool (Pillow decodes outside the interpreter lock)."""
+"""Images in files, or inside other files -> RGB pixels of one height and width, in a thread pool (Pillow decodes
+outside the interpreter lock)."""
 
 from __future__ import annotations
 
+import io
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from rfscale.data.base import DataError
 from rfscale.data.buckets import Sides
@@ -32,7 +35,24 @@ _TURNS = {
 _SIDEWAYS = (5, 6, 7, 8)
 
 
-def decode(path: Path, height: int, width: int | None = None) -> npt.NDArray[np.uint8]:
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An image inside another file. `where` names it and `remedy` says what to do where it cannot be decoded; `stamp`
+    changes when the file does. `read` gives its bytes."""
+
+    where: str
+    remedy: str
+    stamp: Hashable
+    read: Callable[[], bytes] = field(compare=False)
+
+    def __str__(self) -> str:
+        return self.where
+
+
+Picture = Path | Stored
+
+
+def decode(picture: Picture, height: int, width: int | None = None) -> npt.NDArray[np.uint8]:
     """uint8 "height width 3": EXIF orientation applied, RGB, the largest centred part of that aspect, bicubic with
     antialiasing. Without a width, a square.
 
@@ -42,7 +62,7 @@ def decode(path: Path, height: int, width: int | None = None) -> npt.NDArray[np.
     """
     width = height if width is None else width
     try:
-        with Image.open(path) as image:
+        with Image.open(_source(picture)) as image:
             upright = _rgb(_upright(image))
             right, bottom = upright.size
             kept_width, kept_height = min(right, bottom * width / height), min(bottom, right * height / width)
@@ -50,59 +70,69 @@ def decode(path: Path, height: int, width: int | None = None) -> npt.NDArray[np.
             box = (left, top, left + kept_width, top + kept_height)
             return np.asarray(upright.resize((width, height), Image.Resampling.BICUBIC, box=box))
     except Exception as error:  # a corrupt file makes Pillow raise nearly anything: OSError, SyntaxError, struct.error
-        raise _undecodable(path, error) from error
+        raise _undecodable(picture, error) from error
 
 
-def decode_all(paths: Sequence[Path], sides: Sides) -> npt.NDArray[np.uint8]:
+def _source(picture: Picture) -> Path | io.BytesIO:
+    return picture if isinstance(picture, Path) else io.BytesIO(picture.read())
+
+
+def decode_all(pictures: Sequence[Picture], sides: Sides) -> npt.NDArray[np.uint8]:
     """uint8 "n h w 3"."""
-    if len(paths) == 1:
-        return decode(paths[0], *sides)[None]
+    if len(pictures) == 1:
+        return decode(pictures[0], *sides)[None]
     with ThreadPoolExecutor(_threads()) as pool:
-        return np.stack(list(pool.map(lambda path: decode(path, *sides), paths)))
+        return np.stack(list(pool.map(lambda picture: decode(picture, *sides), pictures)))
 
 
-def check_images(paths: Sequence[Path], sides: Sides) -> list[Path]:
+def check_images(pictures: Sequence[Picture], sides: Sides) -> list[Picture]:
     """Decode every image and keep none; returns those that are nearly of one colour.
 
     Raises DataError that names the first one which cannot be decoded.
     """
-    flat: list[Path] = []
+    flat: list[Picture] = []
     with ThreadPoolExecutor(_threads()) as pool:
-        for first in range(0, len(paths), _CHUNK):
-            chunk = paths[first : first + _CHUNK]
-            decoded = pool.map(lambda path: decode(path, *sides), chunk)
-            flat += [path for path, pixels in zip(chunk, decoded, strict=True) if is_flat(pixels)]
+        for first in range(0, len(pictures), _CHUNK):
+            chunk = pictures[first : first + _CHUNK]
+            decoded = pool.map(lambda picture: decode(picture, *sides), chunk)
+            flat += [picture for picture, pixels in zip(chunk, decoded, strict=True) if is_flat(pixels)]
     return flat
 
 
-def upright_sizes(paths: Sequence[Path]) -> list[Sides]:
+def upright_sizes(pictures: Sequence[Picture]) -> list[Sides]:
     """Height and width of every image as `decode` sees it, from its header. Raises DataError as `decode` does."""
     with ThreadPoolExecutor(_threads()) as pool:
-        return list(pool.map(_upright_size, paths))
+        return list(pool.map(_upright_size, pictures))
 
 
-def _upright_size(path: Path) -> Sides:
+def _upright_size(picture: Picture) -> Sides:
     try:
-        status = path.stat()
-        return _size_of(path, status.st_mtime_ns, status.st_size)
+        if isinstance(picture, Stored):
+            return _size_of(picture, picture.stamp)
+        status = picture.stat()
+        return _size_of(picture, (status.st_mtime_ns, status.st_size))
     except Exception as error:
-        raise _undecodable(path, error) from error
+        raise _undecodable(picture, error) from error
 
 
 @lru_cache(maxsize=1 << 18)
-def _size_of(path: Path, changed: int, size: int) -> Sides:
+def _size_of(picture: Picture, stamp: Hashable) -> Sides:
     """Of the file as it was at that time: a sweep asks for the same sizes many times."""
-    with Image.open(path) as image:
+    with Image.open(_source(picture)) as image:
         turned = _orientation(image) in _SIDEWAYS
         # Pillow turns a TIFF itself: some versions already when it is opened, others when it is loaded.
         width, height = _upright(image).size if turned and image.format == "TIFF" else image.size
         return (width, height) if turned and image.format != "TIFF" else (height, width)
 
 
-def _undecodable(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"the image {path} cannot be decoded ({error}): replace it or remove its line from metadata.jsonl."
-    )
+def _undecodable(picture: Picture, error: Exception) -> DataError:
+    if isinstance(error, DataError):  # what holds the image cannot be read
+        return error
+    stored = isinstance(picture, Stored)
+    remedy = picture.remedy if stored else "replace it or remove its line from the metadata file"
+    # Pillow names the buffer that it was given, by its address.
+    reason = "cannot identify image file" if stored and isinstance(error, UnidentifiedImageError) else error
+    return DataError(f"the image {picture} cannot be decoded ({reason}): {remedy}.")
 
 
 def is_flat(pixels: npt.NDArray[np.uint8]) -> bool:

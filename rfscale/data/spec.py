@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
 from rfscale.data.base import DataError, Dataset, Extent
 from rfscale.data.buckets import Side, Sides, SidesField, check_areas, named
 from rfscale.data.endless import STREAM_BITS, EndlessDataset
+from rfscale.data.pairs import CAPTION, CaptionsField, Listing, Weights
 from rfscale.data.space import Space, pixel_space
 from rfscale.numbers import Real, Whole
-from rfscale.paths import expanded
-from rfscale.registry import Kind, PathField, Spec
+from rfscale.registry import Kind, Spec
 
 _SAMPLE = np.arange(512, dtype=np.uint64)  # of the captions of an endless world
 SEEDS = 2 ** (63 - STREAM_BITS)
@@ -33,6 +32,16 @@ class DataSource(Spec):
     resolution: int
     judge: ClassVar[str] = ""
     """The judge of its own world, "" where it has none."""
+
+    @property
+    def known(self) -> bool:
+        """Whether the content is known, so that ids are final; not of data that are `unread`."""
+        return True
+
+    def unread(self) -> Self | None:
+        """The same of data that are not on this machine, for a plan: what depends on the content is open. None where
+        there is no such thing."""
+        return None
 
     @property
     def square(self) -> Sides:
@@ -160,14 +169,14 @@ class DigitsData(DataSource):
         return DigitsDataset(self)
 
 
-class FolderData(DataSource):
-    """The user's own images: a folder with a `metadata.jsonl` of `file_name` and `text` (Hugging Face imagefolder)."""
+class PairsData(DataSource):
+    """Images with captions, whatever holds them. A subclass gives a field `path`, and `listing`; the rest is here.
 
-    later = frozenset({"buckets"})
-    name: Literal["folder"]
-    path: Annotated[str, PathField()] = Field(
-        min_length=1, description="the folder that holds metadata.jsonl; ~ is expanded"
-    )
+    Batches are a function of the pairs, the seed and the sample number alone: one data set in two containers gives the
+    same ones.
+    """
+
+    path: str
     resolution: Annotated[int, Whole(8, 1024)] = Field(default=32, description="side of the square image in pixels")
     validation_fraction: Annotated[float, Real(0, 0.5, low_open=True)] = Field(
         default=0.1, description="share of the images held out, chosen by a hash of file_name"
@@ -176,6 +185,13 @@ class FolderData(DataSource):
     buckets: Annotated[tuple[tuple[Side, Side], ...], SidesField()] = Field(
         default=(), description="[[height, width], ...], each of about resolution^2 pixels, instead of the square"
     )
+    captions: Annotated[Weights, CaptionsField()] = Field(
+        default=(),
+        description="caption columns with their weights, {original: 0.5, synthetic: 0.5}; () is `text` alone",
+    )
+    flips: bool = Field(default=False, description="whether half of the training samples are mirrored")
+
+    _unread: bool = PrivateAttr(default=False)
 
     @model_validator(mode="after")
     def _areas_are_one(self) -> Self:
@@ -183,71 +199,101 @@ class FolderData(DataSource):
         return self
 
     @property
-    def folder(self) -> Path:
-        return expanded(self.path, "the data folder")
+    def known(self) -> bool:
+        return not self._unread
+
+    def unread(self) -> Self:
+        found = self.model_copy()
+        found._unread = True
+        return found
 
     @property
     def sides(self) -> tuple[Sides, ...]:
         return self.buckets or (self.square,)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The caption columns that are read."""
+        return tuple(name for name, _ in self.captions) or (CAPTION,)
+
+    def listing(self) -> Listing:
+        """All pairs. Raises DataError that names the file and the row or member at fault. Decodes no image."""
+        raise NotImplementedError
+
+    def content(self) -> str:
+        """SHA-256 of what the data are, wherever they lie. Raises DataError."""
+        return self.listing().content
+
     def identity(self) -> dict[str, JsonValue]:
-        """The path is replaced by a fingerprint of the content, so that a moved folder keeps its trials.
+        """The path is replaced by a fingerprint of the content, so that moved data keep their trials.
 
-        Raises DataError when the folder or its metadata.jsonl cannot be used.
+        Raises DataError when the data cannot be used.
         """
-        from rfscale.data.listing import fingerprint
-
-        return {**super().identity(), "content": fingerprint(self.folder)}
+        content = self.content() if self.known else f"open: {self.path}"
+        return {**super().identity(), "content": content}
 
     def check(self, decode: bool = False) -> tuple[str, ...]:
         """What is odd about the images, a sentence each; `decode` opens every one of them.
 
         Raises DataError for anything that would stop a trial later.
         """
+        if not self.known:
+            shares = "; each bucket is taken to have an equal share of the images" if len(self.buckets) > 1 else ""
+            return (
+                f"data `{self.name}` are not on this machine ({self.path}): ids depend on their content and are open"
+                f"{shares}",
+            )
         from rfscale.data.sorting import parts_of
 
         parts = parts_of(self)
         notes = [
-            f"the bucket {named(part.sides)} of data `folder` has no held-out image: val/loss does not see it"
-            for part in parts
-            if not part.held_out
+            *self.listing().notes,
+            *(
+                f"the bucket {named(part.sides)} of data `{self.name}` has no held-out image: val/loss does not see it"
+                for part in parts
+                if not part.held_out
+            ),
         ]
         if not decode:
             return tuple(notes)
         from rfscale.data.decoding import check_images
 
-        images = [([self.folder / name for name in part.names], part.sides) for part in parts]
-        flat = [path for paths, sides in images for path in check_images(paths, sides)]
-        count = sum(len(paths) for paths, _ in images)
+        images = [([part.pictures[image] for image in part.images], part.sides) for part in parts]
+        flat = [picture for pictures, sides in images for picture in check_images(pictures, sides)]
+        count = sum(len(pictures) for pictures, _ in images)
         if flat:
             notes.append(
-                f"{len(flat):,} of {count:,} images of data `folder` are nearly of one colour, such as {flat[0]}"
+                f"{len(flat):,} of {count:,} images of data `{self.name}` are nearly of one colour, such as {flat[0]}"
             )
         return tuple(notes)
 
     def extent(self) -> Extent:
-        from rfscale.data.listing import read_listing, split
-
-        held_out, training = split(self.folder, read_listing(self.folder), self.validation_fraction)
-        return Extent(len(training), len(held_out), [entry.text for entry in (*training, *held_out)])
+        if not self.known:
+            return Extent()
+        held_out, training = self.listing().sides(self.validation_fraction)
+        return Extent(len(training), len(held_out), [text for entry in (*training, *held_out) for text in entry.texts])
 
     def load(self) -> Dataset:
         """The data set of square images. Raises DataError also where it has buckets: those are several data sets."""
         if self.buckets:
-            raise DataError("this data `folder` has buckets, each a data set of its own; load them with load_buckets()")
+            raise DataError(
+                f"this data `{self.name}` has buckets, each a data set of its own; load them with load_buckets()"
+            )
         return self.load_buckets()[0]
 
     def bucket_images(self) -> tuple[int, ...]:
+        if not self.known:
+            return (1,) * len(self.sides)
         from rfscale.data.sorting import parts_of
 
         return tuple(len(part.training) for part in parts_of(self)) if self.buckets else (1,)
 
     def load_buckets(self) -> tuple[Dataset, ...]:
-        from rfscale.data.folder import CACHE_BYTES, FolderDataset
+        from rfscale.data.pairset import CACHE_BYTES, PairsDataset
         from rfscale.data.sorting import parts_of
 
         parts = parts_of(self)
-        return tuple(FolderDataset(self.folder, part, CACHE_BYTES // len(parts)) for part in parts)
+        return tuple(PairsDataset(part, self.captions, self.flips, CACHE_BYTES // len(parts)) for part in parts)
 
 
 DATA = Kind(
@@ -259,7 +305,11 @@ DATA = Kind(
         "shapes": "rfscale.data.spec:ShapesData",
         "glyphs": "rfscale.data.spec:GlyphsData",
         "digits": "rfscale.data.spec:DigitsData",
-        "folder": "rfscale.data.spec:FolderData",
+        "folder": "rfscale.data.folder:FolderData",
+        "webdataset": "rfscale.data.webdataset:WebDatasetData",
+        "parquet": "rfscale.data.parquet:ParquetData",
+        "hf": "rfscale.data.hf:HfData",
+        "emoji": "rfscale.data.emoji:EmojiData",
     },
 )
 DataSpec = Annotated[DataSource, DATA]

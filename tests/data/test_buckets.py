@@ -46,11 +46,11 @@ def test_every_image_is_in_one_bucket_and_one_split(tmp_path: Path) -> None:
     draw_folder(tmp_path, 60, landscapes=0.7)
     parts = parts_of(spec(tmp_path))
     for part, wide in zip(parts, (True, False), strict=True):
-        for name in part.names:
-            width, height = Image.open(tmp_path / name).size
+        for image in part.images:
+            width, height = Image.open(part.pictures[image]).size
             assert (width > height) == wide
-    names = [name for part in parts for name in part.names]
-    assert len(names) == len(set(names)) == 60
+    images = [image for part in parts for image in part.images]
+    assert len(images) == len(set(images)) == 60
     (square,) = parts_of(spec(tmp_path, buckets=[]))
     places = np.concatenate([part.places for part in parts])
     assert sorted(places) == list(range(len(square.held_out)))  # the split is that of the folder, whatever the buckets

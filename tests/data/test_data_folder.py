@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfscale.data import DataError, FolderData, load
-from rfscale.data import folder as folder_module
+from rfscale.data import DataError, FolderData, load, pairset
 from rfscale.data.decoding import decode
+from rfscale.data.listing import folder_listing
+from rfscale.data.pairs import split
 from rfscale.data.sorting import parts_of
 
 
@@ -91,7 +92,7 @@ def test_pixels_and_captions_belong_together(images: Path) -> None:
 
 def test_the_cache_changes_nothing(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = load(spec(images))
-    monkeypatch.setattr(folder_module, "CACHE_BYTES", 0)
+    monkeypatch.setattr(pairset, "CACHE_BYTES", 0)
     plain = load(spec(images))
     assert np.array_equal(cached.train(0, 0, 100).images, plain.train(0, 0, 100).images)
     assert np.array_equal(cached.train(0, 50, 9).images, plain.train(0, 50, 9).images)
@@ -267,10 +268,8 @@ def test_a_missing_folder_or_listing_is_named(tmp_path: Path) -> None:
 def test_a_split_without_training_images_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path, NAMES[:8])
     write_listing(tmp_path, NAMES[:8])
-    from rfscale.data.listing import read_listing, split
-
     with pytest.raises(DataError, match="has 8 images, and validation_fraction 1 holds out all of them"):
-        split(tmp_path, read_listing(tmp_path), 1.0)
+        split(tmp_path, folder_listing(tmp_path).entries, 1.0)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", "truncated"])

@@ -15,7 +15,8 @@ from test_words import content, first_content, picture_folder
 
 from rfscale.data import DataError, FolderData, load
 from rfscale.data.decoding import check_images, decode, is_flat
-from rfscale.data.listing import read_listing, split
+from rfscale.data.listing import folder_listing
+from rfscale.data.pairs import split
 
 RAMP = np.linspace(0.0, 1.0, 256).reshape(16, 16)
 
@@ -162,10 +163,10 @@ def test_a_file_under_two_names_is_one_image_on_one_side(other: Callable[[Path, 
     names = [f"{i:02d}.png" for i in range(12)]
     folder = picture_folder(tmp_path / "twice", [f"a cat {i}" for i in range(12)], names)
     alone = content(folder)
-    sides = [{e.file_name for e in side} for side in split(folder, read_listing(folder), 0.3)]
+    sides = [{e.file_name for e in side} for side in split(folder, folder_listing(folder).entries, 0.3)]
     twice = [*names, *(other(folder, name) for name in names)]
     picture_folder(folder, [f"a cat {i}" for i in range(24)], twice)
-    entries = read_listing(folder)
+    entries = folder_listing(folder).entries
     assert len(entries) == 24
     held_out, training = split(folder, entries, 0.3)
     assert {e.file_name for e in held_out}.isdisjoint({e.file_name for e in training})

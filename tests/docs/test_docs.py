@@ -12,8 +12,12 @@ from typer.main import get_command
 
 from rfscale.backbones.mmdit.spec import MMDiTSpec
 from rfscale.cli import app
-from rfscale.data.spec import DigitsData, FolderData, GlyphsData, ShapesData
+from rfscale.data import DigitsData, FolderData, GlyphsData, ShapesData
+from rfscale.data.emoji import EmojiData
+from rfscale.data.hf import HfData
+from rfscale.data.parquet import ParquetData
 from rfscale.data.text import TextSpec
+from rfscale.data.webdataset import WebDatasetData
 from rfscale.judges import ClipJudge, GenEvalJudge, GlyphsJudge, InceptionJudge, ShapesJudge
 from rfscale.spec.sweep import Quality, Resources, Samples, Setting, Training
 from rfscale.spec.trial import Evaluation
@@ -50,6 +54,10 @@ def test_every_command_of_the_readme_exists() -> None:
         GlyphsData,
         DigitsData,
         FolderData,
+        WebDatasetData,
+        ParquetData,
+        HfData,
+        EmojiData,
     ],
 )
 def test_every_key_of_a_sweep_is_documented(model: type[BaseModel]) -> None:

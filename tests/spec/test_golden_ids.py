@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).with_name("golden_ids.json")
 
 def ids_of(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids of a sweep file; those on an image folder are for one made-up content, whatever Pillow writes."""
-    monkeypatch.setattr(rfscale.data.listing, "fingerprint", lambda folder: "0" * 64)
+    monkeypatch.setattr(rfscale.data.listing, "fingerprint", lambda folder, columns: "0" * 64)
     return [trial.trial_id for trial in load(name, folder).trials]
 
 
