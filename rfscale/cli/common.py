@@ -30,7 +30,7 @@ from rfscale.run.results import Results
 from rfscale.run.study import open_store
 from rfscale.spec.overrides import known, parse_fields
 from rfscale.spec.sweep import Resources, Sweep, SweepError
-from rfscale.spec.sweep_file import load_sweep
+from rfscale.spec.sweep_file import allowing_absent_data, load_sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import Store
 
@@ -121,6 +121,8 @@ class FileError(RfscaleError, RuntimeError):
 
 
 R = TypeVar("R")
+ABSENT = "its data may be absent"
+"""Metadata of an argument `sweep`: the command takes one whose data are not on this machine."""
 _SWEEP, _TRIAL = "sweep", "trial_id"
 """The arguments through which a command reads a sweep or a trial, either of which may name a plug-in."""
 _FIELDS, _NAME = "fields", "name"
@@ -155,7 +157,8 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
                     raise SweepError(f"{quoted(kwargs[_TRIAL])} is no id of a trial; write the id before the fields")
                 if _SWEEP in kwargs:
                     place = kwargs.get("store")
-                    kwargs[_SWEEP] = _loaded(kwargs[_SWEEP], place, without_file, **beside)
+                    with allowing_absent_data(_may_be_absent(signature)):
+                        kwargs[_SWEEP] = _loaded(kwargs[_SWEEP], place, without_file, **beside)
                 return command(*args, **kwargs)
         except RfscaleError as error:
             say(f"rfscale: {' '.join(str(error).split())}", err=True)  # one line, whatever was quoted
@@ -169,6 +172,10 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
 
     _show(wrapped, signature)
     return wrapped
+
+
+def _may_be_absent(signature: inspect.Signature) -> bool:
+    return ABSENT in getattr(signature.parameters[_SWEEP].annotation, "__metadata__", ())
 
 
 def _takes_results(signature: inspect.Signature) -> bool:

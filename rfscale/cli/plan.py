@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from rfscale.backbones.base import BACKBONES, SYMBOLS, BackboneSpec
 from rfscale.cli.common import (
+    ABSENT,
     Json,
     StoreFolder,
     app,
@@ -35,6 +36,8 @@ _PLAN_COLUMNS = ("depth", "width", "heads", "parameters", "train_flops", "steps"
 _SPARE = ("heads", "width", "batch")  # of no use for telling two trials apart: said by the depth, or the same for all
 _AXIS_COLUMNS = ("axis", "role", "size", "values")
 _SIZE_COLUMNS = ("arm", "depth", "width", "N", "x N", "FLOPs", "x FLOPs")
+OPEN = "open"
+"""In the place of an id that depends on data which are not on this machine."""
 _LINE = 80  # characters of a line of text
 _LABELS = {"equation": "block", "block_flops": "FLOPs", "block_parameters": "parameters"}
 _LONGEST_VALUES = 100  # characters: what is longer is shown by its ends
@@ -43,7 +46,7 @@ _LONGEST_VALUES = 100  # characters: what is longer is shown by its ends
 @app.command()
 @one_sentence
 def plan(
-    sweep: Sweep,
+    sweep: Annotated[Sweep, ABSENT],
     store: StoreFolder = None,
     budget: Annotated[
         float | None,
@@ -85,6 +88,7 @@ def plan(
         "duplicates_merged": definition.duplicates,
         "train_flops": planned.train_flops,
         "samples": planned.samples,
+        "state_bytes": planned.state_bytes,
         "evaluations": planned.evaluations,
         **{status: planned.count(status) for status in PLAN_STATUSES},
     }
@@ -116,6 +120,8 @@ def plan(
         print_table(_sizes_title(definition), _SIZE_COLUMNS, [_size_row(size) for size in definition.sizes])
     print_table(title, ("trial_id", "arm", *tuned_fields(definition), *_PLAN_COLUMNS), rows, _SPARE)
     parts = [f"{totals['trials']} trials", f"{totals['train_flops']:.3g} FLOPs of training"]
+    size, unit = (planned.state_bytes / 1e9, "GB") if planned.state_bytes >= 1e9 else (planned.state_bytes / 1e6, "MB")
+    parts.append(f"a training state of {size:.3g} {unit} at most")
     parts += [f"{totals[status]} {status}" for status in PLAN_STATUSES if totals[status]]
     if definition.duplicates:
         parts.append(f"{definition.duplicates} duplicates merged")
@@ -174,7 +180,8 @@ def _axis_row(axis: Axis) -> dict[str, Any]:
 
 
 def _row(sweep: Sweep, planned: Planned) -> dict[str, Any]:
-    return {**trial_row(planned.trial, sweep), "status": planned.status, "reason": planned.reason}
+    trial_id = {} if planned.trial.data.known else {"trial_id": OPEN}
+    return {**trial_row(planned.trial, sweep), **trial_id, "status": planned.status, "reason": planned.reason}
 
 
 def _named_arms(sweep: Sweep) -> list[dict[str, Any]]:

@@ -26,8 +26,13 @@ from rfscale.run.publish import read_published
 from rfscale.run.results import Results
 from rfscale.run.study import Plan, Ran, Study, open_store
 from rfscale.spec.sweep import Sweep, SweepError
+<<<<<<< HEAD
 from rfscale.spec.sweep_file import load_sweep
 from rfscale.store import Store, StoreError
+=======
+from rfscale.spec.sweep_file import allowing_absent_data, load_sweep
+from rfscale.store import Store
+>>>>>>> 3f4bc9d (A plan of data that are not on this machine, with open ids; the paper's scaling, caption and backbone studies as files; a plan says the bytes of the training state)
 
 Given = str | Path | Mapping[str, Any] | Sweep
 Place = str | Path | Store | None
@@ -45,8 +50,13 @@ def load(sweep: Given, /, **fields: Any) -> Sweep:
 
 
 def plan(sweep: Given, store: Place = None, /, **fields: Any) -> Plan:
-    """Every trial, what it costs and where it stands. Errors as of `Study.plan`; writes nothing."""
-    return Study(load(sweep, **fields), _store(store)).plan()
+    """Every trial, what it costs and where it stands. Errors as of `Study.plan`; writes nothing.
+
+    Of data that are not on this machine the ids are open (`trial.data.known` is False).
+    """
+    with allowing_absent_data():
+        given = load(sweep, **fields)
+    return Study(given, _store(store)).plan()
 
 
 def run(sweep: Given, store: Place = None, /, *, address: str | None = None, quiet: bool = False, **fields: Any) -> Ran:

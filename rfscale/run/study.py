@@ -74,6 +74,11 @@ class Plan:
         return sum(one.trial.train_flops for one in self.trials)
 
     @property
+    def state_bytes(self) -> int:
+        """Of the largest training state, also as a checkpoint: weights, EMA and AdamW's two moments in fp32."""
+        return max(4 * 4 * sum(one.trial.shape.parameters().values()) for one in self.trials)
+
+    @property
     def samples(self) -> int:
         """Training samples of all trials."""
         return sum(one.trial.training.samples for one in self.trials)

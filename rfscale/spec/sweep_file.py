@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from rfscale.data.base import DataError
+from rfscale.data.base import AbsentError, DataError
 from rfscale.data.spec import DataSource
 from rfscale.numbers import Listed
 from rfscale.paths import PathError, expanded
@@ -44,6 +45,19 @@ class _Header(Strict):
 
 _WHOLE = (*_Header.model_fields, "grids")
 """Keys that a sweep has once."""
+
+
+_absent = [False]
+
+
+@contextmanager
+def allowing_absent_data(allowed: bool = True) -> Iterator[None]:
+    """While the block lasts, a sweep whose data are not on this machine is read too: for its plan, with open ids."""
+    before, _absent[0] = _absent[0], allowed or _absent[0]
+    try:
+        yield
+    finally:
+        _absent[0] = before
 
 
 def load_sweep(given: str | Path | Mapping[str, Any], fields: Mapping[str, Any] | None = None) -> Sweep:
@@ -266,7 +280,7 @@ def _grid_trials(grid: Grid, checked: set[DataSource], source: str) -> list[tupl
     """The trials and where they stand on the axes; `checked`: the data that needs no second look."""
     try:
         if grid.data not in checked:
-            grid.data.check()
+            grid = _checked(grid)
             checked.add(grid.data)
         grid.data.check_stream(max(grid.seeds), max(grid.training.budgets) * grid.training.batch)
         trials = list(grid.trials())
@@ -277,6 +291,18 @@ def _grid_trials(grid: Grid, checked: set[DataSource], source: str) -> list[tupl
     except (DataError, PathError) as error:
         raise SweepError(f"{source}: {error}") from error
     return trials
+
+
+def _checked(grid: Grid) -> Grid:
+    """The grid with data that were looked at; with unread ones where they may be absent, and are. Raises DataError."""
+    try:
+        grid.data.check()
+    except AbsentError:
+        unread = grid.data.unread() if _absent[0] else None
+        if unread is None:
+            raise
+        return grid.model_copy(update={"data": unread})
+    return grid
 
 
 def _beside(folder: Path | None, given: str, what: str) -> str:
