@@ -142,7 +142,7 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
     """
 
     signature = inspect.signature(command, eval_str=True)
-    without_file = _takes_results(signature)
+    without_file, absent = (one in _does_with(signature) for one in (Results, ABSENT))
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -157,7 +157,7 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
                     raise SweepError(f"{quoted(kwargs[_TRIAL])} is no id of a trial; write the id before the fields")
                 if _SWEEP in kwargs:
                     place = kwargs.get("store")
-                    with allowing_absent_data(_may_be_absent(signature)):
+                    with allowing_absent_data(absent):
                         kwargs[_SWEEP] = _loaded(kwargs[_SWEEP], place, without_file, **beside)
                 return command(*args, **kwargs)
         except RfscaleError as error:
@@ -174,13 +174,9 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def _may_be_absent(signature: inspect.Signature) -> bool:
-    return ABSENT in getattr(signature.parameters[_SWEEP].annotation, "__metadata__", ())
-
-
-def _takes_results(signature: inspect.Signature) -> bool:
-    """Whether a command does with results that have no sweep file."""
-    return _SWEEP in signature.parameters and Results in get_args(signature.parameters[_SWEEP].annotation)
+def _does_with(signature: inspect.Signature) -> tuple[Any, ...]:
+    """What a command does with: `Results` that have no sweep file, a sweep whose data are `ABSENT`."""
+    return get_args(signature.parameters[_SWEEP].annotation) if _SWEEP in signature.parameters else ()
 
 
 def _loaded(path: Any, store: Any, without_file: bool, fields: Any, name: Any) -> Sweep | Results | None:
@@ -207,7 +203,7 @@ def _show(wrapped: Any, signature: inspect.Signature) -> None:
     own, kind = dict(signature.parameters), inspect.Parameter.KEYWORD_ONLY
     more: list[tuple[str, Any, Any]] = []
     if _SWEEP in own:
-        own[_SWEEP] = own[_SWEEP].replace(annotation=_SweepOrResults if _takes_results(signature) else SweepFile)
+        own[_SWEEP] = own[_SWEEP].replace(annotation=_SweepOrResults if Results in _does_with(signature) else SweepFile)
         more += [(_FIELDS, _FieldsArgument, None), (_NAME, _NameOption, None)]
     if _SWEEP in own or _TRIAL in own:
         more.append(("allow_plugins", _Allow, False))

@@ -26,13 +26,8 @@ from rfscale.run.publish import read_published
 from rfscale.run.results import Results
 from rfscale.run.study import Plan, Ran, Study, open_store
 from rfscale.spec.sweep import Sweep, SweepError
-<<<<<<< HEAD
-from rfscale.spec.sweep_file import load_sweep
-from rfscale.store import Store, StoreError
-=======
 from rfscale.spec.sweep_file import allowing_absent_data, load_sweep
-from rfscale.store import Store
->>>>>>> 3f4bc9d (A plan of data that are not on this machine, with open ids; the paper's scaling, caption and backbone studies as files; a plan says the bytes of the training state)
+from rfscale.store import Store, StoreError
 
 Given = str | Path | Mapping[str, Any] | Sweep
 Place = str | Path | Store | None
