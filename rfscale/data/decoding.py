@@ -128,10 +128,11 @@ def _size_of(picture: Picture, stamp: Hashable) -> Sides:
 def _undecodable(picture: Picture, error: Exception) -> DataError:
     if isinstance(error, DataError):  # what holds the image cannot be read
         return error
-    stored = isinstance(picture, Stored)
-    remedy = picture.remedy if stored else "replace it or remove its line from the metadata file"
-    # Pillow names the buffer that it was given, by its address.
-    reason = "cannot identify image file" if stored and isinstance(error, UnidentifiedImageError) else error
+    remedy, reason = "replace it or remove its line from the metadata file", str(error)
+    if isinstance(picture, Stored):
+        remedy = picture.remedy
+        if isinstance(error, UnidentifiedImageError):  # Pillow names the buffer that it was given, by its address
+            reason = "cannot identify image file"
     return DataError(f"the image {picture} cannot be decoded ({reason}): {remedy}.")
 
 

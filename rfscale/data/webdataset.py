@@ -146,13 +146,13 @@ class _Header(tarfile.TarInfo):
     """A header of which only name and size are read, where it is of the common kind: three times as fast."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         # POSIX ustar: name, mode, uid, gid, size, mtime, checksum, type, ..., prefix.
         plain = len(buf) == _BLOCK and buf[156:157] in (b"0", b"\0") and buf[257:262] == b"ustar" and not buf[345]
         try:
             checksum = int(buf[148:156].strip(b" \0"), 8) if plain else -1
             if checksum == sum(buf) - sum(buf[148:156]) + 8 * ord(" "):
-                found = cls(buf[:100].split(b"\0", 1)[0].decode(encoding or "utf-8", errors))
+                found = cls(buf[:100].split(b"\0", 1)[0].decode(encoding, errors))
                 found.size, found.chksum, found.type = int(buf[124:136].strip(b" \0"), 8), checksum, tarfile.REGTYPE
                 return found
         except ValueError:
@@ -172,7 +172,7 @@ def _members(shard: Shard) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
             with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
                 for info in tar:
                     last = info.name
-                    tar.members = []  # type: ignore[misc]  # it keeps every header otherwise
+                    tar.members = []  # type: ignore[attr-defined]  # it keeps every header otherwise
                     if not info.isfile():
                         continue
                     is_text = info.name.lower().endswith(_TEXTS)
