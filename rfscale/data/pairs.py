@@ -181,7 +181,9 @@ def read_weights(value: Any) -> Weights:
     if isinstance(value, str):
         value = {value: 1}
     if isinstance(value, list | tuple):
-        pairs = [tuple(pair) if isinstance(pair, list | tuple) and len(pair) == 2 else (pair, 1) for pair in value]
+        pairs = [
+            (pair[0], pair[1]) if isinstance(pair, list | tuple) and len(pair) == 2 else (pair, 1) for pair in value
+        ]
         if len({str(name) for name, _ in pairs}) < len(pairs):
             raise ValueError(f"{quoted(value)} names a caption column twice; remove one")
         value = dict(pairs) if all(isinstance(name, str) for name, _ in pairs) else None
