@@ -72,7 +72,7 @@ def _roles(sweep: Sweep) -> dict[str, object]:
     """Role -> keys of the identity; the arm that the others are matched to, where there is one; and what a run may have
     on record or not, to the same effect."""
     keys: dict[str, object] = dict(sweep.roles.items())
-    unsaid = {key: text(value) for trial in sweep.trials for key, value in trial.unsaid_record().items()}
+    unsaid = {key: text(value) for key, value in sweep.layout.unsaid.items()}
     more = {"reference": sweep.matched_to, names.UNSAID: unsaid}
     return {**keys, **{key: value for key, value in more.items() if value}}
 

@@ -97,6 +97,12 @@ class Layout:
         return tuple(dict.fromkeys(placing.arm for placing in self.placings.values()))
 
     @cached_property
+    def unsaid(self) -> dict[str, JsonValue]:
+        """What the identities of the trials do not say as it was added later, with its defaults."""
+        trials = {trial.trial_id: trial for _, trial, _ in self.placed}
+        return {key: value for trial in trials.values() for key, value in trial.unsaid_record().items()}
+
+    @cached_property
     def roles(self) -> dict[Role, list[str]]:
         """Role -> keys of the identity whose values change where only axes of that role move.
 
