@@ -103,10 +103,10 @@ def _at(law: ArmLaw, times: float) -> AtScale:
         return AtScale(times, n, d, math.nan, (math.nan, math.nan), law.reason)
     found = law.law.predict(law.arm, n, d)
     loss, sides = float(found.value[0]), (float(found.prediction_low[0]), float(found.prediction_high[0]))
-    return AtScale(times, n, d, loss, sides, _doubt(law, sides))
+    return AtScale(times, n, d, loss, sides, doubt(law, sides))
 
 
-def _doubt(law: ArmLaw, sides: Interval) -> str:
+def doubt(law: ArmLaw, sides: Interval) -> str:
     """Why a prediction of this law is not to be relied on; empty where it may be."""
     if law.miss and law.miss.beyond_noise:
         return "the law misses losses that it was fitted to by much more than their noise"
@@ -125,7 +125,7 @@ def _doubt(law: ArmLaw, sides: Interval) -> str:
 
 
 def _needed(table: SweepTable, law: ArmLaw, scale: AtScale) -> Needed:
-    per_sample = _flops_per_sample(law)
+    per_sample = flops_per_sample(law)
     sizes = np.unique(law.n)
     lacking = MIN_SIZES + HELD_OUT - len(sizes)
     if lacking > 0:
@@ -178,7 +178,7 @@ def least_budget(
     return None
 
 
-def _flops_per_sample(law: ArmLaw) -> TrainFlops:
+def flops_per_sample(law: ArmLaw) -> TrainFlops:
     """Training FLOPs of N parameters on D samples: a power law in N through the sizes that were run, at their D."""
     n, cost = np.log(law.n), np.log(law.flops / law.d_end)
     slope, level = np.polyfit(n, cost, 1) if np.ptp(n) > 0 else (1.0, float(cost[0] - n[0]))

@@ -116,6 +116,12 @@ class JointLaw:
         fitted = largest({"N": self.curves.n, "D": self.curves.d})
         return Prediction({"N": size, "D": samples}, value, low, high, new_low, new_high, se, largest=fitted)
 
+    def log_draws(self, arm: str, n: ArrayLike, d: ArrayLike) -> Array:
+        """The logarithm of the loss by every draw of the law, (R, m): draws of the arms of one law belong together."""
+        size, samples = _points(n, d)
+        model = self._model(np.full(len(size), self._arm(arm)), size, samples)
+        return np.asarray(model.forward(self.draws).log_prediction)
+
     def law(self, arm: str, n: ArrayLike, d: ArrayLike) -> Array:
         """The predicted loss alone, (m,)."""
         size, samples = _points(n, d)

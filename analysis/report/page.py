@@ -8,7 +8,7 @@ scored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -85,14 +85,16 @@ def write_report(
     excluded: Mapping[str, str] | None = None,
     gallery: Gallery | None = None,
     looks_file: Path | None = None,
+    forecasts: Sequence[str] = (),
 ) -> Report:
     """Write the report of a sweep into `folder` (made if missing; older files of a report are replaced).
 
     `reference`: as in `compare`. `command`: what was typed for it, if anything. `quality_setting`: as in `assess`.
     `trials`, `excluded`: as in `read_sweep`. `gallery`: what the trials drew. `looks_file`: where the looks of arms are
-    kept for all reports of a store. Raises TableError where the sweep cannot be read or has no finished trial (its runs
-    are then on a page of their own), CompareError for an unknown reference, QualityError for a setting at which nothing
-    was scored. Where no law or no interval is possible the report says so in a sentence.
+    kept for all reports of a store. `forecasts`: the tally of those registered in the store, in sentences. Raises
+    TableError where the sweep cannot be read or has no finished trial (its runs are then on a page of their own),
+    CompareError for an unknown reference, QualityError for a setting at which nothing was scored. Where no law or no
+    interval is possible the report says so in a sentence.
     """
     try:
         table = read_sweep(tracking_uri, sweep, trials=trials, excluded=excluded)
@@ -108,6 +110,7 @@ def write_report(
         quality_setting=quality_setting,
         gallery=gallery,
         looks_file=looks_file,
+        forecasts=forecasts,
     )
 
 
@@ -121,6 +124,7 @@ def report_of(
     quality_setting: str | None = None,
     gallery: Gallery | None = None,
     looks_file: Path | None = None,
+    forecasts: Sequence[str] = (),
 ) -> Report:
     """`write_report` of what was read already. `attention`: as `read_attention` gives it."""
     folder = Path(folder)
@@ -136,7 +140,7 @@ def report_of(
         pictures = list(_pictures(results))
     on_page = [picture for picture in pictures if picture.drawing.markup]
     drawn = pictures_of.shown(gallery, compared, arms) if gallery is not None else None
-    page = _page(results, table, on_page, drawn, command)
+    page = _page(results, table, on_page, drawn, command, forecasts)
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         for kind, content in picture.files.items():
@@ -195,6 +199,7 @@ def _page(
     pictures: Collection[Picture],
     gallery: pictures_of.Shown | None,
     command: str,
+    forecasts: Sequence[str],
 ) -> str:
     comparison, ladder = results.comparison, results.ladder
     laws = [ladder.law(arm) for arm in results.look]
@@ -210,6 +215,7 @@ def _page(
         pictures=[(picture, Markup(picture.drawing.markup)) for picture in pictures],
         cards=_cards(results, command),
         gallery=gallery,
+        forecasts=forecasts,
         forests=[(Markup(f.axis), {arm: Markup(cell) for arm, cell in f.rows.items()}) for f in forests],
         arms=list(results.look),
         leading=LEADING,

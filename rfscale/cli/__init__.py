@@ -8,9 +8,10 @@ from rfscale.cli import train
 from rfscale.cli import stop
 from rfscale.cli import quality
 from rfscale.cli import results
+from rfscale.cli import predict
 from rfscale.cli import ledger
 from rfscale.cli import rate
 from rfscale.cli import laws
 from rfscale.cli import publish
 
-__all__ = ["app", "init", "laws", "ledger", "plan", "publish", "quality", "rate", "results", "stop", "train"]
+__all__ = ["app", "init", "laws", "ledger", "plan", "predict", "publish", "quality", "rate", "results", "stop", "train"]

@@ -31,6 +31,7 @@ from rfscale.run.study import PLAN_STATUSES, Planned, Study, open_store
 from rfscale.spec.axes import ARMS, Axis, shown
 from rfscale.spec.match import WORDS
 from rfscale.spec.sweep import Size, Sweep, SweepError
+from rfscale.spec.trunks import shared, trunks_of
 
 _PLAN_COLUMNS = ("depth", "width", "heads", "parameters", "train_flops", "steps", "batch", "seed", "status", "reason")
 _SPARE = ("heads", "width", "batch")  # of no use for telling two trials apart: said by the depth, or the same for all
@@ -83,6 +84,7 @@ def plan(
     planned = study.plan()
     definition = planned.sweep
     rows = [_row(definition, one) for one in planned.trials]
+    saved = shared(definition.trials, trunks_of(definition))
     totals = {
         "trials": len(rows),
         "duplicates_merged": definition.duplicates,
@@ -90,6 +92,8 @@ def plan(
         "samples": planned.samples,
         "state_bytes": planned.state_bytes,
         "evaluations": planned.evaluations,
+        "trunks": saved.trunks,
+        "train_flops_paid": saved.paid,
         **{status: planned.count(status) for status in PLAN_STATUSES},
     }
     if as_json:
@@ -126,6 +130,12 @@ def plan(
     if definition.duplicates:
         parts.append(f"{definition.duplicates} duplicates merged")
     say(", ".join(parts))
+    if saved.trunks:
+        say(
+            f"{saved.trials} trials share {saved.trunks} trunk{'s' if saved.trunks > 1 else ''}, whose steps are "
+            f"trained once: {saved.paid:.3g} FLOPs paid, {saved.alone - saved.paid:.3g} saved, "
+            f"{saved.alone / saved.paid:.2f} times less than one by one"
+        )
     if definition.quality is not None:
         typer.echo(f"{totals['evaluations']} evaluations of images")
     print_notes(definition)

@@ -34,6 +34,7 @@ from rfscale.run.results import Results
 from rfscale.run.study import Study, open_store
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.trial import Trial
+from rfscale.spec.trunks import trunk_of
 from rfscale.store import Store, TrialFolder
 
 
@@ -101,7 +102,16 @@ def train(
 
     keep = definition.quality is not None and definition.quality.checkpoints == "all"
     with heeding_sigterm() as stop:
-        train_trial(trial, folder, definition.resources, definition.samples, progress, keep_weights=keep, stop=stop)
+        train_trial(
+            trial,
+            folder,
+            definition.resources,
+            definition.samples,
+            progress,
+            keep_weights=keep,
+            stop=stop,
+            trunk=trunk_of(definition, trial),
+        )
     for note in folder.notes():
         typer.echo(f"note: {note}", err=as_json)
     state = folder.state()

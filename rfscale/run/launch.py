@@ -34,7 +34,8 @@ from rfscale.run.stop import NOW, Requests, launching
 from rfscale.run.tasks import Problem, evaluate_task, train_task
 from rfscale.spec.sweep import Quality, Resources, Sweep
 from rfscale.spec.trial import Trial
-from rfscale.store import Store
+from rfscale.spec.trunks import trunks_of
+from rfscale.store import Store, TrialFolder
 from rfscale.train import placement
 from rfscale.train.stopping import heeding_sigterm
 
@@ -83,12 +84,22 @@ def launch(
     placement.check(sweep.resources)
     keep = sweep.quality is not None and sweep.quality.checkpoints == "all"
     settings = (sweep.resources.model_dump(), sweep.samples.model_dump(), keep)
+    shared = {branch.trial_id: trunk for trunk in trunks_of(sweep) for branch in trunk.branches}
+
+    def arguments(trial: Trial) -> tuple[Any, ...]:
+        trunk = shared.get(trial.trial_id)
+        return str(store.trial(trial.trial_id).path.resolve()), *settings, trunk.model_dump() if trunk else None
+
+    def on_trunk(trial: Trial) -> list[TrialFolder]:
+        trunk = shared.get(trial.trial_id)
+        return store.trunk_folders(trunk.key) if trunk else []
+
     work = Work(
         train_task,
-        arguments=lambda trial: (str(store.trial(trial.trial_id).path.resolve()), *settings),
-        ready=lambda waiting, outcome, count: next_to_train(waiting, store, outcome, count),
+        arguments=arguments,
+        ready=lambda waiting, outcome, count: next_to_train(waiting, store, outcome, count, shared),
         ended=lambda trial, problem: trained(store.trial(trial.trial_id), problem),
-        progress=lambda trial: newest_checkpoint(store.trial(trial.trial_id)),
+        progress=lambda trial: newest_checkpoint(store.trial(trial.trial_id), *on_trunk(trial)),
         begun=lambda trial: store.trial(trial.trial_id).state().status == names.RUNNING,
         pulse=lambda trial: store.trial(trial.trial_id).pulse(),
         end=lambda trial: end_process(store.trial(trial.trial_id)),

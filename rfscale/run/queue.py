@@ -8,14 +8,16 @@ trial may be what kills machines.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from rfscale import names
 from rfscale.run.tasks import Problem
 from rfscale.spec.trial import Trial
+from rfscale.spec.trunks import Branch, Trunk
 from rfscale.store import State, Store, TrialFolder, write_json
 
 SAME_ERROR_LIMIT = 3
@@ -102,12 +104,20 @@ class Queue:
         return self._deaths[key] <= (max(self.retries, MACHINE_DEATHS) if problem.machine else self.retries)
 
 
-def next_to_train(waiting: list[Trial], store: Store, outcome: Outcome, count: int) -> list[Trial]:
-    """Take up to `count` trials from the front of the queue, but none that another process trains or has ended."""
+def next_to_train(
+    waiting: list[Trial], store: Store, outcome: Outcome, count: int, trunks: Mapping[str, Trunk] = MappingProxyType({})
+) -> list[Trial]:
+    """Take up to `count` trials from the front of the queue, but none that another process trains or has ended.
+
+    `trunks`, by trial: one waits until those that leave its trunk before it have ended, and goes on from there.
+    """
     taken: list[Trial] = []
     for trial in tuple(waiting):
         if len(taken) >= count:
             break
+        trunk = trunks.get(trial.trial_id)
+        if trunk is not None and any(_goes_first(branch, store, outcome) for branch in trunk.before(trial.trial_id)):
+            continue
         state = store.trial(trial.trial_id).state()
         if state.status == names.RUNNING:
             continue
@@ -117,6 +127,13 @@ def next_to_train(waiting: list[Trial], store: Store, outcome: Outcome, count: i
         else:
             taken.append(trial)
     return taken
+
+
+def _goes_first(branch: Branch, store: Store, outcome: Outcome) -> bool:
+    """Whether a trial of the trunk has not ended yet, well or not."""
+    if branch.trial_id in outcome.finished or branch.trial_id in outcome.unfinished:
+        return False
+    return store.trial(branch.trial_id).state().status not in (names.FINISHED, names.DIVERGED)
 
 
 def _whole(folder: TrialFolder) -> bool:
@@ -159,9 +176,9 @@ def judged(trial: Trial, problem: Problem | None) -> State:
     return State(names.RUNNING if problem.claimed else names.FAILED, trial.training.steps, problem.sentence)
 
 
-def newest_checkpoint(folder: TrialFolder) -> int:
+def newest_checkpoint(*folders: TrialFolder) -> int:
     """The step that a trial would go on from, by the names of its checkpoints; 0 where it has none."""
-    steps = [path.name.rpartition("-")[2] for path in folder.checkpoints()]
+    steps = [path.name.rpartition("-")[2] for folder in folders for path in folder.checkpoints()]
     return max((int(step) for step in steps if step.isdecimal()), default=0)
 
 

@@ -319,6 +319,7 @@ class Study(Views, Sharing):
         for trial_id, reason in excluded.items():
             watch.say(f"left out: {trial_id}, {reason}")
         from analysis.report.page import write_report  # loads matplotlib: not before MLflow has answered
+        from rfscale.run.forecasts import tally
         from rfscale.run.gallery import gallery_of
 
         try:
@@ -333,6 +334,7 @@ class Study(Views, Sharing):
                 excluded=excluded,
                 gallery=gallery_of(self.finished(), self.store),
                 looks_file=self.store.looks,
+                forecasts=tally(self.store).sentences,
             )
         except OSError as error:
             raise StoreError(

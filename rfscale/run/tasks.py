@@ -15,6 +15,7 @@ from rfscale import names
 from rfscale.registry import allowing_plugins
 from rfscale.spec.sweep import Quality, Resources, Samples
 from rfscale.spec.trial import Trial
+from rfscale.spec.trunks import Trunk
 from rfscale.store import ClaimedError, Store, TrialFolder
 from rfscale.train.stopping import Stop, heeding_sigterm
 
@@ -44,9 +45,14 @@ class Problem:
 
 
 def train_task(
-    trial_json: str, folder: str, resources: dict[str, Any], samples: dict[str, Any], keep_weights: bool
+    trial_json: str,
+    folder: str,
+    resources: dict[str, Any],
+    samples: dict[str, Any],
+    keep_weights: bool,
+    trunk: dict[str, Any] | None = None,
 ) -> Problem | None:
-    """Train one trial. What it measured and how it ended are in its folder.
+    """Train one trial. What it measured and how it ended are in its folder. `trunk`: as of `rfscale.train.loop.train`.
 
     Told to stop, by SIGTERM or by its launcher (an interrupt), it writes a checkpoint, and the process ends: no other
     trial is begun on a machine that is going away.
@@ -57,7 +63,8 @@ def train_task(
             trial = Trial.model_validate_json(trial_json)
         place, pictures = TrialFolder(Path(folder)), Samples.model_validate(samples)
         with heeding_sigterm(signal.SIGINT) as stop:
-            ended = _in_memory(trial, place, settings, pictures, keep_weights, stop)
+            shared = Trunk.model_validate(trunk) if trunk is not None else None
+            ended = _in_memory(trial, place, settings, pictures, keep_weights, stop, shared)
     except Exception as error:
         return Problem.of(error)
     if ended == names.INTERRUPTED:
@@ -66,7 +73,13 @@ def train_task(
 
 
 def _in_memory(
-    trial: Trial, folder: TrialFolder, settings: Resources, samples: Samples, keep_weights: bool, stop: Stop
+    trial: Trial,
+    folder: TrialFolder,
+    settings: Resources,
+    samples: Samples,
+    keep_weights: bool,
+    stop: Stop,
+    trunk: Trunk | None,
 ) -> str:
     """`train`; where the GPU's memory does not hold the microbatch, again from the last checkpoint with half of it.
 
@@ -79,7 +92,7 @@ def _in_memory(
     while True:
         size = settings.microbatch or trial.training.batch
         try:
-            return train(trial, folder, settings, samples, keep_weights=keep_weights, stop=stop)
+            return train(trial, folder, settings, samples, keep_weights=keep_weights, stop=stop, trunk=trunk)
         except torch.OutOfMemoryError:
             if size == 1:
                 raise

@@ -15,6 +15,7 @@ from rfscale.quoting import quoted
 from rfscale.run.figures import Figures
 from rfscale.run.frames import curves_frame, trials_frame
 from rfscale.run.images import Gallery, Images, draw, gallery, network
+from rfscale.run.prediction import Target, first_of
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.trial import Trial
 from rfscale.store import State, Store
@@ -84,23 +85,22 @@ class Views:
 
         Raises SweepError, FitError where the arm has no law, and as `compare` does.
         """
-        if (depth is None) == (parameters is None) or (steps is None) == (samples is None):
-            raise SweepError("say the size as depth or parameters, and the length as steps or samples, one of each")
         from analysis.laws.status import FitError
-        from rfscale.run.propose import at_depth
 
         name = self._arm(arm)
-        trial = next(trial for trial in self.sweep.trials if self.sweep.placing(trial).arm == name)
-        if depth is not None:
-            other = at_depth(trial, depth)
-            if other is None:
-                raise SweepError(f"a model of depth {depth} does not fit the heads of arm {name}; choose another depth")
-            parameters = other.shape.parameter_count()
+        n, d = Target(depth, parameters, steps, samples).of(first_of(self.sweep, name), name)
         law = self.law(name)
         if law.law is None:
             raise FitError(f"arm {name} has no law: {law.reason}")
-        length = samples if samples is not None else (steps or 0) * trial.training.batch
-        return law.law.predict(name, parameters or 0.0, length)
+        return law.law.predict(name, n, d)
+
+    def arms_of(self, ladder: Ladder, arm: str | None = None) -> tuple[str, ...]:
+        """The arms of a ladder in the order of the file, or the one that is named. Raises SweepError."""
+        there = {law.arm for law in ladder.laws}
+        named = self.sweep.arms if arm is None else (self._arm(arm),)
+        if not (found := tuple(name for name in named if name in there)):
+            raise SweepError(f"arm {quoted(named[0])} of sweep {self.sweep.name} has no finished trial; name another")
+        return found
 
     # --- pictures -----------------------------------------------------------------------------------------------------
 

@@ -179,6 +179,7 @@ class Resources(Strict):
     retries: Annotated[int, Whole(0, 1000)] = 3
     checkpoint_seconds: Annotated[float, Real(0, 1e7, low_open=True)] = 60
     compile: bool = False
+    trunk: bool = True  # train the steps that trials of several lengths share once; false: each trial on its own
 
 
 class Grid(Strict):

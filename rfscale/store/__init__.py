@@ -14,9 +14,11 @@
                              the SHA-256 of each file of weights
         <file>.damaged       what could not be read and was made anew
         lock                 held while a process trains it: who that is, and when it last gave a sign of life
+    <store>/trunks/                          the steps that trials of several lengths share, while one still needs them
     <store>/store.json                       the id of the store, by which it knows its own runs in MLflow
     <store>/ledger.jsonl                     which trials people left out or had trained again: who, when and why
     <store>/sweeps/                          what each name of a sweep means here, and requests to stop it
+    <store>/forecasts.jsonl                  losses predicted before they were measured, and forecasts.head.json
     <store>/judges/                          what a judge trains or computes once
     <store>/mlflow.db, <store>/artifacts/    MLflow, unless MLFLOW_TRACKING_URI points elsewhere
     <store>/reports/<sweep>/                 report.html, figures, tables

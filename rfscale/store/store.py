@@ -37,6 +37,10 @@ class Store:
             raise StoreError(f"{what} {prefix!r} in the store {self.root}; `rfscale status SWEEP` lists the ids")
         return self.trial(found[0].name)
 
+    def trunk_folders(self, key: str) -> list[TrialFolder]:
+        """Where the checkpoints of a trunk lie (`rfscale.train.trunk`), one folder for each kind of hardware."""
+        return [TrialFolder(path) for path in sorted((self.root / "trunks").glob(f"{key}-*"))]
+
     def report(self, sweep: str) -> Path:
         return self.root / "reports" / sweep
 
@@ -69,6 +73,11 @@ class Store:
     @property
     def ledger(self) -> Ledger:
         return Ledger(self.root / "ledger.jsonl")
+
+    @property
+    def forecasts(self) -> Path:
+        """The registered forecasts (`rfscale.run.forecasts`)."""
+        return self.root / "forecasts.jsonl"
 
     @property
     def judges(self) -> Path:

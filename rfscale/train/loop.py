@@ -22,12 +22,15 @@ from rfscale import names
 from rfscale.environment import describe
 from rfscale.spec.sweep import Resources, Samples
 from rfscale.spec.trial import Trial
+from rfscale.spec.trunks import Branch
+from rfscale.spec.trunks import Trunk as Planned
 from rfscale.store import TrialFolder, read_json, write_json
 from rfscale.train.batches import Batches
 from rfscale.train.placement import Placement, one_device
 from rfscale.train.state import TrainState
 from rfscale.train.step import Recipe, Sums, take_step
 from rfscale.train.stopping import Stop
+from rfscale.train.trunk import History, Trunk
 from rfscale.train.weights import checksums, save_weights, save_weights_of
 from rfscale.validation.attention import measure_attention
 from rfscale.validation.profile import evaluate
@@ -55,12 +58,14 @@ def train(
     progress: Progress = lambda step, loss: None,
     keep_weights: bool = False,
     stop: Stop = Stop(),
+    trunk: Planned | None = None,
 ) -> str:
     """Train a trial to its end, or resume it; returns how it ended, as result.json has it: `finished`, `diverged`, or
     `interrupted` where `stop` asked for it.
 
     A trial that has ended meanwhile, in whosever hands, is left as it is. `keep_weights` keeps the EMA weights of every
-    validation point, for judges; it changes no number. Any error is recorded with status `failed` and raised again.
+    validation point, for judges; it changes no number. `trunk`: the trials of the same store that share steps with this
+    one (`rfscale.train.trunk`), which changes none either. Any error is recorded with status `failed` and raised again.
     Raises PlacementError where the resources ask for what one device cannot do, and StoreError when another process
     trains this trial or its files cannot be read.
     """
@@ -75,7 +80,7 @@ def train(
         result: dict[str, object] = {"status": names.FAILED, "step": 0, "reason": "", "metrics": {}, "files": {}}
         run = None
         try:
-            run = Training(trial, folder, placement, resources.checkpoint_seconds, keep_weights, stop)
+            run = Training(trial, folder, placement, resources.checkpoint_seconds, keep_weights, stop, trunk)
             result["metrics"] = run.to_the_end(progress)
             save_samples(run.state.ema, trial, run.validation, samples, folder.samples)
             result["files"] = save_weights(folder, run.state.model, run.state.ema, trial.trial_id)
@@ -100,6 +105,8 @@ def train(
         if result["status"] != names.INTERRUPTED:
             for path in folder.checkpoints():
                 shutil.rmtree(path)
+            if run is not None and run.trunk is not None:
+                run.trunk.tidy()
         return str(result["status"])
 
 
@@ -114,6 +121,7 @@ class Training:
         checkpoint_seconds: float = math.inf,
         keep: bool = False,
         stop: Stop = Stop(),
+        trunk: Planned | None = None,
     ) -> None:
         self.trial, self.folder, self.keep, self.stop = trial, folder, keep, stop
         self.checkpoint_seconds = checkpoint_seconds
@@ -123,12 +131,26 @@ class Training:
         self.state = TrainState.at_the_start(trial, placement)
         if found := self.state.restore(folder):
             note(folder, found)
+        self.trunk: Trunk | None = None
+        shared = False
+        if trunk is not None and not keep:
+            self.trunk = Trunk(trunk, trial.trial_id, folder.path.parent.parent, placement)
+            shared = self.trunk.resume(self.state)
+        # A checkpoint of the trial itself does not say what was measured before it, so others cannot begin there.
+        self.on_trunk = self.trunk is not None and (shared or self.state.at.step == 0)
         self.sums = Sums.of(self.state.at, placement.device)
         self.journal = folder.open_journal()
+        self.untold = shared
 
     def to_the_end(self, progress: Progress) -> dict[str, float]:
         """Train to the last step; returns the metrics of the last validation. Raises DivergedError and Interrupted."""
+        if self.trunk is not None and self.untold:
+            self._retell(self.trunk.history)
+            self._leave_trunk()
         metrics = self.advance(self.trial.training.steps, progress)
+        if not metrics:  # all of it was trained on the trunk, by a longer trial
+            metrics, measured = self._validate(wide=True)
+            self.journal.log(self.state.at.step, measured)
         if not math.isfinite(metrics[names.VAL_LOSS]):
             raise DivergedError(f"val/loss is {metrics[names.VAL_LOSS]} at the last step")
         return metrics
@@ -140,33 +162,37 @@ class Training:
         """
         at, steps = self.state.at, self.trial.training.steps
         validate_at = set(self.trial.evaluation.steps(steps))
-        log_every = _log_every(steps)
         saved = time.monotonic()
         clock, beaten, at.summed_seconds = saved - at.summed_seconds, saved, 0.0
         metrics: dict[str, float] = {}
+        if self.trunk is not None and self.on_trunk:
+            self.sums.told = self.trunk.history.add
 
         for batch in self.batches.between(at.step, until):
             take_step(self.state, batch, self.recipe, self.sums)
             last = at.step == steps
-            # The loss of step 1 is that of the untrained network: what a diverging loss is measured against.
-            logged = at.step % log_every == 0 or at.step == 1 or last
-            if logged:
-                progress(at.step, self._log(clock))
+            if self._is_logged(at.step):
+                progress(at.step, self._log(time.monotonic() - clock))
                 clock = time.monotonic()
 
             paused = time.monotonic()
             if paused - beaten > BEAT_SECONDS:
                 self.folder.beat()
                 beaten = paused
+            measured: dict[str, float] = {}
             if at.step in validate_at:
-                metrics = self._validate(wide=last)
+                metrics, measured = self._validate(wide=last)
+                self.journal.log(at.step, measured)
                 if self.keep and not last:
                     save_weights_of(at.step, self.folder, self.state.ema)
-            if not last and (self.stop.asked or time.monotonic() - saved > self.checkpoint_seconds):
+            branching = self._along_trunk(measured if not last else {})
+            due = not last and (self.stop.asked or time.monotonic() - saved > self.checkpoint_seconds)
+            if due or branching:
                 self._save(paused - clock)
                 saved = time.monotonic()
-                if self.stop.asked:
-                    raise Interrupted(f"it was told to stop; a checkpoint holds its {at.step} steps")
+            self._leave_trunk()
+            if due and self.stop.asked:
+                raise Interrupted(f"it was told to stop; a checkpoint holds its {at.step} steps")
             clock += time.monotonic() - paused
         self.journal.sync()
         return metrics
@@ -176,12 +202,58 @@ class Training:
         self.journal.sync()
         self.state.at.summed_seconds = seconds
         self.sums.put(self.state.at)
-        self.state.save(self.folder)
+        if self.trunk is not None and self.on_trunk:
+            self.trunk.save(self.state)
+        else:
+            self.state.save(self.folder)
 
-    def _log(self, clock: float) -> float:
-        """Write the means of the steps since `clock`; returns their loss. Raises DivergedError."""
+    def _along_trunk(self, measured: dict[str, float]) -> bool:
+        """Note what is measured for all trials of the trunk; returns whether one of them branches off here.
+
+        `measured`: by the trial itself at this step, if anything.
+        """
+        trunk, step = self.trunk, self.state.at.step
+        if trunk is None or not self.on_trunk:
+            return False
+        if step in trunk.points:
+            trunk.history.points[step] = measured or self._validate(wide=False)[1]
+        return step in trunk.stops
+
+    def _leave_trunk(self) -> None:
+        """Once the trial's own branch begins, it is nobody else's business."""
+        if self.trunk is not None and self.state.at.step >= self.trunk.own.step:
+            self.on_trunk, self.sums.told = False, None
+
+    def _retell(self, history: History) -> None:
+        """Write into the journal what the trial would have measured on the trunk, and sum what is still open.
+
+        Raises DivergedError where the trial would have.
+        """
+        at, mine = self.state.at, Branch.of(self.trial).on_trunk()
+        end, seconds = at.step, at.seconds + at.summed_seconds
+        each, micro = seconds / end, len(history.losses) // end
+        self.sums, at.seconds, logged = Sums(torch.device("cpu")), 0.0, 0
+        for at.step in range(1, end + 1):
+            losses = history.losses[(at.step - 1) * micro : at.step * micro]
+            self.sums.add([torch.tensor(loss) for loss in losses], torch.tensor(history.norms[at.step - 1]))
+            if self._is_logged(at.step):
+                self._log(each * (at.step - logged))
+                logged = at.step
+            if at.step in mine:
+                self.journal.log(at.step, history.points[at.step])
+        at.summed_seconds = each * (end - logged)
+        self.sums.put(at)
+        self.sums = Sums.of(at, self.recipe.placement.device)
+
+    def _is_logged(self, step: int) -> bool:
+        """The loss of step 1 is that of the untrained network: what a diverging loss is measured against."""
+        steps = self.trial.training.steps
+        return step % _log_every(steps) == 0 or step in (1, steps)
+
+    def _log(self, seconds: float) -> float:
+        """Write the means of the steps of the last `seconds`; returns their loss. Raises DivergedError."""
         steps, values = self.sums.take()  # the only place where the host waits for the device
-        seconds, at = time.monotonic() - clock, self.state.at
+        at = self.state.at
         at.seconds += seconds
         self._check_range(values[names.TRAIN_LOSS])
         values[names.LEARNING_RATE_NOW] = self.recipe.schedule.rate(at.step - 1)
@@ -190,14 +262,14 @@ class Training:
         self.journal.log(at.step, values)
         return values[names.TRAIN_LOSS]
 
-    def _validate(self, wide: bool) -> dict[str, float]:
+    def _validate(self, wide: bool) -> tuple[dict[str, float], dict[str, float]]:
+        """The metrics of the validation images, and these with what was measured of the attention."""
         state, recipe = self.state, self.recipe
         shift = recipe.training.timestep_shift
         metrics = dict(evaluate(state.ema, state.model, recipe.formulation, self.validation, wide, shift))
         with recipe.precision():
             attention = dict(measure_attention(state.model, recipe.formulation, self.validation))
-        self.journal.log(state.at.step, {**metrics, **attention})
-        return metrics
+        return metrics, {**metrics, **attention}
 
     def _check_range(self, loss: float) -> None:
         at = self.state.at

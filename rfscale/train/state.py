@@ -9,6 +9,7 @@ import copy
 import errno
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,12 @@ class TrainState:
         """Write the whole state as a checkpoint, then drop all but the one before it, which serves if it is damaged."""
         target = folder.checkpoint(self.at.step)
         older = [path for path in folder.checkpoints() if path != target]
+        self.write(target)
+        for checkpoint in older[1:]:
+            shutil.rmtree(checkpoint)
+
+    def write(self, target: Path, beside: Callable[[Path], None] = lambda path: None) -> None:
+        """Write the whole state as the folder `target`, sealed; `beside` adds files to it before."""
         with replacing_folder(target) as path:
             save_tensors(tensors(self.model), path / "model.safetensors")
             save_tensors(tensors(self.ema), path / "ema.safetensors")
@@ -76,9 +83,8 @@ class TrainState:
             flat = {f"{i}.{k}": v for i, state in moments.items() for k, v in state.items()}
             save_tensors(flat, path / "optimizer.safetensors")
             (path / "state.json").write_text(json.dumps(asdict(self.at)), encoding="utf-8")
+            beside(path)
             seal(path)
-        for checkpoint in older[1:]:
-            shutil.rmtree(checkpoint)
 
     def restore(self, folder: TrialFolder) -> list[str]:
         """Take over the newest checkpoint that is whole, where there is one; the state stays as it is where none is.
@@ -88,18 +94,22 @@ class TrainState:
         found: list[str] = []
         for path in folder.checkpoints():
             try:
-                read = _Read.of(path, str(self.parameters[0].device))
+                self.take_over(path)
             except DamagedError as error:
                 found.append(str(error))
                 shutil.rmtree(path)
                 continue
-            self.model.load_state_dict(read.model)
-            self.ema.load_state_dict(read.ema)
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": read.moments})
-            self.at = read.at
             break
         went_on = f"went on from step {self.at.step}" if self.at.step else "began at step 0, for there is no other"
         return [f"{sentence}, so the trial {went_on}" for sentence in found]
+
+    def take_over(self, path: Path) -> None:
+        """Become the state of a checkpoint; nothing is changed where it is not whole. Raises DamagedError, OSError."""
+        read = _Read.of(path, str(self.parameters[0].device))
+        self.model.load_state_dict(read.model)
+        self.ema.load_state_dict(read.ema)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": read.moments})
+        self.at = read.at
 
 
 @dataclass(frozen=True, slots=True)

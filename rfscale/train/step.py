@@ -5,11 +5,12 @@ Every random number of it is a function of (seed, step, sample), and every sum h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rfscale import names
 from rfscale.data.batch import Batch, Condition
@@ -44,12 +45,17 @@ class Recipe:
         return torch.autocast(self.placement.device.type, torch.bfloat16) if low else nullcontext()
 
 
+Told = Callable[[list[Tensor], Tensor], None]
+"""Hears of every step: the losses of its microbatches, and its norm."""
+
+
 class Sums:
     """Sums over the steps since the last logged point, kept on the device so that a step never waits for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.loss, self.norm = torch.zeros((), device=device), torch.zeros((), device=device)
         self.steps = 0
+        self.told: Told | None = None
 
     @classmethod
     def of(cls, at: Position, device: torch.device) -> Sums:
@@ -59,6 +65,15 @@ class Sums:
         sums.norm.fill_(at.summed_norm)
         sums.steps = at.summed_steps
         return sums
+
+    def add(self, losses: list[Tensor], norm: Tensor) -> None:
+        """One step: the losses of its microbatches, in their order, and the norm of its gradient."""
+        for loss in losses:
+            self.loss += loss
+        self.norm += norm
+        self.steps += 1
+        if self.told is not None:
+            self.told(losses, norm)
 
     def put(self, at: Position) -> None:
         """Into the position, to the bit: a float holds every float32. Waits for the device."""
@@ -80,6 +95,7 @@ def take_step(state: TrainState, batch: Batch, recipe: Recipe, sums: Sums) -> No
     """
     training, step, device = recipe.training, state.at.step, recipe.placement.device
     size = recipe.placement.microbatch or training.batch
+    losses: list[Tensor] = []
     for first in range(0, training.batch, size):
         part = batch[first : first + size].to(device, non_blocking=True)
         x0, count = part.x0, len(part)
@@ -90,9 +106,8 @@ def take_step(state: TrainState, batch: Batch, recipe: Recipe, sums: Sums) -> No
         with recipe.precision():
             loss = recipe.formulation.loss(state.model, x0, eps, logsnr, told).sum() / training.batch
         loss.backward()  # type: ignore[no-untyped-call]
-        sums.loss += loss.detach()
-    sums.norm += nn.utils.clip_grad_norm_(state.parameters, training.grad_clip)
-    sums.steps += 1
+        losses.append(loss.detach())
+    sums.add(losses, nn.utils.clip_grad_norm_(state.parameters, training.grad_clip))
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.schedule.rate(step)
     state.optimizer.step()
