@@ -194,3 +194,17 @@ def test_a_longer_trial_waits_for_the_shorter_ones_of_its_trunk(lengths: Mapping
         order.append(trial.training.steps)
         outcome.finished.append(trial.trial_id)
     assert order == STEPS
+
+
+def test_a_length_that_is_planned_later_goes_on_only_where_its_points_were_measured(
+    lengths: Mapping, tmp_path: Path
+) -> None:
+    later = parse_sweep(lengths)
+    first = parse_sweep({**lengths, "training": {**lengths["training"], "steps": [STEPS[0], STEPS[2]]}})
+    expected = alone(later, tmp_path / "alone")
+    store = Store(tmp_path / "shared")
+    short, middle = later.trials[:2]
+    train(short, store.trial(short.trial_id), samples=NO_IMAGES, trunk=trunk_of(first, short))
+    assert list((store.root / "trunks").glob("*/checkpoint-*")), "nothing to go on from"
+    train(middle, store.trial(middle.trial_id), samples=NO_IMAGES, trunk=trunk_of(later, middle))
+    assert everything(store.trial(middle.trial_id)) == expected[middle.trial_id]
