@@ -168,7 +168,8 @@ def test_only_trials_that_differ_in_length_alone_share_a_trunk(lengths: Mapping)
     assert len(found) == 4
     assert all([b.points[-1] for b in trunk.branches] == STEPS for trunk in found)
     warm = parse_sweep({**lengths, "training": {k: v for k, v in lengths["training"].items() if k != "warmup_steps"}})
-    assert trunks(warm.trials) == []  # the default warm-up follows the length
+    (of_one_warmup,) = trunks(warm.trials)  # the default warm-up follows the length: 1, 1 and 2 steps
+    assert [b.points[-1] for b in of_one_warmup.branches] == STEPS[:2]
     cosine = parse_sweep({**lengths, "training": {**lengths["training"], "schedule": "cosine"}})
     assert trunks(cosine.trials) == []
     assert trunks_of(parse_sweep({**lengths, "resources": {"trunk": False}})) == []
