@@ -128,6 +128,7 @@ def _target(text: str) -> Target:
     whole = ("depth", "steps")
     if set(point) - set(Target.__slots__) or not all(point[k] == int(point[k]) for k in whole if k in point):
         raise SweepError(f"--target {text!r} is not a training; write it as {TARGET}, or parameters=1e6,samples=5e6")
-    given = Target(**{key: int(value) if key in whole else value for key, value in point.items()})
+    depth, steps = (int(point[key]) if key in point else None for key in whole)
+    given = Target(depth, point.get("parameters"), steps, point.get("samples"))
     given.check()
     return given

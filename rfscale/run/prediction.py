@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rfscale.numbers import Depth, Real, Sampled, Steps, Whole
 from rfscale.run.propose import at_depth
@@ -31,8 +31,9 @@ class Target:
         """Raises SweepError."""
         if (self.depth is None) == (self.parameters is None) or (self.steps is None) == (self.samples is None):
             raise SweepError("say the size as depth or parameters, and the length as steps or samples, one of each")
+        kinds: dict[str, Any] = {"depth": Depth, "steps": Steps, "samples": Sampled}
         bounds: dict[str, Whole | Real] = {"parameters": PARAMETERS}
-        bounds |= {k: kind.__metadata__[0] for k, kind in (("depth", Depth), ("steps", Steps), ("samples", Sampled))}
+        bounds |= {key: kind.__metadata__[0] for key, kind in kinds.items()}
         for key, allowed in bounds.items():
             value = getattr(self, key)
             if value is not None and not allowed.allows(value):
