@@ -182,6 +182,9 @@ def _keep_busy(
 ) -> None:
     """The loop, on one Ray. Raises _RayDiedError, with `running` as it was, and StoppedError."""
     remote, asked, watchdog = _remote(ray, resources, queue.work.task), None, Watchdog(queue.work.pulse)
+    slots: int | None = (
+        None  # of this machine they are asked once: a head that dies during the question ends us with it
+    )
     with heeding_sigterm() as stop:
         try:
             while queue.waiting or running:
@@ -197,7 +200,8 @@ def _keep_busy(
                     raise _RayDiedError(dead)
                 # Twice what runs at once keeps every slot busy, and no more than that waits inside Ray. Without a
                 # single slot, when nodes were lost, one trial still waits there: that makes a cluster start new ones.
-                free = 2 * max(1, _slots(ray, resources)) - len(running)
+                slots = _slots(ray, resources) if slots is None or address is not None else slots
+                free = 2 * max(1, slots) - len(running)
                 for trial in queue.next(free) if asked is None else ():
                     running[remote.remote(trial.model_dump_json(), *queue.work.arguments(trial))] = trial
                 ended = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)[0] if running else []
