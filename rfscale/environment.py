@@ -1,4 +1,4 @@
-"""What a result depends on beside its trial: package versions, the commit, the device. Recorded with every attempt."""
+"""What a result depends on beside its trial: package versions, commit, device, host. Recorded with every attempt."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def commit() -> str:
 
 def describe(device: str) -> dict[str, Any]:
     """Everything of this file in one record, for the attempt that runs on `device`."""
-    return {"versions": versions(), "commit": commit(), "device": device, "platform": platform.platform()}
+    found = {"versions": versions(), "commit": commit(), "device": device, "platform": platform.platform()}
+    return {**found, "host": platform.node()}
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -128,6 +128,7 @@ def test_only_the_command_line_and_run_import_analysis() -> None:
         "rfscale.run.publish.publication",
         "rfscale.run.results",
         "rfscale.run.study",
+        "rfscale.run.summary",
         "rfscale.run.views",
         "rfscale.run.watch",
     }
@@ -148,7 +149,7 @@ def test_one_adapter_per_outside_system() -> None:
     assert users == {
         "ray": {"rfscale.run.launch"},
         "mlflow": {
-            *("rfscale.run.mirror", "rfscale.run.places"),
+            *("rfscale.run.copies", "rfscale.run.mirror", "rfscale.run.places", "rfscale.run.summary"),
             *("analysis.table.histories", "analysis.table.read", "analysis.table.store"),
         },
         "sqlalchemy": {"analysis.table.store"},

@@ -44,6 +44,7 @@ from analysis.table.read import NoneUsableError, SweepTable, TableError, read_sw
 from rfscale import names
 
 TEMPLATE = "page.html"
+_ENDED = (names.FINISHED, names.DIVERGED, names.DROPPED)  # how a trial that is left out may have ended for good
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def write_report(
         gallery=gallery,
         looks_file=looks_file,
         forecasts=forecasts,
+        incomplete=incomplete_sentence(table, trials),
     )
 
 
@@ -125,8 +127,10 @@ def report_of(
     gallery: Gallery | None = None,
     looks_file: Path | None = None,
     forecasts: Sequence[str] = (),
+    incomplete: str = "",
 ) -> Report:
-    """`write_report` of what was read already. `attention`: as `read_attention` gives it."""
+    """`write_report` of what was read already. `attention`: as `read_attention` gives it; `incomplete`: a sentence
+    where trials have still to end."""
     folder = Path(folder)
     comparison = compare(table, reference=reference)
     compared = table.only(comparison.trial_ids)  # with tuned axes, the trials of the values chosen
@@ -140,7 +144,7 @@ def report_of(
         pictures = list(_pictures(results))
     on_page = [picture for picture in pictures if picture.drawing.markup]
     drawn = pictures_of.shown(gallery, compared, arms) if gallery is not None else None
-    page = _page(results, table, on_page, drawn, command, forecasts)
+    page = _page(results, table, on_page, drawn, command, forecasts, incomplete)
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         for kind, content in picture.files.items():
@@ -200,6 +204,7 @@ def _page(
     gallery: pictures_of.Shown | None,
     command: str,
     forecasts: Sequence[str],
+    incomplete: str,
 ) -> str:
     comparison, ladder = results.comparison, results.ladder
     laws = [ladder.law(arm) for arm in results.look]
@@ -216,6 +221,7 @@ def _page(
         cards=_cards(results, command),
         gallery=gallery,
         forecasts=forecasts,
+        incomplete=incomplete,
         forests=[(Markup(f.axis), {arm: Markup(cell) for arm, cell in f.rows.items()}) for f in forests],
         arms=list(results.look),
         leading=LEADING,
@@ -235,6 +241,17 @@ def _page(
         costs_note=costs.note(comparison),
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
+
+
+def incomplete_sentence(table: SweepTable, trials: Collection[str] | None) -> str:
+    """Where trials of the sweep have still to end, how many are in the report; "" where none has, or nobody knows."""
+    left_out = table.rejected
+    ended = {*table.trials["trial_id"], *left_out.loc[left_out["status"].isin(_ENDED), "trial_id"]}
+    left = len(set(trials or ()) - ended)
+    if not left:
+        return ""
+    has = "1 has" if left == 1 else f"{left} have"
+    return f"Incomplete: {len(table.trials)} of {len(trials or ())} trials so far; {has} still to finish."
 
 
 def _cards(results: Results, command: str) -> list[Card]:

@@ -257,6 +257,8 @@ def _validated(
     rejected: list[dict[str, Any]] = []
     first_run: dict[str, str] = {}
     for run in sorted(runs, key=lambda r: (r.info.start_time, r.info.run_id)):
+        if names.TAG_SUMMARY in run.data.tags:  # it holds the report
+            continue
         row, reason = _row(run)
         if trials is not None and _trial_id(run) and _trial_id(run) not in trials:
             reason = OTHER_TRIAL

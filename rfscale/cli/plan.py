@@ -22,9 +22,11 @@ from rfscale.cli.common import (
     print_table,
     said_of,
     say,
+    terminal,
     trial_row,
     tuned_fields,
 )
+from rfscale.cli.effort import show_forecast
 from rfscale.flow.formulations import FAMILIES, canonical, signature
 from rfscale.registry import KINDS
 from rfscale.run.study import PLAN_STATUSES, Planned, Study, open_store
@@ -66,15 +68,42 @@ def plan(
             "--out", readable=False, help="with --budget: file of the sweep [default: <pilot>-next.yaml beside it]"
         ),
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="time a few steps of every size on this machine, and say what it will take"),
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="with --measure: trials at once [default: as many as this machine runs]"),
+    ] = None,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option("--price-per-hour", help="with --measure: price of an hour of a machine like this one"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show every trial: its size, its cost, where it stands.
 
     Trains nothing and writes nothing. Status is new, partial (begun; will resume), finished, or dropped. With --budget,
     the sweep is a pilot: its curves tell which trainings would best sharpen the predicted loss of a larger one, and
-    these are written as the next sweep file.
+    these are written as the next sweep file. With --measure, a few steps of every size are timed here, and the seconds
+    are kept in the store: `rfscale run` then says how much time is left, and how far it is from the forecast.
     """
     study = Study(sweep, open_store(store))
+    if measure:
+        for option, value in (
+            ("--budget", budget),
+            ("--target", target),
+            ("--out", out),
+            ("--formulation", formulation),
+        ):
+            if value is not None:
+                raise SweepError(f"{option} and --measure ask for two different things; give one of them")
+        show_forecast(study, workers, price_per_hour, as_json)
+        return
+    for option, given in (("--workers", workers), ("--price-per-hour", price_per_hour)):
+        if given is not None:
+            raise SweepError(f"{option} has no effect without --measure; add --measure, or remove it")
     if budget is not None:
         _propose(study, budget, formulation, target, out, as_json)
         return
@@ -162,7 +191,8 @@ def _propose(
         if set(point) != {"depth", "steps"} or not all(v >= 1 and v == int(v) for v in point.values()):
             raise SweepError(f"--target {target!r} is not a training; write it as depth=8,steps=2400")
         goal = Target(int(point["depth"]), int(point["steps"]))
-    proposal = propose_sweep(study.sweep, study.sweep.origin.definition, table, budget, name, goal)
+    with terminal(as_json).busy("looking for the best trainings"):
+        proposal = propose_sweep(study.sweep, study.sweep.origin.definition, table, budget, name, goal)
     if out is None:
         path = study.sweep.origin.file or Path(study.sweep.name)
         out = path.with_name(f"{path.stem}-next.yaml")

@@ -109,7 +109,8 @@ def compare(
     else:
         assert isinstance(sweep, Sweep)  # `results_of` says so
         watch = SILENT if as_json else terminal()
-        found = Study(sweep, open_store(store)).compare(reference=arm_named(reference), by=by or (), watch=watch)
+        with watch.busy("comparing the arms"):
+            found = Study(sweep, open_store(store)).compare(reference=arm_named(reference), by=by or (), watch=watch)
     if as_json:
         print_json(found.comparison.to_dict())
         return
@@ -183,7 +184,10 @@ def ui(
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="port of the page")] = 5000,
     as_json: Json = False,
 ) -> None:
-    """Serve the MLflow UI on this store, on loopback only."""
+    """Serve the MLflow UI on this store, on loopback only.
+
+    The address that is printed opens at the sweep that was run last.
+    """
     from analysis.table.store import SETTINGS, connect, keeps_files_itself
     from rfscale.run.mirror import tracking_uri
 
@@ -194,15 +198,19 @@ def ui(
         else:
             typer.echo(f"MLFLOW_TRACKING_URI is set: open {names.mask(uri)}")
         return
-    connect(uri)
+    client = connect(uri)
     # Not as an argument: everybody on the machine can read the command line of a process, and a login in the address.
     os.environ |= {**SETTINGS, "MLFLOW_BACKEND_STORE_URI": uri}
-    address = f"http://127.0.0.1:{port}"
+    latest = client.search_experiments(
+        order_by=["last_update_time DESC"], filter_string="name != 'Default'", max_results=1
+    )
+    address = f"http://127.0.0.1:{port}" + (f"/#/experiments/{latest[0].experiment_id}" if latest else "")
     if as_json:
         print_json({"address": address})
     else:
         typer.echo(address)
     arguments = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    arguments += ["--uvicorn-opts", "--log-level warning"]
     os.execv(sys.executable, [sys.executable, *arguments])
 
 

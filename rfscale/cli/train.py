@@ -146,15 +146,29 @@ def _say_trained(trial: Trial, folder: TrialFolder, how: str, as_json: bool) -> 
 
 @app.command()
 @one_sentence
-def status(sweep: Sweep | Results | None = None, store: StoreFolder = None, as_json: Json = False) -> None:
+def status(
+    sweep: Sweep | Results | None = None,
+    store: StoreFolder = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="a live table of what runs, until the sweep is done or Ctrl-C")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show how far each trial came, and its loss.
 
-    The loss is val/loss where the trial is finished, else its last training loss.
+    The loss is val/loss where the trial is finished, else its last training loss. With --watch, a table of what runs
+    where, how fast, for how long still, and of what is in trouble; it fits the terminal and ends with the sweep. It
+    reads the store alone, so it can be started and ended at any time, on any machine that sees the store.
     """
     if not isinstance(sweep, Sweep):
+        if watch:
+            raise SweepError("--watch shows what trains, and imported runs do not; leave it out")
         _say_imported(sweep, open_store(store), as_json)
         return
     study = Study(sweep, open_store(store))
+    if watch:
+        _watch(study, as_json)
+        return
     rows = [
         {
             **trial_row(trial, study.sweep),
@@ -174,6 +188,10 @@ def status(sweep: Sweep | Results | None = None, store: StoreFolder = None, as_j
         ("trial_id", "arm", *tuned_fields(study.sweep), "depth", "seed", "step", "steps", "loss", "status", "reason"),
         rows,
     )
+    for trial, state in study.states():
+        log = study.store.trial(trial.trial_id).log
+        if state.status in (names.FAILED, names.DIVERGED) and log.exists():
+            typer.echo(f"log of {trial.trial_id}: {log}")
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items() if number))
     typer.echo(said_of(study.store))
     say("loss: val/loss where finished, else the last training loss, which formulations do not share")
@@ -191,3 +209,25 @@ def _say_imported(results: Results | None, store: Store, as_json: bool) -> None:
     print_table(results.name, columns, rows)
     say(results.origin)
     typer.echo(said_of(store))
+
+
+def _watch(study: Study, as_json: bool) -> None:
+    if as_json:
+        raise SweepError("--watch draws a table for people, and --json is for programs; give one of them")
+    from rich.console import Console
+
+    from rfscale.run.board import Board
+    from rfscale.run.live import watch
+    from rfscale.run.rates import kept
+
+    console = Console()
+    if not console.is_terminal:  # one look, for a file or a pipe
+        board = Board(study.sweep, study.store, kept(study.store))
+        board.look()
+        Console(width=120).print(board.shown(120, 2 * len(study.sweep.trials) + 20))
+        say("standard output is no terminal, so this is one look; `rfscale status` lists every trial")
+        return
+    board = watch(study.sweep, study.store, console)
+    page = study.store.report(study.sweep.name) / "report.html"
+    if board.over and page.exists():
+        say(f"report: {page}")

@@ -1,8 +1,10 @@
-"""What the MLflow run of a training holds of it, and whether the training has gone on, or back, since."""
+"""What the MLflow run of a training holds of it, whether the training has gone on, or back, since, and what is said of
+its data and of its sweep."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rfscale import names
+from rfscale.spec.sweep import Sweep
+from rfscale.spec.trial import Trial, data_identity
 from rfscale.store import Point, TrialFolder
 from rfscale.store.journal import last_line
 
@@ -59,3 +63,19 @@ def pictures_of(points: list[Point], folder: TrialFolder) -> Iterator[Path]:
     }
     pictures = [folder.sample_grid(*place) for place in found]
     yield from (path for path in (*pictures, folder.judges if found else None) if path is not None and path.exists())
+
+
+def data_of(trial: Trial) -> Any:
+    """The data set of a trial as an input of its run: its name, what it is, and a digest of that."""
+    from mlflow.entities import Dataset, DatasetInput
+
+    what = json.dumps({**trial.data.record(), **data_identity(trial.data)}, sort_keys=True)
+    digest = hashlib.sha256(what.encode()).hexdigest()[:8]
+    return DatasetInput(Dataset(trial.data.name, digest, source_type="rfscale", source=what))
+
+
+def description(sweep: Sweep, command: str) -> str:
+    """Of the experiment, in Markdown: what it asks, what is compared, and how to run it again."""
+    notes = "".join(f"\n- {note}." for note in sweep.notes)
+    compared = sweep.layout.sentence()
+    return f"{sweep.question}\n\n{len(sweep.trials)} trials. {compared}\n\n    {command}\n{notes}"

@@ -39,7 +39,7 @@ from analysis.table.store import (
     said_of,
 )
 from rfscale import names
-from rfscale.run.copies import Copy, hash_of, pictures_of, started
+from rfscale.run.copies import Copy, data_of, description, hash_of, pictures_of, started
 from rfscale.run.origin import command
 from rfscale.run.places import has_identity, place_of, relabel_runs, search, send_identity, text
 from rfscale.spec.sweep import Sweep
@@ -105,7 +105,9 @@ class Mirror:
             self._client = _client(self.uri)
             self._experiment = self._get_experiment()
             origin = command(self.sweep, self.store)[:TAG_LENGTH]
-            self._client.set_experiment_tag(self._experiment, names.TAG_COMMAND, origin)
+            about = {names.TAG_COMMAND: origin, names.TAG_QUESTION: self.sweep.question}
+            for key, value in {**about, names.TAG_DESCRIPTION: description(self.sweep, origin)}.items():
+                self._client.set_experiment_tag(self._experiment, key, value[:TAG_LENGTH])
             relabel_runs(self._client, self._experiment, self.sweep)
             self._found = self._runs()  # runs that no trial has been matched with yet
         except TrackingError:
@@ -275,6 +277,7 @@ class Mirror:
         given = {names.TRIAL_ID: trial.trial_id, **record["parameters"]}
         self._client.log_batch(copy.run_id, params=[Param(key, text(value)) for key, value in given.items()])
         send_identity(self._client, copy.run_id, trial)
+        self._client.log_inputs(copy.run_id, [data_of(trial)])
         copy.described = True
 
     def _supersede(self, copy: Copy, trial: Trial, record: dict[str, Any]) -> Copy:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from rfscale import names
 from rfscale.quoting import wrapped
+from rfscale.run.board import Board
+from rfscale.run.effort import Forecast, duration, forecast
 from rfscale.run.launch import StoppedError
 from rfscale.run.queue import Outcome
+from rfscale.run.rates import kept
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import State, Store, StoreError
@@ -30,67 +38,67 @@ Moment = Callable[[Outcome, set[str], str], None]  # outcome so far, ids given t
 Count = Callable[[str, int, int], None]  # what is counted, done, of how many
 
 LINE_SECONDS = 30.0  # between status lines where there is no terminal to redraw
-SETTLE_SECONDS = 5.0  # of steps before the time left is worth saying
 
 
 class Display:
     """Call `update` as often as you like: it redraws a terminal, and elsewhere prints a line now and then."""
 
     def __init__(self, sweep: Sweep, store: Store, console: Console) -> None:
-        self.sweep, self.store, self.console = sweep, store, console
+        self.sweep, self.console = sweep, console
+        self.board = Board(sweep, store, kept(store))
+        self._began = time.monotonic()
+        self._promised: Forecast | None = None
         self._live: Live | None = None
         self._said: set[str] = set()
         self._line_at = time.monotonic()
-        self._moving_since: float | None = None  # when the first trial was seen to make a step
-        self._done_before = 0.0  # FLOPs
-        self._ended: dict[str, State] = {}  # trials whose state cannot change any more: not read again
-        self._flops = {t.trial_id: t.train_flops / t.training.steps for t in sweep.trials}  # of a step
-        self._steps_before: dict[str, int] = {}
 
     @contextmanager
     def shown(self) -> Iterator[Display]:
-        """Show the display for as long as the block lasts."""
+        """Show the display for as long as the block lasts, and say then how far it was from the forecast."""
         try:
             if not self.console.is_terminal:
                 yield self
-                return
-            with Live(Text("starting Ray"), console=self.console, refresh_per_second=2, transient=True) as self._live:
-                yield self
+            else:
+                waiting = _waiting("starting Ray")
+                with Live(waiting, console=self.console, refresh_per_second=2, transient=True) as self._live:
+                    yield self
         except (KeyboardInterrupt, StoppedError):
-            done = sum(self._state(trial).status == names.FINISHED for trial in self.sweep.trials)
+            self.board.look()
+            done = sum(state.status == names.FINISHED for state in self.board.states.values())
             text = f"stopped: {done} of {len(self.sweep.trials)} trials are done; the same command goes on from there"
             self.console.print(text, highlight=False, markup=False)
             raise
+        self._say_how_far()
+
+    def _say_how_far(self) -> None:
+        if self._promised is not None and not self.board.left:
+            took, said = time.monotonic() - self._began, self._promised.left_seconds - self._promised.report_seconds
+            text = f"trained in {duration(took)}: {took / said:.2f} times the forecast of {duration(said)}"
+            self.console.print(text, highlight=False, markup=False)
 
     def update(self, outcome: Outcome, submitted: set[str], note: str = "") -> None:
         """Redraw. `note` is a line of trouble, such as an MLflow server that does not answer."""
-        states = {t.trial_id: self._state(t) for t in self.sweep.trials}
-        for trial_id, state in states.items():
-            # A trial that is tried again from its start stands below where it was.
-            self._steps_before[trial_id] = min(self._steps_before.get(trial_id, state.step), state.step)
+        # The launcher keeps twice as many trials inside Ray as run at once, as long as there are so many.
+        self.board.look(len(submitted) // 2, outcome.unfinished)
+        if self._promised is None and submitted:
+            self._promised = forecast(self.sweep, self.board.pace.known, self.board.left)
+            self.board.promise(self._began, self._promised)
+        states = self.board.states
         for trial in self.sweep.trials:
-            state = states[trial.trial_id]
             if trial.trial_id not in self._said and (
                 trial.trial_id in outcome.finished or trial.trial_id in outcome.unfinished
             ):
                 self._said.add(trial.trial_id)
-                self._say_ended(trial, outcome.unfinished.get(trial.trial_id, state))
-        summary = self._summary(states, outcome)
+                self._say_ended(trial, outcome.unfinished.get(trial.trial_id, states[trial.trial_id]))
         if self._live is not None:
-            self._live.update(
-                Group(*self._rows(states, submitted), summary, *([Text(note, style="yellow")] if note else []))
-            )
+            if submitted or self._said:
+                size = self.console.size
+                self._live.update(self.board.shown(size.width, size.height, [note] if note else []))
         elif time.monotonic() - self._line_at > LINE_SECONDS:
             self._line_at = time.monotonic()
-            self.console.print(summary)
+            self.console.print(self.board.summary(), highlight=False, markup=False)
             if note:
                 self.console.print(note, highlight=False, markup=False)
-
-    def _state(self, trial: Trial) -> State:
-        state = self._ended.get(trial.trial_id) or self.store.trial(trial.trial_id).state()
-        if state.status in (names.FINISHED, names.DIVERGED):
-            self._ended[trial.trial_id] = state
-        return state
 
     def _title(self, trial: Trial) -> str:
         width = min(40, max(22, *map(len, self.sweep.arms)))
@@ -100,58 +108,19 @@ class Display:
     def _say_ended(self, trial: Trial, state: State) -> None:
         text = f"val/loss {state.loss:.4f}" if state.status == names.FINISHED else f"{state.status}: {state.reason}"
         self.console.print(f"  {self._title(trial)}  {text}", highlight=False, markup=False)
+        log = self.board.store.trial(trial.trial_id).log
+        if state.status == names.FAILED and log.exists():
+            self.console.print(f"    log: {log}", highlight=False, markup=False, soft_wrap=True)
         with suppress(StoreError):  # a record that cannot be read has no notes
-            for note in self.store.trial(trial.trial_id).notes():
+            for note in self.board.store.trial(trial.trial_id).notes():
                 self.console.print(f"    note: {note}", highlight=False, markup=False)
 
-    def _rows(self, states: dict[str, State], submitted: set[str]) -> list[Table]:
-        table = Table.grid(padding=(0, 2))
-        for trial in self.sweep.trials:
-            state = states[trial.trial_id]
-            if trial.trial_id in submitted and state.status == names.RUNNING:
-                loss = f"train loss {state.loss:.4f}" if math.isfinite(state.loss) else "starting"
-                table.add_row(
-                    self._title(trial),
-                    ProgressBar(trial.training.steps, state.step, width=24),
-                    f"{state.step}/{trial.training.steps}",
-                    loss,
-                )
-        return [table]
 
-    def _summary(self, states: dict[str, State], outcome: Outcome) -> Text:
-        count = {status: sum(s.status == status for s in states.values()) for status in names.STATUSES}
-        over = set(outcome.finished) | set(outcome.unfinished)
-        over |= {k for k, s in states.items() if s.status in (names.FINISHED, names.DIVERGED)}
-        running = sum(s.status == names.RUNNING for k, s in states.items() if k not in over)
-        bad = len(over) - count[names.FINISHED]
-        parts = [
-            f"{count[names.FINISHED]} of {len(states)} trials done",
-            f"{running} running",
-            f"{len(states) - len(over) - running} left",
-            f"{bad} diverged or failed" if bad else "",
-            self._time_left(states, over),
-        ]
-        return Text(", ".join(part for part in parts if part))
-
-    def _time_left(self, states: dict[str, State], over: set[str]) -> str:
-        """By FLOPs: what is left over what was done since the first step was seen, so that starting Ray, importing
-        torch and earlier launches do not count. Small models run at a lower rate, so it is a guess.
-        """
-        now = time.monotonic()
-        done: float = sum((states[k].step - self._steps_before[k]) * flops for k, flops in self._flops.items())
-        left = sum(
-            (t.training.steps - states[t.trial_id].step) * self._flops[t.trial_id]
-            for t in self.sweep.trials
-            if t.trial_id not in over
-        )
-        if done <= 0:
-            return ""
-        if self._moving_since is None:
-            self._moving_since, self._done_before = now, done
-        done -= self._done_before
-        if done <= 0 or now - self._moving_since < SETTLE_SECONDS:
-            return ""
-        return _duration(left / done * (now - self._moving_since))
+def _waiting(what: str) -> Progress:
+    """A spinner with the seconds since it was made."""
+    spinner = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    spinner.add_task(what, total=None)
+    return spinner
 
 
 class Bars:
@@ -185,12 +154,12 @@ class Bars:
         elif now - self._line_at > LINE_SECONDS:
             self._line_at = now
             left = (total - done) / (done - before) * (now - began) if done > before else 0.0
-            text = f"{what}: {done} of {total}" + (f", {_duration(left)}" if left else "")
+            text = f"{what}: {done} of {total}" + (f", about {duration(left)} left" if left else "")
             self.console.print(text, highlight=False, markup=False)
 
 
 class Terminal:
-    """A `Watch` (`rfscale.run.watch`) that shows everything on a console."""
+    """A `Watch` (`rfscale.run.study`) that shows everything on a console."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -213,11 +182,13 @@ class Terminal:
         with bars.shown():
             yield bars.show
 
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(_waiting(what), console=self.console, transient=True):
+            yield
+
     def reported(self, report: Report) -> None:
         self.say(report.text)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {seconds:.0f} s left"
-    return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"

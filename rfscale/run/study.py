@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.table.store import AbsentError
+from analysis.table.store import AbsentError, TrackingError
 from rfscale import names
 from rfscale.judges.units import units
 from rfscale.paths import expanded
@@ -26,6 +26,7 @@ from rfscale.run.imports.origin import notes_on
 from rfscale.run.judging import check_judges, judge, ready_judges
 from rfscale.run.launch import StoppedError, launch, to_train
 from rfscale.run.queue import Outcome
+from rfscale.run.rolling import renewed
 from rfscale.run.sharing import Sharing
 from rfscale.run.views import Views
 from rfscale.run.watch import SILENT, Watch, finish, mirrored
@@ -225,7 +226,8 @@ class Study(Views, Sharing):
         unjudged: dict[str, str] = {}
         try:
             if missing:
-                with mirrored(mirror, watch), watch.training(self.sweep, self.store) as moment:
+                showing, paging = watch.training(self.sweep, self.store), renewed(self.sweep, self.store)
+                with mirrored(mirror, watch), paging, showing as moment:
                     launch(self.sweep, self.store, address=address, tick=tick)
             else:
                 finish(mirror, watch)
@@ -237,7 +239,7 @@ class Study(Views, Sharing):
             with suppress(names.RfscaleError):
                 self.report(watch=watch)
             raise
-        return Ran(outcome, unjudged, self.report(watch=watch))
+        return Ran(outcome, unjudged, self._last_report(watch))
 
     def evaluate(self, *, again: bool = False, address: str | None = None, watch: Watch = SILENT) -> Ran:
         """Judge the images of the finished trials, and write the report; arguments and errors as of `run`.
@@ -269,7 +271,7 @@ class Study(Views, Sharing):
             for trial in finished:
                 forget(trial, self.store.trial(trial.trial_id), quality)
         unjudged = judge(self.sweep, self.store, quality, finished, address, watch)
-        return Ran(Outcome(), unjudged, self.report(watch=watch))
+        return Ran(Outcome(), unjudged, self._last_report(watch))
 
     def finished(self) -> list[Trial]:
         """The trials that have ended well."""
@@ -323,24 +325,34 @@ class Study(Views, Sharing):
         from rfscale.run.gallery import gallery_of
 
         try:
-            report = write_report(
-                uri,
-                self.sweep.name,
-                folder,
-                reference=reference,
-                command=self.command,
-                quality_setting=setting,
-                trials=self.ids,
-                excluded=excluded,
-                gallery=gallery_of(self.finished(), self.store),
-                looks_file=self.store.looks,
-                forecasts=tally(self.store).sentences,
-            )
+            with watch.busy("writing the report"):
+                report = write_report(
+                    uri,
+                    self.sweep.name,
+                    folder,
+                    reference=reference,
+                    command=self.command,
+                    quality_setting=setting,
+                    trials=self.ids,
+                    excluded=excluded,
+                    gallery=gallery_of(self.finished(), self.store),
+                    looks_file=self.store.looks,
+                    forecasts=tally(self.store).sentences,
+                )
         except OSError as error:
             raise StoreError(
                 f"cannot write the report to {folder} ({error.strerror}); correct its permissions"
             ) from error
         watch.reported(report)
+        return report
+
+    def _last_report(self, watch: Watch) -> Report:
+        """The report, kept by MLflow too where it answers."""
+        from rfscale.run.summary import publish
+
+        report = self.report(watch=watch)
+        with suppress(TrackingError):
+            publish(self.sweep, self.store, report.path.parent)
         return report
 
     def _labelled(self, watch: Watch = SILENT) -> str:

@@ -31,6 +31,9 @@ class Watch(Protocol):
     def counting(self) -> AbstractContextManager[Progress]:
         """While something is counted: progress(what, done, total)."""
 
+    def busy(self, what: str) -> AbstractContextManager[None]:
+        """While something goes on that cannot be counted."""
+
     def reported(self, report: Report) -> None:
         """A report was written."""
 
@@ -48,6 +51,10 @@ class Silent:
     @contextmanager
     def counting(self) -> Iterator[Progress]:
         yield lambda what, done, total: None
+
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        yield
 
     def reported(self, report: Report) -> None:
         pass

@@ -10,6 +10,7 @@
         samples.png          a few images of the finished model
         quality/             what judges saw: a grid of images for each setting, and judges.json, who they were,
                              and forgotten.json, from where in the journal their scores count
+        log.txt              for people: every attempt, its steps and warnings, and the traceback of an error
         result.json          how it ended: finished, diverged, failed or interrupted, with the reason, and the size and
                              the SHA-256 of each file of weights
         <file>.damaged       what could not be read and was made anew

@@ -63,6 +63,11 @@ class TrialFolder:
         return self.path / "result.json"
 
     @property
+    def log(self) -> Path:
+        """For people: nothing reads it back."""
+        return self.path / "log.txt"
+
+    @property
     def samples(self) -> Path:
         return self.path / "samples.png"
 

@@ -26,6 +26,7 @@ from rfscale.spec.trunks import Branch
 from rfscale.spec.trunks import Trunk as Planned
 from rfscale.store import TrialFolder, read_json, write_json
 from rfscale.train.batches import Batches
+from rfscale.train.log import TrialLog
 from rfscale.train.placement import Placement, one_device
 from rfscale.train.state import TrainState
 from rfscale.train.step import Recipe, Sums, take_step
@@ -71,17 +72,18 @@ def train(
     """
     placement = one_device(resources)
     folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.claim():
+    with folder.claim(), TrialLog(folder, trial.training.steps) as log:
         ended = folder.known_state(thorough=True).status  # only what is asked under the lock is sure
         if ended in (names.FINISHED, names.DIVERGED):
             return ended
         notes = folder.begin()
         _record_attempt(trial, folder, placement.device, notes)
+        log.begin()
         result: dict[str, object] = {"status": names.FAILED, "step": 0, "reason": "", "metrics": {}, "files": {}}
         run = None
         try:
             run = Training(trial, folder, placement, resources.checkpoint_seconds, keep_weights, stop, trunk)
-            result["metrics"] = run.to_the_end(progress)
+            result["metrics"] = run.to_the_end(log.then(progress))
             save_samples(run.state.ema, trial, run.validation, samples, folder.samples)
             result["files"] = save_weights(folder, run.state.model, run.state.ema, trial.trial_id)
             result["sha256"] = checksums(folder)
@@ -102,6 +104,7 @@ def train(
             if run is not None:
                 run.close()
         write_json(folder.result, result)
+        log.ended(result)
         if result["status"] != names.INTERRUPTED:
             for path in folder.checkpoints():
                 shutil.rmtree(path)

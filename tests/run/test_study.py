@@ -56,6 +56,10 @@ class Remember:
         yield lambda outcome, submitted, trouble: self.finished.update(outcome.finished)
 
     @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        yield
+
+    @contextmanager
     def counting(self) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda what, done, total: None
 
