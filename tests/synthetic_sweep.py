@@ -138,6 +138,7 @@ def _trial(world: World, name: str, depth: int, seed: int, steps: int, shift: fl
         "train_flops_per_step": per_step, "train_flops": per_step * steps, "steps": steps, "batch": BATCH,
         "samples": steps * BATCH, "image_tokens": 16, "tokens": 20, "learning_rate": 2e-3, "lr_rule": "constant",
         "warmup_steps": 30, "ema_decay": 0.99, "ema_every": 1, "precision": "fp32", "text_dropout": 0.1, "seed": seed,
+        "curve_ends": names.ALL_POINTS,
     }  # fmt: skip
     trial_id = hashlib.sha256(repr((name, depth, seed, steps)).encode()).hexdigest()[:12]
     tags = {

@@ -35,10 +35,11 @@ def predict(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict the loss of a training that was not run, for every arm.
+    """Predict the loss of a training that was not run.
 
-    With the 95 % interval of the law and that of one more training, and the order of the arms with its probability.
-    Without a size and a length: at 3 and 10 times the largest compute. What cannot be told is said, with the reason.
+    For every arm, with the 95 % interval of the law and that of one more training, and the order of the arms with its
+    probability. Without a size and a length: at 3 and 10 times the largest compute. What cannot be told is said, with
+    the reason.
     """
     if plot is not None:
         check_picture(plot, "--plot")
@@ -87,7 +88,7 @@ def forecast(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Register predictions before they are measured, and score those whose target exists.
+    """Register predictions, and score them once measured.
 
     With --target: what would be registered, and with --register it is: prediction, interval, law, data, commit and
     time, in a file of which every line holds the hash of the line before. Without: every forecast ever registered in

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rfscale.numbers import Depth, Real, Sampled, Steps, Whole
-from rfscale.run.propose import at_depth
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.trial import Trial
 
@@ -49,6 +48,8 @@ class Target:
         self.check()
         parameters = self.parameters
         if self.depth is not None:
+            from rfscale.run.propose import at_depth  # it loads pandas
+
             other = at_depth(trial, self.depth)
             if other is None:
                 raise SweepError(

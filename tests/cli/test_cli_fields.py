@@ -46,9 +46,9 @@ def test_every_command_that_reads_a_sweep_takes_fields_and_a_name(
     name: str, tiny: Mapping, write_sweep: WriteSweep, tmp_path: Path
 ) -> None:
     path, before = write_sweep(tiny), files_in(tmp_path)
-    trial = ["0"] if name == "train" else []
+    more = {"train": ["0"], "publish": [tmp_path / "out"], "export": [tmp_path / "out", "--to", "csv"]}
     for given in (["trainig.steps=9"], ["--name", "a", "trainig.steps=9"]):
-        done = invoke(name, path, *trial, *given, "--store", tmp_path / "none")
+        done = invoke(name, path, *more.get(name, ()), *given, "--store", tmp_path / "none")
         assert done.exit_code == 2
         assert "unknown key 'trainig'; did you mean 'training'?" in done.stderr
     assert files_in(tmp_path) == before

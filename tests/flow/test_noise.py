@@ -101,13 +101,14 @@ def test_streams_keep_their_numbers() -> None:
         "TEXT_DROPOUT": 2,
         "VALIDATION": 3,
         "GENERATION": 4,
+        "ENCODER_DROPOUT": 5,
     }
 
 
 def test_golden_digests() -> None:
     """The words are integers and the uniforms exact in float64, so the bytes are the same on every machine."""
     numbers = torch.cat(
-        [uniform(11, stream, step, 17, 64) for stream in Stream for step in (0, 1, 1_000_000)]
+        [uniform(11, stream, step, 17, 64) for stream in list(Stream)[:5] for step in (0, 1, 1_000_000)]
         + [stratified(11, step, 64) for step in (0, 1, 1_000_000)]
     )
     digest = hashlib.sha256(numbers.numpy().astype("<f8").tobytes()).hexdigest()

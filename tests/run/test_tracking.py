@@ -210,7 +210,7 @@ def test_a_finished_trial_is_there_with_its_points_parameters_tags_and_files(sto
         names.TAG_VERSIONS: '{"torch": "2.13.0"}',
         names.TAG_ARM: "rf",
         names.TAG_ROLES: json.dumps(
-            {**sweep.roles, names.UNSAID: {"text.encoders": "1", "model.image_attention": "0"}}
+            {**sweep.roles, names.UNSAID: {"text.encoders": "1", "text.dropout": "null", "model.image_attention": "0"}}
         ),
         names.TAG_NOTES: '["seeds: 3 is one seed"]',  # as many as a tag holds
         names.TAG_DEVICE: "cpu, 1 thread(s)",

@@ -107,7 +107,13 @@ def test_defaults_are_pinned() -> None:
         for name, field in spec.model_fields.items()
         if not field.is_required()
     }
-    assert defaults.pop("text").model_dump() == {"encoder": "hash", "length": 16, "width": 64, "encoders": 1}
+    assert defaults.pop("text").model_dump() == {
+        "encoder": "hash",
+        "length": 16,
+        "width": 64,
+        "encoders": 1,
+        "dropout": None,
+    }
     assert defaults.pop("schedule").model_dump() == {"name": "constant"}
     assert defaults.pop("plugins") == ()
     assert defaults.pop("evaluation").model_dump() == {"images": 256, "points": 6}
@@ -137,6 +143,8 @@ def test_defaults_are_pinned() -> None:
         "resolution": 32,
         "validation_fraction": 0.1,
         "buckets": (),
+        "captions": (),
+        "flips": False,
     }
 
 

@@ -411,7 +411,7 @@ def test_a_step_never_waits_for_the_device(tiny: Mapping, tmp_path: Path, monkey
 
 def test_a_training_waits_once_per_logged_point(tiny: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with training(trial_of(tiny, steps=205), tmp_path) as run:
-        monkeypatch.setattr(Training, "_validate", lambda self, wide: {names.VAL_LOSS: 1.0})
+        monkeypatch.setattr(Training, "_validate", lambda self, wide: ({names.VAL_LOSS: 1.0}, {}))
         waits = Waits(monkeypatch)
         run.to_the_end(lambda step, loss: None)
         logged = len({step for step, _ in history(run.folder)})
