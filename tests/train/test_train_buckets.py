@@ -206,7 +206,7 @@ def test_the_picture_shows_every_bucket_at_its_own_aspect(bucketed: Mapping, tmp
 def test_data_of_squares_refuses_buckets_in_one_sentence(data: str, tiny: Mapping) -> None:
     with pytest.raises(
         SweepError,
-        match=r"sweep: 'buckets' in data is a key of folder, webdataset, parquet, hf, emoji only; allowed here are name, res",
+        match=r"'buckets' in data is a key of folder, webdataset, parquet, hf, emoji only; allowed here are name, res",
     ):
         parse_sweep({**tiny, "data": {"name": data, "resolution": 16, "buckets": [[24, 16]]}})
 
