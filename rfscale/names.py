@@ -339,6 +339,7 @@ TAG_ARM = "rfscale.arm"  # the label of the arm that the trial belongs to, such 
 TAG_ROLES = "rfscale.roles"  # JSON: role (arm, rung, tuned, seed) -> keys of the identity, the same on a sweep's runs
 UNSAID = "unsaid"  # in it: key -> value, as text, of what was added later: on record or not, it is the same kind of run
 TAG_PLACES = "rfscale.places"  # of an experiment: hash of the arms, roles and keys of the identity that its runs carry
+REPORT_EXPERIMENT = " (report)"  # after the name of a sweep: the MLflow experiment of its report, which has no trials
 TAG_SUMMARY = "rfscale.summary"  # of a run that holds the report and is no trial: the id of the store that wrote it
 TAG_DESCRIPTION = "mlflow.note.content"  # MLflow's own: what its page says of an experiment
 TAG_CURSOR = "rfscale.journal_bytes"  # bytes of the trial's journal that this run holds, and a hash of their last line

@@ -227,7 +227,8 @@ def runs_of(client: MlflowClient, tracking_uri: str, sweep: str) -> list[Run]:
     """Every run of the sweep's experiment. Raises TableError where there is no such experiment."""
     experiment = client.get_experiment_by_name(sweep)
     if experiment is None or experiment.lifecycle_stage != "active":
-        known = sorted(e.name for e in client.search_experiments() if e.name != "Default")
+        there = (e.name for e in client.search_experiments())
+        known = sorted(name for name in there if name != "Default" and not name.endswith(names.REPORT_EXPERIMENT))
         raise TableError(
             f"no sweep {sweep!r} in {names.mask(tracking_uri)}; "
             + (
@@ -257,8 +258,6 @@ def _validated(
     rejected: list[dict[str, Any]] = []
     first_run: dict[str, str] = {}
     for run in sorted(runs, key=lambda r: (r.info.start_time, r.info.run_id)):
-        if names.TAG_SUMMARY in run.data.tags:  # it holds the report
-            continue
         row, reason = _row(run)
         if trials is not None and _trial_id(run) and _trial_id(run) not in trials:
             reason = OTHER_TRIAL

@@ -201,9 +201,8 @@ def ui(
     client = connect(uri)
     # Not as an argument: everybody on the machine can read the command line of a process, and a login in the address.
     os.environ |= {**SETTINGS, "MLFLOW_BACKEND_STORE_URI": uri}
-    latest = client.search_experiments(
-        order_by=["last_update_time DESC"], filter_string="name != 'Default'", max_results=1
-    )
+    known = client.search_experiments(order_by=["last_update_time DESC"], filter_string="name != 'Default'")
+    latest = [one for one in known if not one.name.endswith(names.REPORT_EXPERIMENT)]
     address = f"http://127.0.0.1:{port}" + (f"/#/experiments/{latest[0].experiment_id}" if latest else "")
     if as_json:
         print_json({"address": address})

@@ -78,6 +78,21 @@ def check_reachable(uri: str) -> None:
         connect(uri, new=True)
 
 
+def experiment_named(name: str, client: MlflowClient, uri: str, store: Store) -> str:
+    """The id of an experiment, made where it is not there. Raises TrackingError where it was deleted."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # Artifacts lie in the store; a server decides for itself where they go.
+        location = None if keeps_files_itself(uri) else (store.root.resolve() / "artifacts").as_uri()
+        return str(client.create_experiment(name, artifact_location=location))
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"the MLflow experiment {name!r} was deleted; restore it with "
+            f"`mlflow experiments restore -x {found.experiment_id}`, or rename the sweep"
+        )
+    return str(found.experiment_id)
+
+
 class Mirror:
     """One MLflow experiment per sweep, one run per trial for life, found by its trial id tag."""
 
@@ -215,17 +230,7 @@ class Mirror:
     # --- MLflow -------------------------------------------------------------------------------------------------------
 
     def _get_experiment(self) -> str:
-        found = self._client.get_experiment_by_name(self.sweep.name)
-        if found is None:
-            # Artifacts lie in the store; a server decides for itself where they go.
-            location = None if keeps_files_itself(self.uri) else (self.store.root.resolve() / "artifacts").as_uri()
-            return str(self._client.create_experiment(self.sweep.name, artifact_location=location))
-        if found.lifecycle_stage != "active":
-            raise TrackingError(
-                f"the MLflow experiment {self.sweep.name!r} was deleted; restore it with "
-                f"`mlflow experiments restore -x {found.experiment_id}`, or rename the sweep"
-            )
-        return str(found.experiment_id)
+        return experiment_named(self.sweep.name, self._client, self.uri, self.store)
 
     def _runs(self, filter_string: str = "") -> dict[str, list[Copy]]:
         """The runs of the experiment that carry a trial id, by trial id. Other runs are not read."""

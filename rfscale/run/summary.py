@@ -1,7 +1,8 @@
 """The report of a sweep in MLflow: its page, figures and tables as the artifacts of one run.
 
-The run of the report is no trial: it has the tag `names.TAG_SUMMARY`, the id of the store that wrote it, and nothing
-reads it as one. It is written when a sweep has been run or judged, not while it trains.
+The run of the report is no trial, so it has an experiment of its own, "NAME (report)": every run in the experiment of a
+sweep is a trial. It has the tag `names.TAG_SUMMARY`, the id of the store that wrote it. It is written when a sweep has
+been run or judged, not while it trains.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.table.store import reading
 from rfscale import names
-from rfscale.run.mirror import tracking_uri
+from rfscale.run.mirror import experiment_named, tracking_uri
 from rfscale.spec.sweep import Sweep
 from rfscale.store import Store
 
@@ -24,11 +25,12 @@ def publish(sweep: Sweep, store: Store, folder: Path) -> str:
 
     Raises TrackingError.
     """
-    with reading(tracking_uri(store)) as client:
-        experiment = client.get_experiment_by_name(sweep.name)
-        if experiment is None:  # MLflow was away while it trained
+    uri = tracking_uri(store)
+    with reading(uri) as client:
+        if client.get_experiment_by_name(sweep.name) is None:  # MLflow was away while it trained
             return ""
-        run_id = _summary(client, str(experiment.experiment_id), sweep, store.identity())
+        experiment = experiment_named(f"{sweep.name}{names.REPORT_EXPERIMENT}", client, uri, store)
+        run_id = _summary(client, experiment, sweep, store.identity())
         client.log_artifacts(run_id, str(folder), "report")
         client.set_terminated(run_id, "FINISHED")
         return run_id

@@ -106,8 +106,7 @@ def only_run(place: Path, sweep: Sweep) -> Any:
     client = MlflowClient(tracking_uri(Store(place)))
     experiment = client.get_experiment_by_name(sweep.name)
     assert experiment is not None
-    found = client.search_runs([experiment.experiment_id])
-    (run,) = [run for run in found if names.TAG_SUMMARY not in run.data.tags]  # that one holds the report
+    (run,) = client.search_runs([experiment.experiment_id])
     return run
 
 
