@@ -90,13 +90,9 @@ def plan(
     are kept in the store: `rfscale run` then says how much time is left, and how far it is from the forecast.
     """
     study = Study(sweep, open_store(store))
+    of_budget = (("--target", target), ("--out", out), ("--formulation", formulation))
     if measure:
-        for option, value in (
-            ("--budget", budget),
-            ("--target", target),
-            ("--out", out),
-            ("--formulation", formulation),
-        ):
+        for option, value in (("--budget", budget), *of_budget):
             if value is not None:
                 raise SweepError(f"{option} and --measure ask for two different things; give one of them")
         show_forecast(study, workers, price_per_hour, as_json)
@@ -107,9 +103,13 @@ def plan(
     if budget is not None:
         _propose(study, budget, formulation, target, out, as_json)
         return
-    for option, value in (("--target", target), ("--out", out), ("--formulation", formulation)):
+    for option, value in of_budget:
         if value is not None:
             raise SweepError(f"{option} has no effect without --budget; add --budget FLOPS, or remove it")
+    _show_plan(study, as_json)
+
+
+def _show_plan(study: Study, as_json: bool) -> None:
     planned = study.plan()
     definition = planned.sweep
     rows = [_row(definition, one) for one in planned.trials]

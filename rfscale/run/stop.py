@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rfscale.store import Store, StoreError, read_json, write_json
+from rfscale.store.files import is_locked
 
 FINISH, NOW = "finish", "now"
 """What runs is trained to its end and nothing else is begun; or what runs writes a checkpoint and leaves."""
@@ -78,14 +79,7 @@ def launching(store: Store, name: str) -> Iterator[None]:
 
 def launched(store: Store, name: str) -> bool:
     """Whether a launcher of the sweep runs, on this machine or on one whose locks reach here."""
-    try:
-        with open(_path(store, name, "runs")) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
+    return is_locked(_path(store, name, "runs"), fcntl.LOCK_EX)
 
 
 def _path(store: Store, name: str, ending: str) -> Path:

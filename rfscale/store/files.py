@@ -6,6 +6,7 @@ leaves under such a name is never read, and `remove_temporary` finds it by its f
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -165,3 +166,15 @@ def _to_disk(path: Path) -> None:
         path.chmod(stat.S_IMODE(wanted))
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def is_locked(path: Path, wanted: int) -> bool:
+    """Whether another process holds a lock of a file against one of the kind `wanted`, `fcntl.LOCK_SH` or `LOCK_EX`."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, wanted | fcntl.LOCK_NB)
+        return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True

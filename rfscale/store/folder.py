@@ -20,6 +20,7 @@ from rfscale.store.files import (
     StoreError,
     check_file,
     damaged,
+    is_locked,
     read_json,
     remove_temporary,
     set_aside,
@@ -193,14 +194,7 @@ class TrialFolder:
         return ""
 
     def _locked(self) -> bool:
-        try:
-            with open(self.path / "lock") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
+        return is_locked(self.path / "lock", fcntl.LOCK_SH)
 
     @contextmanager
     def claim(self) -> Iterator[None]:
