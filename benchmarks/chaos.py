@@ -39,8 +39,6 @@ from rfscale import names
 from rfscale.spec.sweep_file import load_sweep
 from rfscale.store import Store, read_json
 
-TIMES = (names.SAMPLES_PER_SECOND, names.TRAIN_SECONDS)
-"""Metrics that are not the same twice."""
 LAUNCHER, WORKER, RAYLET, GCS = "launcher", "worker", "raylet", "gcs"
 LEAVE_SECONDS = 30.0
 """For the processes of a launch to end after their launcher."""
@@ -207,8 +205,10 @@ def _values(journal: Path) -> tuple[dict[tuple[int, str], str], int]:
     for line in journal.read_text(encoding="utf-8").splitlines():
         point = json.loads(line)
         for key, value in point["metrics"].items():
+            if key in names.SYSTEM:  # read by the clock, so a start more is a reading more or less
+                continue
             twice += (point["step"], key) in found
-            found[point["step"], key] = "a time" if key in TIMES else repr(value)
+            found[point["step"], key] = "a time" if key in names.VARYING else repr(value)
     return found, twice
 
 
@@ -224,7 +224,8 @@ def _mirrored(place: Place, trials: set[str], tally: Tally) -> list[str]:
         if Counter(trial for trial, _ in rows) != Counter(trials):
             wrong.append(f"MLflow has {len(rows)} runs of {len({t for t, _ in rows})} trials, not one for each")
         for trial, run in rows:
-            points = database.execute("SELECT step, key FROM metrics WHERE run_uuid = ?", (run,)).fetchall()
+            rows = database.execute("SELECT step, key FROM metrics WHERE run_uuid = ?", (run,)).fetchall()
+            points = [(step, key) for step, key in rows if key not in names.SYSTEM]
             tally.points += len(points)
             expected = Counter(_values(place.store.trial(trial).journal)[0].keys())
             if Counter((int(step), str(key)) for step, key in points) != expected:

@@ -136,6 +136,28 @@ METRICS: dict[str, Key] = {
     )
 }
 
+# --- the machine while it trains --------------------------------------------------------------------------------------
+# Under the names that MLflow gives its own system metrics, where it has one: its page shows them in a tab of their own.
+CPU_USE = "system/cpu_utilization_percentage"
+MEMORY_USE = "system/system_memory_usage_percentage"
+PROCESS_MEMORY = "system/process_memory_megabytes"
+GPU_USE = "system/gpu_utilization_percentage"
+GPU_MEMORY = "system/gpu_memory_usage_megabytes"
+
+SYSTEM: dict[str, Key] = {
+    key.key: key
+    for key in (
+        Key(CPU_USE, "%", "none", "use of all cores of the machine since the last reading, whoever used them"),
+        Key(MEMORY_USE, "%", "none", "memory of the machine in use, by whomever"),
+        Key(PROCESS_MEMORY, "MB", "none", "resident memory of the process that trains the trial"),
+        Key(GPU_USE, "%", "none", "use of the trial's GPU, by whomever"),
+        Key(GPU_MEMORY, "MB", "none", "most GPU memory that the trial has held so far"),
+    )
+}
+
+VARYING: frozenset[str] = frozenset({SAMPLES_PER_SECOND, TRAIN_SECONDS, *SYSTEM})
+"""The only measurements in which two runs of one trial on one machine may differ."""
+
 # --- attention --------------------------------------------------------------------------------------------------------
 # Keys: attention/<metric>/<block>, the block as `attention_block` writes it.
 MAX_LOGIT, ENTROPY = "max_logit", "entropy"

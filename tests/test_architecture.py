@@ -261,7 +261,7 @@ def test_every_key_is_a_legal_mlflow_name() -> None:
     tags = [value for name, value in vars(names).items() if name.startswith("TAG_")]
     attention = [names.attention_key(metric, names.attention_block(3, "cross")) for metric in names.ATTENTION]
     levels = (names.denoising_level(-10.0), names.val_level(0.125))
-    for key in (*names.METRICS, *names.PARAMS, *tags, *attention, *levels):
+    for key in (*names.METRICS, *names.SYSTEM, *names.PARAMS, *tags, *attention, *levels):
         assert key
         assert set(key) <= _LEGAL, key
         assert len(key) <= 250
@@ -280,7 +280,9 @@ def test_a_real_trial_writes_declared_keys_only(tiny: dict[str, object], tmp_pat
         key for key in written if key.startswith(level) and names.denoising_level(float(key[len(level) :])) == key
     }
     attention = {key for key in written if (names.parse_attention(key) or ("",))[0] in names.ATTENTION}
-    assert written - profile - attention == names.METRICS.keys(), "declared and written differ"
+    measured = written - profile - attention
+    assert measured - names.SYSTEM.keys() == names.METRICS.keys(), "declared and written differ"
+    assert measured & names.SYSTEM.keys() == {names.CPU_USE, names.MEMORY_USE, names.PROCESS_MEMORY}, "no GPU here"
     assert profile
     assert len(attention) == len(names.ATTENTION) * trial.model.depth
     assert set(trial.parameters()) == names.PARAMS.keys()

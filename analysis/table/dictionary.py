@@ -105,7 +105,7 @@ def type_of(values: pd.Series) -> str:
 
 def described(column: str) -> tuple[str, str, str]:
     """Unit, which direction is better, and meaning of a column, a key or a metric."""
-    known: Mapping[str, Key] = {**names.PARAMS, **names.METRICS, **names.QUALITY, **names.ATTENTION}
+    known: Mapping[str, Key] = {**names.PARAMS, **names.METRICS, **names.SYSTEM, **names.QUALITY, **names.ATTENTION}
     if column in known:
         return known[column].unit, known[column].better, known[column].meaning
     if column in MEANINGS:

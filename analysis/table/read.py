@@ -343,7 +343,7 @@ def _final_metrics(run: Run) -> dict[str, float]:
     measured = {
         key: logged(value)
         for key, value in run.data.metrics.items()
-        if not key.startswith(_PROFILE_PREFIX) and not scores.is_score(key)
+        if not key.startswith(_PROFILE_PREFIX) and not scores.is_score(key) and key not in names.SYSTEM
     }
     return {key: float(measured.get(key, math.nan)) for key in (*names.METRICS, *measured)}
 

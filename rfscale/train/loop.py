@@ -31,6 +31,7 @@ from rfscale.train.placement import Placement, one_device
 from rfscale.train.state import TrainState
 from rfscale.train.step import Recipe, Sums, take_step
 from rfscale.train.stopping import Stop
+from rfscale.train.system import Gauges
 from rfscale.train.trunk import History, Trunk
 from rfscale.train.weights import checksums, save_weights, save_weights_of
 from rfscale.validation.attention import measure_attention
@@ -144,6 +145,7 @@ class Training:
         self.sums = Sums.of(self.state.at, placement.device)
         self.journal = folder.open_journal()
         self.untold = shared
+        self.gauges = Gauges(placement.device)
 
     def to_the_end(self, progress: Progress) -> dict[str, float]:
         """Train to the last step; returns the metrics of the last validation. Raises DivergedError and Interrupted."""
@@ -262,6 +264,8 @@ class Training:
         values[names.LEARNING_RATE_NOW] = self.recipe.schedule.rate(at.step - 1)
         values[names.SAMPLES_PER_SECOND] = steps * self.trial.training.batch / seconds
         values[names.TRAIN_SECONDS] = at.seconds
+        if self.gauges.due() or at.step == self.trial.training.steps:
+            values |= self.gauges.read()
         self.journal.log(at.step, values)
         return values[names.TRAIN_LOSS]
 

@@ -431,7 +431,7 @@ def sweep_of(tiny: dict[str, Any], name: str) -> dict[str, Any]:
 
 def outcome(folder: TrialFolder) -> tuple[bytes, bytes, dict[tuple[int, str], float]]:
     """Weights, their EMA and every measured number but the clocks."""
-    clocks = {names.SAMPLES_PER_SECOND, names.TRAIN_SECONDS}
+    clocks = names.VARYING
     measured = {(p.step, k): v for p in folder.points()[0] for k, v in p.metrics.items() if k not in clocks}
     return folder.weights(ema=False).read_bytes(), folder.weights(ema=True).read_bytes(), measured
 

@@ -128,7 +128,7 @@ def break_trial(folder: TrialFolder) -> None:
 
 def history(folder: TrialFolder) -> list[tuple[int, str, float]]:
     """Every number but the clock's."""
-    clock = {names.SAMPLES_PER_SECOND, names.TRAIN_SECONDS}
+    clock = names.VARYING
     return sorted((p.step, k, v) for p in folder.points()[0] for k, v in p.metrics.items() if k not in clock)
 
 

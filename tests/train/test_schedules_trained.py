@@ -24,7 +24,7 @@ SCHEDULES = [
     {"name": "linear"},
     {"name": "wsd", "cooldown": 0.4},
 ]
-CLOCKS = {names.SAMPLES_PER_SECOND, names.TRAIN_SECONDS}
+CLOCKS = names.VARYING
 OFTEN = Resources(checkpoint_seconds=1e-9)
 
 

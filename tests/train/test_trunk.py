@@ -26,7 +26,7 @@ Mapping = dict[str, Any]
 SCHEDULES: list[Mapping] = [{"name": "constant"}, {"name": "wsd", "cooldown": 0.3}]
 STEPS = [24, 36, 57]
 NO_IMAGES = Samples(images=0)
-CLOCKS = {names.SAMPLES_PER_SECOND, names.TRAIN_SECONDS}
+CLOCKS = names.VARYING
 
 
 @pytest.fixture(params=SCHEDULES, ids=lambda s: s["name"])

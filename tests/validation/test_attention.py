@@ -179,7 +179,7 @@ def weights_and_values(tiny: dict[str, Any], path: Path) -> tuple[bytes, dict[tu
     (trial,) = parse_sweep(tiny).trials
     folder = TrialFolder(path)
     assert loop.train(trial, folder, samples=Samples(images=0)) == names.FINISHED
-    clocks = {names.SAMPLES_PER_SECOND, names.TRAIN_SECONDS}
+    clocks = names.VARYING
     points = {(p.step, k): v for p in folder.points()[0] for k, v in p.metrics.items() if k not in clocks}
     return folder.weights().read_bytes() + folder.weights("raw").read_bytes(), points
 
