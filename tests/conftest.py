@@ -6,13 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import yaml
+
+if TYPE_CHECKING:
+    from benchmarks.object_server import ObjectServer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -97,3 +101,29 @@ def environment_in(folder: Path) -> dict[str, str]:
 def files_in(folder: Path) -> set[str]:
     """Every file and folder below `folder`."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[ObjectServer]:
+    """An S3 server on loopback."""
+    from benchmarks.object_server import ObjectServer
+
+    with ObjectServer() as server:
+        yield server
+
+
+@pytest.fixture
+def object_server(running_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+    """The server, with the environment that its clients need, without faults at the start and after."""
+    for name, value in running_server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield running_server
+    running_server.fault = "none"
+
+
+@pytest.fixture
+def store_url(object_server: ObjectServer) -> str:
+    """A store of one's own on it."""
+    from benchmarks.object_server import BUCKET
+
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
