@@ -106,6 +106,16 @@ def rung_labels(table: SweepTable) -> pd.Series:
     return pd.Series([told[trial.rung] for trial in sorted_out.trials], index=table.trials.index, dtype=object)
 
 
+def tried(table: SweepTable) -> tuple[tuple[str, ...], pd.DataFrame]:
+    """The tuned keys, and every trial with all values of them: `trial_id, arm, rung, parameters, seed, log_loss` (at
+    the FLOPs of its rung) and a column for each key."""
+    known = _sort_out(table, ())
+    losses, told = _losses(table, known, _budgets(known)[0]), dict(zip(known.rungs, _labels(known), strict=True))
+    rows = [(t.trial_id, t.arm, told[t.rung], t.parameters, t.seed, losses[t.trial_id], *t.tuned) for t in known.trials]
+    columns = ["trial_id", "arm", "rung", "parameters", "seed", "log_loss", *known.tuned_keys]
+    return known.tuned_keys, pd.DataFrame(rows, columns=columns)
+
+
 # --- who is where -----------------------------------------------------------------------------------------------------
 
 

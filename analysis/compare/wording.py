@@ -157,7 +157,8 @@ def tuned_sentences(comparison: Comparison) -> list[str]:
         n = len(comparison.choices)
         told.append(
             f"{EDGE} At the end of its list in {len(at_edge)} of {n} places, so that a better value may lie beyond: "
-            f"{'; '.join(at_edge[:EDGES_SHOWN])}{'; ...' if len(at_edge) > EDGES_SHOWN else ''}. Extend the list there."
+            f"{'; '.join(at_edge[:EDGES_SHOWN])}{'; ...' if len(at_edge) > EDGES_SHOWN else ''}. "
+            f"`rfscale plan SWEEP --next` writes the sweep with these lists extended."
         )
     else:
         told.append("No value chosen is at the end of its list.")

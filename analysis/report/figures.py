@@ -22,6 +22,8 @@ from analysis.stability import plot as plot_stability
 from analysis.stability.growth import Growth
 from analysis.style import LEADING, Look, legend_beside, log_axis
 from analysis.table.read import SweepTable
+from analysis.tuning import plot as plot_tuning
+from analysis.tuning.summary import Tuning
 from rfscale import names
 
 
@@ -34,6 +36,7 @@ class Results:
     ladder: Ladder
     quality: Quality | None
     growth: Growth | None
+    tuning: Tuning | None
     look: Mapping[str, Look]
 
     @property
@@ -45,7 +48,9 @@ class Results:
         return len(self.comparison.standings) > plot_ladder.LAWS_UP_TO
 
 
-Section = Literal["trend", "ranking", "laws", "training", "attention", "quality", "quality by size", "quality by steps"]
+Section = Literal[
+    "trend", "ranking", "laws", "training", "attention", "tuned", "quality", "quality by size", "quality by steps"
+]
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,28 @@ def _attention(r: Results) -> tuple[str, Draw] | None:
     )
 
 
+def _tuned_loss(r: Results) -> tuple[str, Draw] | None:
+    tuning = r.tuning
+    if tuning is None:
+        return None
+    best = f" The {plot_tuning.MOST_ARMS} best {r.comparison.noun}s." if len(r.look) > plot_tuning.MOST_ARMS else ""
+    return (
+        "Loss at the end of training against each tuned value, a colour per rung. Dots: means over seeds. Line: the "
+        f"fit near the best value. Diamond: its optimum, with a 95 % interval; dotted where there is none.{best}",
+        lambda: plot_tuning.panels_tuned(tuning, r.look),
+    )
+
+
+def _tuned_law(r: Results) -> tuple[str, Draw] | None:
+    tuning = r.tuning
+    if tuning is None or all(law.theta is None for law in tuning.laws):
+        return None
+    return (
+        "The optima with their 95 % intervals against size. Dashed: the law, a line for each length.",
+        lambda: plot_tuning.panels_law(tuning, r.look),
+    )
+
+
 def _quality_against_loss(r: Results) -> tuple[str, Draw] | None:
     quality = r.quality
     if quality is None or not plot_quality.shown(quality):
@@ -201,6 +228,8 @@ FIGURES = (
     ReportFigure("loss_per_level", "training", _loss_per_level),
     ReportFigure("denoising_profile", "training", _denoising_profile),
     ReportFigure("attention", "attention", _attention),
+    ReportFigure("tuned_loss", "tuned", _tuned_loss),
+    ReportFigure("tuned_law", "tuned", _tuned_law),
 )
 
 

@@ -2,8 +2,8 @@
 
 `write_report` reads a sweep, compares its arms, fits its laws, draws the figures and writes a folder:
 `report.html` (self-contained), every figure as PNG, SVG and PDF, and `trials.csv`, `curves.csv`, `rejected.csv`,
-`ranking.csv`, `laws.csv`, `attention.csv` where attention was measured, and `quality.csv` where generated images were
-scored.
+`ranking.csv`, `laws.csv`, `attention.csv` where attention was measured, `tuned.csv` where values were tuned, and
+`quality.csv` where generated images were scored.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from analysis.stability.growth import growth
 from analysis.style import LEADING, house_style, looks, places_of, si
 from analysis.table.attention import read_attention
 from analysis.table.read import NoneUsableError, SweepTable, TableError, read_sweep
+from analysis.tuning import wording as wording_tuning
+from analysis.tuning.summary import tuning_of
 from rfscale import names
 
 TEMPLATE = "page.html"
@@ -139,7 +141,8 @@ def report_of(
     arms = [s.arm for s in comparison.standings]
     places = kept_places(looks_file, arms) if looks_file is not None else places_of(arms, {})
     look = looks(arms, comparison.reference, places)
-    results = Results(compared, comparison, ladder, quality, growth(attention, compared), look)
+    tuning = tuning_of(table, comparison, ladder) if comparison.choices else None
+    results = Results(compared, comparison, ladder, quality, growth(attention, compared), tuning, look)
     with house_style():
         pictures = list(_pictures(results))
     on_page = [picture for picture in pictures if picture.drawing.markup]
@@ -158,6 +161,8 @@ def report_of(
     }
     if results.growth is not None:
         frames["attention"] = results.growth.points
+    if tuning is not None:
+        frames["tuned"] = tuning.frame()
     if quality is not None:
         frames["quality"] = quality.scores
     for name, frame in frames.items():
@@ -233,6 +238,8 @@ def _page(
         told=wording_quality,
         growth=results.growth,
         grown=wording_stability,
+        tuning=results.tuning,
+        tuned=wording_tuning,
         trials=_trial_rows(table),
         trial_columns=list(TRIAL_COLUMNS),
         rejected=rejected_rows(table.rejected),

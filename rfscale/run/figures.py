@@ -109,6 +109,26 @@ class Figures:
 
         return _drawn(lambda: plot_loss_against_parameters(self._compared.table, self._laws, look=self._look))
 
+    def tuned(self, arm: str | None = None, axis: str | None = None) -> Drawing:
+        """Loss against a tuned value, a line per rung with its optimum marked; of one arm, by default the best, and of
+        one tuned axis, by default the first. Raises SweepError where nothing is tuned."""
+        from analysis.tuning.plot import plot_tuned
+        from analysis.tuning.summary import tuning_of
+
+        found = self._compared
+        tuning = tuning_of(found.table, found.comparison, self._laws)
+        if tuning is None:
+            raise SweepError("no axis with numbers is tuned in this sweep; name one under tune:")
+        name, key = arm or found.comparison.best.arm, axis or tuning.keys[0]
+        shown = [optimum for optimum in tuning.optima if (optimum.arm, optimum.key) == (name, key)]
+        if not shown:
+            arms = ", ".join(dict.fromkeys(optimum.arm for optimum in tuning.optima))
+            raise SweepError(
+                f"there is no tuned axis {quoted(key)} of arm {quoted(name)}; there are {', '.join(tuning.keys)} "
+                f"of {arms}"
+            )
+        return _drawn(lambda: plot_tuned(shown))
+
 
 def _drawn(draw: Callable[[], Axes]) -> Drawing:
     from analysis.style import house_style

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from analysis.report.page import Report
     from analysis.table.folder import Tables
     from analysis.table.read import SweepTable
+    from analysis.tuning.summary import Tuning
     from rfscale.run.study import Compared
 
 
@@ -79,6 +80,12 @@ class Results:
             if law.arm == arm:
                 return law
         raise SweepError(f"{self.name} has no arm {quoted(arm)}; it has {', '.join(law.arm for law in laws)}")
+
+    def tuning(self, *, reference: str | None = None) -> Tuning | None:
+        """The optimum of every tuned axis, as of a study."""
+        from analysis.tuning.summary import tuned_axes
+
+        return tuned_axes(self.table, reference)
 
     def fit(self, form: str = "chinchilla", **options: Any) -> FitResult:
         """A law of any form on every point of every curve, N, D, C and loss, as `analysis.fit`, whose options these

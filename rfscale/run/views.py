@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from analysis.laws.ladder import ArmLaw, Ladder
     from analysis.laws.result import Prediction
+    from analysis.tuning.summary import Tuning
     from rfscale.run.study import Compared
 
 
@@ -93,6 +94,13 @@ class Views:
         if law.law is None:
             raise FitError(f"arm {name} has no law: {law.reason}")
         return law.law.predict(name, n, d)
+
+    def tuning(self, *, reference: str | None = None) -> Tuning | None:
+        """The optimum of every tuned axis, the laws that they follow, and what tuning moves; None where nothing is
+        tuned. Raises as `compare` does."""
+        from analysis.tuning.summary import tuned_axes
+
+        return tuned_axes(self.compare(reference=reference).table, reference)
 
     def arms_of(self, ladder: Ladder, arm: str | None = None) -> tuple[str, ...]:
         """The arms of a ladder in the order of the file, or the one that is named. Raises SweepError."""
