@@ -40,9 +40,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Shift:
-    """`reference`: of the multipliers. `held`: the values held, by key, as they are at the smallest rung; `moved`: places at which tuning takes another.
-
-    `fixed` is None where there is nothing to compare, with the `reason`.
+    """`reference`: of the multipliers. `held`: the values held, by key, as they are at the smallest rung; `moved`: the
+    places at which tuning takes another. `fixed` is None where there is nothing to compare, with the `reason`.
     """
 
     reference: str
