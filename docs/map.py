@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "map.md"
 # Top to bottom as data flows: a file imports only from its own folder and from those below it.
 FOLDERS = {
     "rfscale": ("cli", "run", "rating", "judges", "train", "validation", "store", "spec", "backbones", "flow", "data"),
-    "analysis": ("report", "preference", "quality", "stability", "compare", "laws", "table"),
+    "analysis": ("report", "preference", "quality", "stability", "tuning", "compare", "laws", "table"),
 }
 HEAD = """# Map of the code
 
