@@ -50,7 +50,9 @@ class EmojiData(PairsData):
         default=FONT, min_length=1, description="a font with CBDT bitmaps; the default is Debian's"
     )
     annotations: Annotated[str | None, PathField()] = Field(
-        default=None, description="a CLDR file such as annotations/de.xml: it adds the columns cldr and keywords"
+        default=None,
+        description="a CLDR file such as annotations/de.xml, with annotationsDerived/de.xml where it lies beside that "
+        "folder: it adds the columns cldr and keywords",
     )
 
     def listing(self) -> Listing:
@@ -60,7 +62,15 @@ class EmojiData(PairsData):
             if column not in COLUMNS or (column != CAPTION and others is None):
                 having = f"{CAPTION}, and with `annotations` {COLUMNS[1]} and {COLUMNS[2]}"
                 raise DataError(f"data `emoji` has no caption column `{cut(column)}`: its columns are {having}.")
-        return _listing(font, _stamp(font, FONT_HINT), others, others and _stamp(others, NAMES_HINT), self.columns)
+        files = _with_derived(others) if others else ()
+        stamps = tuple(_stamp(file, NAMES_HINT) for file in files)
+        return _listing(font, _stamp(font, FONT_HINT), files, stamps, self.columns)
+
+
+def _with_derived(annotations: Path) -> tuple[Path, ...]:
+    """CLDR has what is built by a rule (skin tones, families, flags) in a file of its own: more than half of all."""
+    derived = annotations.parent.parent / "annotationsDerived" / annotations.name
+    return (annotations, derived) if annotations.parent.name == "annotations" and derived.is_file() else (annotations,)
 
 
 FONT_HINT = "apt-get install fonts-noto-color-emoji, or give the path of a font with colour bitmaps"
@@ -77,9 +87,9 @@ def _stamp(path: Path, hint: str) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _listing(font: Path, stamp: Any, annotations: Path | None, named_at: Any, columns: Sequence[str]) -> Listing:
+def _listing(font: Path, stamp: Any, annotations: Sequence[Path], named_at: Any, columns: Sequence[str]) -> Listing:
     sha256, bitmaps = _bitmaps(font)
-    names, keywords = _annotations(annotations) if annotations is not None else ({}, {})
+    names, keywords = _annotations(annotations)
     bases: dict[bytes, str] = {}  # one picture under two characters is one thing
     entries: list[Entry] = []
     pictures: list[Stored] = []
@@ -92,9 +102,9 @@ def _listing(font: Path, stamp: Any, annotations: Path | None, named_at: Any, co
         known = {CAPTION: own, "cldr": names.get(code, own), "keywords": keywords.get(code, own)}
         unnamed += code not in names
         base = bases.setdefault(image, base_of(code))
-        entries.append(Entry(base, tuple(known[column] for column in columns), len(pictures)))
-        where = f"of {'-'.join(f'{c:x}' for c in code)} in {font}"
-        pictures.append(Stored(where, "take another font", (stamp, code), partial(bytes, image)))
+        spelt = "-".join(f"{c:x}" for c in code)
+        entries.append(Entry(base, tuple(known[column] for column in columns), len(pictures), spelt))
+        pictures.append(Stored(f"of {spelt} in {font}", "take another font", (stamp, code), partial(bytes, image)))
     notes = []
     if nameless:
         unicode = unicodedata.unidata_version
@@ -103,9 +113,10 @@ def _listing(font: Path, stamp: Any, annotations: Path | None, named_at: Any, co
         )
     if unnamed and set(columns) != {CAPTION}:
         notes.append(
-            f"{unnamed:,} of {len(entries):,} emoji are not in {annotations}: they have their Unicode name instead"
+            f"{unnamed:,} of {len(entries):,} emoji are not in {' or '.join(map(str, annotations))}: they have their "
+            "Unicode name instead"
         )
-    content = content_of([sha256, *lines_of({"": entries})], entries)
+    content = content_of([sha256, b"in the order of characters\n", *lines_of({"": entries})], entries)
     return Listing(str(font), entries, pictures, content, notes=tuple(notes))
 
 
@@ -193,19 +204,20 @@ def unicode_name(code: Code) -> str:
     return ": ".join(filter(None, (", ".join(things), ", ".join(tones))))
 
 
-def _annotations(path: Path) -> tuple[dict[Code, str], dict[Code, str]]:
-    """Names and keywords of a CLDR annotation file. Raises DataError."""
+def _annotations(paths: Sequence[Path]) -> tuple[dict[Code, str], dict[Code, str]]:
+    """Names and keywords of CLDR annotation files. Raises DataError."""
     names: dict[Code, str] = {}
     keywords: dict[Code, str] = {}
-    try:
-        for found in ElementTree.parse(path).iter("annotation"):
-            code, text = plain(map(ord, found.get("cp", ""))), (found.text or "").strip()
-            if text and found.get("type") == "tts":
-                names[code] = text
-            elif text:
-                keywords[code] = ", ".join(word.strip() for word in text.split("|"))
-    except (OSError, ElementTree.ParseError) as error:
-        raise DataError(f"{path} cannot be read as CLDR annotations ({cut(str(error))}): {NAMES_HINT}.") from error
-    if not names:
-        raise DataError(f"{path} holds no annotation of type tts: give a file such as common/annotations/de.xml.")
+    for path in paths:
+        try:
+            for found in ElementTree.parse(path).iter("annotation"):
+                code, text = plain(map(ord, found.get("cp", ""))), (found.text or "").strip()
+                if text and found.get("type") == "tts":
+                    names[code] = text
+                elif text:
+                    keywords[code] = ", ".join(word.strip() for word in text.split("|"))
+        except (OSError, ElementTree.ParseError) as error:
+            raise DataError(f"{path} cannot be read as CLDR annotations ({cut(str(error))}): {NAMES_HINT}.") from error
+    if paths and not names:
+        raise DataError(f"{paths[0]} holds no annotation of type tts: give a file such as common/annotations/de.xml.")
     return names, keywords

@@ -40,12 +40,14 @@ _NAMES = {
 class Entry:
     """A pair. `texts`: one caption of each column. `image`: its number among the pictures of the listing.
 
-    `file_name` decides on which side of the split it stands: the name of the image, one for all its entries.
+    `file_name` decides on which side of the split it stands: the name of the image, one for all its entries. `place`
+    orders several images of one name, whatever their captions, so that each caption column sees them in one order.
     """
 
     file_name: str
     texts: tuple[str, ...]
     image: int = 0
+    place: str = ""
 
     @property
     def text(self) -> str:
@@ -96,8 +98,8 @@ def split(where: object, entries: Sequence[Entry], fraction: float) -> tuple[lis
 
 
 def in_order(entries: Iterable[Entry]) -> list[Entry]:
-    """By the hash of the name, then by the captions: where the entries lie in their files decides nothing."""
-    return sorted(entries, key=lambda entry: (_place(entry.file_name), entry.texts))
+    """By the hash of the name, then by place and captions: where the entries lie in their files decides nothing."""
+    return sorted(entries, key=lambda entry: (_place(entry.file_name), entry.place, entry.texts))
 
 
 def _check_count(where: object, entries: Sequence[Entry]) -> set[str]:
