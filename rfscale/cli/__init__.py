@@ -13,5 +13,20 @@ from rfscale.cli import ledger
 from rfscale.cli import rate
 from rfscale.cli import laws
 from rfscale.cli import publish
+from rfscale.cli import autoencoder
 
-__all__ = ["app", "init", "laws", "ledger", "plan", "predict", "publish", "quality", "rate", "results", "stop", "train"]
+__all__ = [
+    "app",
+    "autoencoder",
+    "init",
+    "laws",
+    "ledger",
+    "plan",
+    "predict",
+    "publish",
+    "quality",
+    "rate",
+    "results",
+    "stop",
+    "train",
+]

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,28 @@ class Stored:
 
 
 Picture = Path | Stored
+_Place = TypeVar("_Place")
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures(Sequence[Stored], Generic[_Place]):
+    """Images inside other files, by their number. `stored` makes one of its place when it is asked for: of millions of
+    images only the places are kept."""
+
+    places: Sequence[_Place]
+    stored: Callable[[_Place], Stored]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, number: int) -> Stored: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Stored]: ...
+    def __getitem__(self, number: int | slice) -> Stored | Sequence[Stored]:
+        if isinstance(number, slice):
+            return Pictures(self.places[number], self.stored)
+        return self.stored(self.places[number])
 
 
 def decode(picture: Picture, height: int, width: int | None = None) -> npt.NDArray[np.uint8]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, overload
+from typing import Any, Protocol
 
 from rfscale.data.base import DataError
-from rfscale.data.decoding import Stored
+from rfscale.data.decoding import Pictures, Stored
 from rfscale.data.pairs import Entry, Listing, checked_caption, chosen_sides, content_of, lines_of
 from rfscale.quoting import cut
 
@@ -53,30 +52,14 @@ class Table(Protocol):
     def cell(self, name: str, row: int) -> Any: ...
 
 
-@dataclass(frozen=True)
-class _Rows(Sequence[Stored]):
-    """The images of all tables by their number."""
-
-    places: Sequence[tuple[Table, int]]
-    image: str
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, number: int) -> Stored: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Stored]: ...
-    def __getitem__(self, number: int | slice) -> Stored | Sequence[Stored]:
-        if isinstance(number, slice):
-            return _Rows(self.places[number], self.image)
-        table, row = self.places[number]
-        return Stored(
-            f"in row {row} of {table.path}",
-            "replace it or remove the row",
-            (table.stamp, row),
-            partial(_bytes, table, self.image, row),
-        )
+def _stored(image: str, place: tuple[Table, int]) -> Stored:
+    table, row = place
+    return Stored(
+        f"in row {row} of {table.path}",
+        "replace it or remove the row",
+        (table.stamp, row),
+        partial(_bytes, table, image, row),
+    )
 
 
 def _bytes(table: Table, column: str, row: int) -> bytes:
@@ -119,7 +102,9 @@ def table_listing(tables: Iterable[Table], where: str, image: str, columns: Sequ
     named = {str(side): found for side, found in sides.items()}
     content = content_of([*lines_of(named), *marks], [entry for found in named.values() for entry in found])
     entries = [entry for side, found in sides.items() if side in training for entry in found]
-    return Listing(where, entries, _Rows(places, image), content, sides[held_out] if held_out else None)
+    return Listing(
+        where, entries, Pictures(places, partial(_stored, image)), content, sides[held_out] if held_out else None
+    )
 
 
 def _name(path: str | None) -> str | None:

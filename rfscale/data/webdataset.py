@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Annotated, Any, Literal, Self, overload
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from rfscale.data.base import DataError
-from rfscale.data.decoding import Stored
+from rfscale.data.decoding import Pictures, Stored
 from rfscale.data.pairs import CAPTION, Entry, Listing, checked_caption, chosen_sides, content_of, lines_of
 from rfscale.data.shards import Shard, find_shards
 from rfscale.data.spec import PairsData
@@ -52,29 +52,13 @@ class Member:
     size: int
 
 
-class Members(Sequence[Stored]):
-    """The images of all shards by their number; made when asked for."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        self._members = members
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    @overload
-    def __getitem__(self, number: int) -> Stored: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Stored]: ...
-    def __getitem__(self, number: int | slice) -> Stored | Sequence[Stored]:
-        if isinstance(number, slice):
-            return Members(self._members[number])
-        member = self._members[number]
-        return Stored(
-            f"{member.name} of {member.shard}",
-            "replace it or take it out of the tar file",
-            (member.shard.stamp, member.offset),
-            partial(member.shard.read, member.offset, member.size),
-        )
+def _stored(member: Member) -> Stored:
+    return Stored(
+        f"{member.name} of {member.shard}",
+        "replace it or take it out of the tar file",
+        (member.shard.stamp, member.offset),
+        partial(member.shard.read, member.offset, member.size),
+    )
 
 
 @lru_cache(maxsize=8)
@@ -92,7 +76,7 @@ def _listing(shards: tuple[Shard, ...], where: str, columns: tuple[str, ...]) ->
     sizes = (f"{member.size} ".encode() for member in members)
     content = content_of([*lines_of(named), *sizes], [entry for entries in named.values() for entry in entries])
     entries = [entry for side, found in sides.items() if side in training for entry in found]
-    return Listing(where, entries, Members(members), content, sides[held_out] if held_out else None)
+    return Listing(where, entries, Pictures(members, _stored), content, sides[held_out] if held_out else None)
 
 
 def _pairs(shard: Shard, columns: tuple[str, ...]) -> Iterator[tuple[Member, tuple[str, ...]]]:

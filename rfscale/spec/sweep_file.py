@@ -76,22 +76,24 @@ def load_sweep(given: str | Path | Mapping[str, Any], fields: Mapping[str, Any] 
     return sweep.model_copy(update={"origin": Origin(path, folder, beside, definition)})
 
 
-def read_mapping(path: str | Path) -> dict[str, Any]:
-    """The mapping in a sweep file, not yet validated. Raises SweepError."""
+def read_mapping(
+    path: str | Path, what: str = "sweep", keys: str = "name:, question:, model:, formulations: and training:"
+) -> dict[str, Any]:
+    """The mapping in a sweep file, or in another one of ours, not yet validated. Raises SweepError."""
     shown = cut(str(path), 200)
     try:
         raw = parse(read_text(path))
     except PathError as error:
-        raise SweepError(f"cannot read the sweep file: {error}") from error
+        raise SweepError(f"cannot read the {what} file: {error}") from error
     except OSError as error:
         raise SweepError(
-            f"cannot read the sweep file {shown}: {error.strerror}; give the path of a YAML file"
+            f"cannot read the {what} file {shown}: {error.strerror}; give the path of a YAML file"
         ) from error
     except YamlError as error:
         raise SweepError(f"{shown} cannot be read as YAML: {error}") from error
     if not isinstance(raw, dict):
         held = "is empty" if raw is None else f"holds {quoted(raw)}, not a mapping"
-        raise SweepError(f"{shown} {held}; write keys such as name:, question:, model:, formulations: and training:")
+        raise SweepError(f"{shown} {held}; write keys such as {keys}")
     return raw
 
 

@@ -138,6 +138,10 @@ def test_annotations_give_more_columns(font: Path, tmp_path: Path) -> None:
     assert face.texts == ("grinsendes Gesicht", "Gesicht, lol", "grinning face")
     (note,) = data.check()
     assert note.startswith("37 of 38 emoji are not in ")
+    expected = data.load().train(0, 0, 60).images
+    for column in ("cldr", "keywords", "text"):
+        one = spec(font, annotations=str(tmp_path / "de.xml"), captions=column)
+        assert np.array_equal(one.load().train(0, 0, 60).images, expected), "one order, whatever is written below"
     for content, sentence in (
         ("<ldml>", "cannot be read as CLDR"),
         ("<ldml></ldml>", "holds no annotation of type tts"),
@@ -145,6 +149,25 @@ def test_annotations_give_more_columns(font: Path, tmp_path: Path) -> None:
         (tmp_path / "de.xml").write_text(content)
         with pytest.raises(DataError, match=sentence):
             data.check()
+
+
+def test_names_that_follow_a_rule_are_in_a_file_beside(font: Path, tmp_path: Path) -> None:
+    """CLDR's annotationsDerived/de.xml is the other half of annotations/de.xml."""
+    for folder, code, name in (("annotations", "👋", "Hand"), ("annotationsDerived", "👋🏻", "Hand: hell")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "de.xml").write_text(
+            f'<ldml><annotations><annotation cp="{code}" type="tts">{name}</annotation></annotations></ldml>',
+            encoding="utf-8",
+        )
+    texts = [
+        e.text for e in spec(font, annotations=str(tmp_path / "annotations/de.xml"), captions="cldr").listing().entries
+    ]
+    assert {"Hand", "Hand: hell", "grinning face"} <= set(texts)
+    copy = tmp_path / "de.xml"
+    copy.write_bytes((tmp_path / "annotations/de.xml").read_bytes())
+    alone = [entry.text for entry in spec(font, annotations=str(copy), captions="cldr").listing().entries]
+    assert "Hand" in alone
+    assert "Hand: hell" not in alone
 
 
 def test_what_cannot_be_used_is_one_sentence(font: Path, tmp_path: Path) -> None:

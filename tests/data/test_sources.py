@@ -16,12 +16,18 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from test_train import history, trained, trial_of, weights
 
-from rfscale.data import DataError, DataSource, load
+from rfscale import names
+from rfscale.data import DataError, DataSource, load, parquet, webdataset
 from rfscale.data.folder import FolderData
 from rfscale.data.hf import HfData
 from rfscale.data.parquet import ParquetData
 from rfscale.data.webdataset import WebDatasetData
+from rfscale.spec.sweep import Samples
+from rfscale.store import TrialFolder
+from rfscale.train.loop import train
+from rfscale.train.stopping import Stop
 
 COUNT = 40
 NAMES = [f"{number:03}.png" for number in range(COUNT)]
@@ -175,6 +181,28 @@ def test_a_sample_is_a_function_of_seed_and_number(name: str, tmp_path: Path) ->
         assert np.array_equal(part.images, whole.images[first : first + count])
         assert part.captions == whole.captions[first : first + count]
     assert load(data).train(6, 0, 70).captions != whole.captions
+
+
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_stop_in_mid_shard_goes_on_to_the_same_bits(stop: int, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    """Killed after 8 or 32 samples: tars hold 15, Parquet files 25 in row groups of 7, and an epoch is 32 pairs."""
+    expected: dict[str, object] = {}
+    for name in ("tar", "parquet"):
+        given = {**CONTAINERS[name](tmp_path / name), **SETTINGS["captions"], "resolution": 8, "flips": True}
+        trial = trial_of({**tiny, "data": given}, steps=9)
+        alone = trained(trial, tmp_path / f"{name} alone")
+        folder, asked = TrialFolder(tmp_path / f"{name} stopped"), Stop()
+
+        def ask(step: int, loss: float, asked: Stop = asked) -> None:
+            asked.asked = step >= stop
+
+        assert train(trial, folder, progress=ask, samples=Samples(images=0), stop=asked) == names.INTERRUPTED
+        assert folder.state().step == stop
+        for module in (webdataset, parquet):  # another process has read nothing yet
+            module._listing.cache_clear()
+        trained(trial, folder.path)
+        assert weights(folder) == weights(alone), name
+        assert history(folder) == history(alone) == expected.setdefault("history", history(alone)), name
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
