@@ -35,7 +35,7 @@ def train_autoencoder(
     store: StoreFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Train small KL autoencoders, and measure what they give back.
+    """Train small KL autoencoders, and measure them.
 
     One for each number of latent channels of the file, saved as diffusers does. The table is the paper's Table 3 for
     them, on held-out images: reconstruction FID, PSNR and SSIM. What is in the folder already is not trained again.

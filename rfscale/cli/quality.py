@@ -40,7 +40,7 @@ def evaluate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Judge the images of finished trials, then write the report.
+    """Judge images of finished trials, then report.
 
     FID, KID, CLIP score, GenEval and what else the judges of the sweep's `quality:` section give. What is scored
     already is not scored again; the same command resumes.

@@ -47,7 +47,7 @@ def invoke(*arguments: str | Path) -> Result:
 def test_help_lists_every_command_in_one_uncut_line(rfscale: Rfscale) -> None:
     done = rfscale("--help", COLUMNS="80")
     assert done.returncode == 0
-    listed = re.findall(r"^  ([a-z]+) {2,}(\S.*)$", done.stdout.split("Commands:")[1], flags=re.MULTILINE)
+    listed = re.findall(r"^  ([a-z-]+) {2,}(\S.*)$", done.stdout.split("Commands:")[1], flags=re.MULTILINE)
     assert set(COMMANDS) <= {name for name, _ in listed}
     for name, line in listed:
         assert "..." not in line, f"the line of {name} is cut off: {line}"
