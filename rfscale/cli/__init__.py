@@ -3,6 +3,7 @@
 # ruff: noqa: I001 -- the order of the imports is that of the commands in --help
 from rfscale.cli.common import app
 from rfscale.cli import init
+from rfscale.cli import encode
 from rfscale.cli import plan
 from rfscale.cli import train
 from rfscale.cli import stop
@@ -18,6 +19,7 @@ from rfscale.cli import autoencoder
 __all__ = [
     "app",
     "autoencoder",
+    "encode",
     "init",
     "laws",
     "ledger",

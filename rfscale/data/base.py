@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from rfscale.names import RfscaleError
+
+if TYPE_CHECKING:
+    from rfscale.data.batch import Condition
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
@@ -25,14 +28,18 @@ class AbsentError(DataError):
 
 @dataclass(frozen=True)
 class Captioned:
-    """Samples in the space of the data, here pixels float32 "b c h w" in [-1, 1], and one caption for each.
+    """Samples in the space of the data, such as pixels float32 "b c h w" in [-1, 1], and one caption for each.
 
-    `places`: of held-out samples, their numbers among all that are held out; None is 0 .. b - 1.
+    `places`: of held-out samples, their numbers among all that are held out; None is 0 .. b - 1. `spread`: where the
+    images are means of latents, their standard deviations. `told`: reads what the network is told of the captions,
+    where the data hold it.
     """
 
     images: FloatArray
     captions: tuple[str, ...]
     places: IndexArray | None = None
+    spread: FloatArray | None = None
+    told: Callable[[], Condition] | None = None
 
 
 @dataclass(frozen=True, slots=True)

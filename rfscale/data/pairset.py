@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rfscale.data.base import Captioned, IndexArray, check_stream, to_signed_unit
+from rfscale.data.buckets import Sides
 from rfscale.data.counter import UIntArray, shuffled_stream, uniform
 from rfscale.data.decoding import decode_all
 from rfscale.data.pairs import Entry, Weights, name_hash
@@ -18,6 +19,21 @@ CACHE_BYTES = 512 * 2**20
 
 # Any fixed numbers; changing them changes which caption and which side a sample sees.
 _CAPTION, _HELD_OUT_CAPTION, _FLIP = 0xCA9710, 0xCA9711, 0xF11B
+
+
+def caption_of(weights: Weights, seed: int, sides: Sides, number: IndexArray) -> IndexArray:
+    """Which of its captions each sample of a training stream sees: the number of its column among `weights`."""
+    return _column(weights, uniform(seed, _CAPTION, *sides, number))
+
+
+def held_out_caption_of(weights: Weights, names: UIntArray) -> IndexArray:
+    """The same of held-out samples, by the hash of their names."""
+    return _column(weights, uniform(_HELD_OUT_CAPTION, names))
+
+
+def _column(weights: Weights, drawn: npt.NDArray[np.float64]) -> IndexArray:
+    ends = np.cumsum([weight for _, weight in weights[:-1]])
+    return np.searchsorted(ends, drawn, side="right") if len(ends) else np.zeros(len(drawn), np.int64)
 
 
 class PairsDataset:
@@ -33,7 +49,7 @@ class PairsDataset:
     def __init__(self, part: Part, weights: Weights, flips: bool, cache_bytes: int) -> None:
         self.part = part
         self._images = np.array(part.images, dtype=np.int64)
-        self._ends = np.cumsum([weight for _, weight in weights[:-1]])
+        self._weights = weights
         self._flips = flips
         shape = (len(self._images), *part.sides, 3)
         self._cached: npt.NDArray[np.uint8] | None = None
@@ -45,9 +61,8 @@ class PairsDataset:
         check_stream(seed, first, count)
         chosen = shuffled_stream(seed, first, count, len(self.part.training))
         number = np.arange(first, first + count)
-        found = self._batch(
-            [self.part.training[index] for index in chosen], uniform(seed, _CAPTION, *self.part.sides, number)
-        )
+        column = caption_of(self._weights, seed, self.part.sides, number)
+        found = self._batch([self.part.training[index] for index in chosen], column)
         if not self._flips:
             return found
         mirrored = uniform(seed, _FLIP, *self.part.sides, number) < 0.5
@@ -58,12 +73,11 @@ class PairsDataset:
         inside = self.part.places[self.part.places < count]
         entries = self.part.held_out[: len(inside)]
         names: UIntArray = np.array([name_hash(entry.file_name) for entry in entries], dtype=np.uint64)
-        return replace(self._batch(entries, uniform(_HELD_OUT_CAPTION, names)), places=inside)
+        return replace(self._batch(entries, held_out_caption_of(self._weights, names)), places=inside)
 
-    def _batch(self, entries: Sequence[Entry], drawn: npt.NDArray[np.float64]) -> Captioned:
-        """`drawn`: a number in [0, 1) for each, which chooses its caption."""
+    def _batch(self, entries: Sequence[Entry], columns: IndexArray) -> Captioned:
+        """`columns`: the number of the caption of each."""
         images = np.array([entry.image for entry in entries], dtype=np.int64)
-        columns = np.searchsorted(self._ends, drawn, side="right") if len(self._ends) else np.zeros(len(entries), int)
         captions = tuple(entry.texts[column] for entry, column in zip(entries, columns, strict=True))
         return Captioned(to_signed_unit(self._pixels(np.searchsorted(self._images, images))), captions)
 

@@ -62,6 +62,14 @@ class DataSource(Spec):
         """What x0 lives in."""
         return pixel_space(self.channels, self.resolution)
 
+    @property
+    def pictures(self) -> DataSource:
+        """The data in pixels, as judges and people look at them: itself, unless x0 is something else."""
+        return self
+
+    def check_decodes(self) -> None:
+        """Raises DataError where what a network draws cannot be made pixels on this machine."""
+
     def check(self, decode: bool = False) -> tuple[str, ...]:
         """What is odd about the data, a sentence each; `decode` looks at everything that is read.
 
@@ -71,6 +79,10 @@ class DataSource(Spec):
 
     def check_stream(self, seed: int, samples: int) -> None:
         """Raises DataError for a seed or a number of samples that the data has not."""
+
+    def text_encoders(self) -> list[dict[str, JsonValue]]:
+        """The text encoders of which the data hold what they give for its captions, in their order."""
+        return []
 
     def extent(self) -> Extent:
         """How much there is of it. Raises DataError."""
@@ -310,6 +322,7 @@ DATA = Kind(
         "parquet": "rfscale.data.parquet:ParquetData",
         "hf": "rfscale.data.hf:HfData",
         "emoji": "rfscale.data.emoji:EmojiData",
+        "encoded": "rfscale.data.encoded.spec:EncodedData",
     },
 )
 DataSpec = Annotated[DataSource, DATA]

@@ -10,7 +10,7 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from pydantic import Field
@@ -21,8 +21,17 @@ from rfscale.data.words import words
 from rfscale.numbers import Probability, Whole
 from rfscale.registry import Kind, Spec
 
-Span = tuple[int, int]
-"""Of one text encoder: how many tokens it gives, and how many numbers of the pooled vector."""
+if TYPE_CHECKING:
+    from rfscale.data.spec import DataSource
+
+
+class Span(NamedTuple):
+    """Where a condition holds what one text encoder gives, each as (first, one past the last): of the tokens, of their
+    channels, and of the numbers of the pooled vector."""
+
+    tokens: tuple[int, int]
+    channels: tuple[int, int]
+    pooled: tuple[int, int]
 
 
 class EncoderSpec(Spec):
@@ -46,8 +55,17 @@ class EncoderSpec(Spec):
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """What each text encoder gives, in the order in which they follow each other."""
-        return ((self.length, self.pooled_width),)
+        """Where the condition holds what each text encoder gives."""
+        return (Span((0, self.length), (0, self.width), (0, self.pooled_width)),)
+
+    @property
+    def stored(self) -> bool:
+        """Whether the data hold what the encoders give, so that training needs none of them."""
+        return False
+
+    def of(self, data: DataSource) -> Self:
+        """The text as a trial on that data has it. Raises DataError where the data cannot have it."""
+        return self
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,7 +111,11 @@ class TextSpec(EncoderSpec):
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        return ((self.length, self.width),) * self.encoders
+        def at(number: int, size: int) -> tuple[int, int]:
+            return number * size, (number + 1) * size
+
+        numbers = range(self.encoders)
+        return tuple(Span(at(n, self.length), (0, self.width), at(n, self.width)) for n in numbers)
 
     @property
     def each_dropout(self) -> float | None:
@@ -104,7 +126,13 @@ class TextSpec(EncoderSpec):
         return encoders[0] if self.encoders == 1 else JoinedEncoder(encoders)
 
 
-TEXT = Kind("text", "text", "encoder", "hash", {"hash": "rfscale.data.text:TextSpec"})
+TEXT = Kind(
+    "text",
+    "text",
+    "encoder",
+    "hash",
+    {"hash": "rfscale.data.text:TextSpec", "pretrained": "rfscale.data.encoded.text:PretrainedText"},
+)
 AnyText = Annotated[EncoderSpec, TEXT]
 
 

@@ -31,6 +31,7 @@ class Stream(IntEnum):
     VALIDATION = 3
     GENERATION = 4
     ENCODER_DROPOUT = 5
+    LATENT = 6
 
 
 def philox(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -156,7 +156,7 @@ def _loaded(spec: JudgeSpec, data: DataSpec, cache: Path, device: str) -> Judge:
 
 def _judge(spec: JudgeSpec, trial: Trial, folder: TrialFolder, store: Store, device: str) -> Judge:
     """The judge, its identity recorded beside the scores. Another judge under the same label is an error."""
-    judge = _loaded(spec, trial.data, store.judges, device)
+    judge = _loaded(spec, trial.data.pictures, store.judges, device)
     folder.quality.mkdir(exist_ok=True)
     write_json(folder.judges, _known_judges(judge, trial, folder))
     return judge

@@ -68,7 +68,7 @@ def _gallery(drawn: Mapping[str, Drawn | None], held_out: Sequence[Drawn]) -> Ga
 def _held_out(data: DataSpec) -> Drawn:
     """The first held-out captions and images, of every shape; none where the data cannot be read here."""
     try:
-        buckets = data.load_buckets()
+        buckets = data.pictures.load_buckets()
         asked = CAPTIONS if len(buckets) == 1 else ENOUGH  # of all shapes together
         parts = [bucket.validation(asked) for bucket in buckets]
     except (DataError, OSError):

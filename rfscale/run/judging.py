@@ -14,7 +14,7 @@ from rfscale.store import Store, StoreError
 
 def check_judges(sweep: Sweep, quality: Quality) -> None:
     """Before anything is loaded: every judge can score the data, and its files are there. Raises JudgeError."""
-    data = {trial.data for trial in sweep.trials}
+    data = {trial.data.pictures for trial in sweep.trials}
     if len(data) > 1:
         raise JudgeError(
             f"sweep {sweep.name} has {len(data)} data sets, and scores of images are comparable within one "
@@ -31,7 +31,7 @@ def ready_judges(sweep: Sweep, store: Store, quality: Quality, watch: Watch) -> 
     """
     from rfscale.judges import load_judge
 
-    data = sweep.trials[0].data
+    data = sweep.trials[0].data.pictures
     with watch.counting() as progress:
         return [load_judge(spec, data, store.judges, progress=progress) for spec in quality.judges_of(data)]
 

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -224,6 +224,34 @@ def _keep_busy(
             raise
 
 
+def each(
+    task: Callable[..., Problem | None],
+    jobs: Sequence[tuple[Any, ...]],
+    resources: Resources,
+    address: str | None,
+    ended: Callable[[tuple[Any, ...], Problem | None], None],
+) -> None:
+    """Run a task with each of some arguments, as many at once as there is room for; `ended` is told of each, and what
+    it raises ends it all. Raises LaunchError and StoppedError."""
+    ray, waiting, running = _start(address), list(jobs), dict[Any, tuple[Any, ...]]()
+    try:
+        if not _slots(ray, resources):
+            raise LaunchError(_too_large(ray, resources))
+        remote = _remote(ray, resources, task, reused=True)
+        with heeding_sigterm() as stop:
+            while waiting or running:
+                if stop.asked:
+                    raise StoppedError("told to stop; what is finished stays")
+                while waiting and len(running) < 2 * max(1, _slots(ray, resources)):
+                    job = waiting.pop(0)
+                    running[remote.remote(*job)] = job
+                for reference in ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)[0]:
+                    ended(running.pop(reference), _problem(ray, reference))
+    finally:
+        _call_off(ray, list(running))
+        ray.shutdown()
+
+
 def _take_back(ray: Any, queue: Queue, running: dict[Any, Trial]) -> None:
     """Put back what waits inside Ray and was not begun. One that begins just now writes a checkpoint and leaves."""
     for reference, trial in list(running.items()):
@@ -338,14 +366,18 @@ def _too_large(ray: Any, resources: Resources) -> str:
     )
 
 
-def _remote(ray: Any, resources: Resources, task: Callable[..., Problem | None]) -> Any:
+def _remote(ray: Any, resources: Resources, task: Callable[..., Problem | None], reused: bool = False) -> Any:
+    """`reused`: a process on a GPU takes one task after the other, and keeps the networks that it has loaded."""
     options: dict[str, Any] = {
         "num_cpus": resources.cpus,
         "max_retries": 0,  # who is tried again, and how often, is `rfscale.run.queue`'s to say
         "retry_exceptions": False,
     }
     if resources.gpus:
-        options |= {"num_gpus": resources.gpus, "max_calls": 1}  # a new process per trial gives the GPU's memory back
+        options |= {
+            "num_gpus": resources.gpus,
+            "max_calls": 0 if reused else 1,
+        }  # a new process per trial gives the GPU's memory back
     if resources.memory_gb:
         options["memory"] = int(resources.memory_gb * 2**30)
     return ray.remote(**options)(task)

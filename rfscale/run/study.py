@@ -170,7 +170,7 @@ class Study(Views, Sharing):
         origin.check_name(self.sweep, self.store)
         if self.sweep.quality is not None:
             check_judges(self.sweep, self.sweep.quality)
-            data = self.sweep.trials[0].data
+            data = self.sweep.trials[0].data.pictures
             for one in self.sweep.quality.judges_of(data):
                 one.check_fit(data)
 
@@ -179,6 +179,8 @@ class Study(Views, Sharing):
         found = [*notes(self.sweep), *notes_on([trial.trial_id for trial in self.sweep.trials], self.store)]
         for data in dict.fromkeys(trial.data for trial in self.sweep.trials):
             found += data.check(decode=decode)
+            if decode and (self.sweep.samples.images or self.sweep.quality is not None):
+                data.check_decodes()
         return replace(self, sweep=self.sweep.model_copy(update={"notes": tuple(dict.fromkeys(found))}))
 
     def plan(self) -> Plan:

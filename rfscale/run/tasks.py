@@ -31,6 +31,7 @@ class Problem:
     claimed: bool = False  # another process holds the trial: nothing is wrong with it
     died: bool = False  # the process ended without a word
     machine: bool = False  # and so did its machine
+    said: bool = False  # the sentence is a whole one, for people
 
     @classmethod
     def of(cls, error: Exception) -> Problem:
@@ -111,6 +112,22 @@ def evaluate_task(trial_json: str, store: str, quality: dict[str, Any], resource
         with allowing_plugins():
             trial, judged = Trial.model_validate_json(trial_json), Quality.model_validate(quality)
         evaluate(trial, Store(Path(store)), judged, settings)
+    except Exception as error:
+        return Problem.of(error)
+    return None
+
+
+def encode_task(encoding_json: str, networks_json: str, out: str, number: int, key: str) -> Problem | None:
+    """Encode one shard. It is in the folder, whole, or not at all."""
+    from rfscale.run.encoding.shard import encode_shard
+    from rfscale.run.encoding.spec import Encoding, Networks
+
+    try:
+        encoding, networks = Encoding.model_validate_json(encoding_json), Networks.model_validate_json(networks_json)
+        _one_process(encoding.resources.resources().model_dump())
+        encode_shard(encoding, networks, Path(out), number, key)
+    except names.RfscaleError as error:
+        return Problem((type(error).__name__,), names.one_line(error, 1000), said=True)
     except Exception as error:
         return Problem.of(error)
     return None

@@ -154,6 +154,7 @@ class Quality(Strict):
 
     def judges_of(self, data: DataSource) -> tuple[JudgeSpec, ...]:
         """The judges that score images of this data. Raises JudgeError where one cannot, or none is named."""
+        data = data.pictures
         if data.sides != (data.square,):
             raise JudgeError(
                 f"data `{data.name}` has buckets, and judges look at square images only; remove `buckets`, or `quality`"
@@ -205,7 +206,7 @@ class Grid(Strict):
 
     def trials(self) -> Iterator[tuple[Trial, dict[str, Any]]]:
         """Every trial of the product, in reading order, with its value of each axis."""
-        model, training = self.model, self.training
+        model, training, text = self.model, self.training, self.text.of(self.data)
         plugins = plugins_of(self.data, self.text, model, training.schedule)
         lengths, written = (STEPS, training.steps) if training.steps else (SAMPLES, training.samples)
         for depth, name, (steps, length), seed in itertools.product(
@@ -214,7 +215,7 @@ class Grid(Strict):
             network = model.at(depth)
             trial = Trial(
                 data=self.data,
-                text=self.text,
+                text=text,
                 model=network,
                 formulation=name,
                 training=training.resolved(steps, network.width),

@@ -12,7 +12,7 @@ from rfscale.data import Captioned, load_text_encoder
 from rfscale.data.batch import Batch, encode
 from rfscale.data.buckets import Turns
 from rfscale.spec.trial import Trial
-from rfscale.validation.profile import ValidationSet
+from rfscale.validation.profile import ValidationSet, drawn_latents
 
 
 class Batches:
@@ -22,7 +22,7 @@ class Batches:
         self.seed, self.size, self.device = trial.seed, trial.training.batch, device
         self.buckets = trial.data.load_buckets()
         self.turns = Turns(trial.seed, trial.data.bucket_images())
-        self.encoder = load_text_encoder(trial.text)
+        self.encoder = None if trial.text.stored else load_text_encoder(trial.text)
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
 
     def validation(self, images: int) -> ValidationSet:
@@ -54,7 +54,16 @@ class Batches:
     def _held_out(self, captioned: Captioned) -> ValidationSet:
         places = captioned.places
         found = None if places is None else torch.as_tensor(places, device=self.device)
-        return ValidationSet(self._tensors(captioned).to(self.device), captioned.captions, found)
+        batch = self._tensors(captioned).to(self.device)
+        if batch.spread is not None:  # drawn once: the same for every seed and every step
+            batch = replace(batch, x0=drawn_latents(batch, found), spread=None)
+        return ValidationSet(batch, captioned.captions, found)
 
     def _tensors(self, captioned: Captioned) -> Batch:
-        return Batch(torch.as_tensor(captioned.images), encode(self.encoder, captioned.captions))
+        if self.encoder is not None:
+            condition = encode(self.encoder, captioned.captions)
+        else:
+            assert captioned.told is not None  # the data have what `trial.text` asks of them
+            condition = captioned.told()
+        spread = None if captioned.spread is None else torch.as_tensor(captioned.spread)
+        return Batch(torch.as_tensor(captioned.images), condition, spread)

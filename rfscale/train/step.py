@@ -98,7 +98,7 @@ def take_step(state: TrainState, batch: Batch, recipe: Recipe, sums: Sums) -> No
     losses: list[Tensor] = []
     for first in range(0, training.batch, size):
         part = batch[first : first + size].to(device, non_blocking=True)
-        x0, count = part.x0, len(part)
+        x0, count = _drawn(part, recipe, step, first), len(part)
         eps = normal(recipe.seed, Stream.NOISE, step, first, count, tuple(x0.shape[1:]), device)
         u = stratified(recipe.seed, step, training.batch, first, count, device)
         logsnr = recipe.formulation.draw(u, training.timestep_shift)
@@ -115,6 +115,14 @@ def take_step(state: TrainState, batch: Batch, recipe: Recipe, sums: Sums) -> No
     if (step + 1) % training.ema_every == 0:
         _update_ema(state, training.ema_decay)
     state.at.step += 1
+
+
+def _drawn(part: Batch, recipe: Recipe, step: int, first: int) -> Tensor:
+    """x0; of latents, drawn from their mean and variance anew at each step."""
+    if part.spread is None:
+        return part.x0
+    shape, device = tuple(part.x0.shape[1:]), recipe.placement.device
+    return part.around(normal(recipe.seed, Stream.LATENT, step, first, len(part), shape, device))
 
 
 def _told(condition: Condition, recipe: Recipe, step: int, first: int) -> Condition:

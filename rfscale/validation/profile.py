@@ -25,6 +25,7 @@ from rfscale.flow.noise import Stream, normal_of
 BATCH = 128
 NOISE_SEED = 0  # of every trial: validation is the same for all seeds
 OBJECTIVE_KEY = 0  # the level key of the noise of `objective`; those of `profile` are larger
+LATENT_KEY = 1  # of the noise that held-out latents are drawn with
 
 LOSS_LOGSNR = tuple(2.0 * math.log((1.0 - t) / t) for t in names.LOSS_LEVELS)
 # The likelihood bound is an integral over log-SNR -10 .. 10, by Gauss-Legendre quadrature: its integrand is smooth.
@@ -63,6 +64,13 @@ class ValidationSet:
             for first in range(0, len(one.batch), BATCH):
                 part = one.batch[first : first + BATCH]
                 yield places[first : first + BATCH], part.x0, part.condition
+
+
+def drawn_latents(batch: Batch, places: Tensor | None) -> Tensor:
+    """Held-out latents drawn from their mean and variance, once and for all: a function of their places alone."""
+    if places is None:
+        places = torch.arange(len(batch), device=batch.x0.device)
+    return batch.around(normal_of(NOISE_SEED, Stream.VALIDATION, LATENT_KEY, places, tuple(batch.x0.shape[1:])))
 
 
 @torch.no_grad()
