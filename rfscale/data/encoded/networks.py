@@ -58,7 +58,7 @@ def require(package: str, what: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise DataError(
-            f"{what} needs the package {package.split('.')[0]}, which cannot be imported: pip install 'rfscale[encode]'."
+            f"{what} needs the package {package}, which cannot be imported: pip install 'rfscale[encode]'."
         ) from error
 
 

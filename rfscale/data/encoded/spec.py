@@ -160,8 +160,8 @@ class EncodedData(DataSource):
         latent, asked = found["latent"], (self.latent_channels, self.resolution)
         if asked != (latent["channels"], latent["side"]):
             raise DataError(
-                f"data.latent_channels and data.resolution are {asked[0]} and {asked[1]}, and the latents in {self.path} "
-                f"have {latent['channels']} and {latent['side']}: take them out."
+                f"data.latent_channels and data.resolution are {asked[0]} and {asked[1]}, and the latents in "
+                f"{self.path} have {latent['channels']} and {latent['side']}: take them out."
             )
         columns = [name for name, _ in found["captions"]]
         for name, _ in self.captions:

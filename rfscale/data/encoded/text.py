@@ -49,6 +49,7 @@ class PretrainedText(EncoderSpec):
     encoder: Literal["pretrained"] = "pretrained"
     encoders: tuple[Part, ...] = Field(
         default=(),
+        strict=False,
         description="[{encoder: clip, length: 77, width: 768, pooled: 768}, ...], only for a plan without the data",
     )
     dropout: Probability | None = Field(

@@ -76,7 +76,10 @@ def _of_world(data: Dataset, training: int, held_out: int) -> Supply:
     held_out = len(first.captions)
 
     def pixels(numbers: Sequence[int]) -> Pixels:
-        return np.concatenate([_world_pixels(data, held_out, number) for number in numbers])
+        if numbers[0] >= held_out and list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):
+            return to_uint8(data.train(0, numbers[0] - held_out, len(numbers)).images)
+        each = (first.images[n : n + 1] if n < held_out else data.train(0, n - held_out, 1).images for n in numbers)
+        return to_uint8(np.concatenate(list(each)))
 
     @lru_cache(maxsize=1 << 16)
     def captions(number: int) -> tuple[str, ...]:
@@ -89,11 +92,8 @@ def _of_world(data: Dataset, training: int, held_out: int) -> Supply:
         training=training,
         order=np.arange(training),
         names=np.array([name_hash(str(number)) for number in range(held_out)], dtype=np.uint64),
-        pixels=lambda numbers: to_uint8(first.images[list(numbers)]) if numbers[0] < held_out else pixels(numbers),
+        pixels=pixels,
         captions=captions,
         name=str,
     )
 
-
-def _world_pixels(data: Dataset, held_out: int, number: int) -> Pixels:
-    return to_uint8(data.train(0, number - held_out, 1).images)
