@@ -36,6 +36,7 @@ def encode(
     safetensors shards; `data: {name: encoded, path: OUT}` trains from them. Each shard is a Ray task, and is there
     whole or not at all: the same command goes on after a kill.
     """
+    from rfscale.run.effort import size
     from rfscale.run.encoding.encode import encode as encode_all
     from rfscale.run.encoding.plan import planned
     from rfscale.run.encoding.spec import read_encoding
@@ -65,12 +66,3 @@ def encode(
     for one in record["text"]:
         if one["truncated"]:
             say(f"note: {one['truncated']:,} captions have more than {one['length']} tokens of {one['encoder']}: cut")
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count = round(count / 1000, 2)  # type: ignore[assignment]
-    return f"{count:,.4g} TB"

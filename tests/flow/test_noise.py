@@ -102,6 +102,7 @@ def test_streams_keep_their_numbers() -> None:
         "VALIDATION": 3,
         "GENERATION": 4,
         "ENCODER_DROPOUT": 5,
+        "LATENT": 6,
     }
 
 

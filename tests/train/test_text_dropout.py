@@ -45,8 +45,8 @@ def told(of: Trial, batch: int, number: int = 0) -> torch.Tensor:
     condition = type(condition)(torch.ones_like(condition.tokens), torch.ones_like(condition.pooled))
     found = step._told(condition, step.Recipe.of(of, placement.one_device(Resources())), number, 0)
     spans = of.text.spans
-    tokens = found.tokens.split([span[0] for span in spans], dim=1)
-    pooled = found.pooled.split([span[1] for span in spans], dim=1)
+    tokens = [found.tokens[:, slice(*span.tokens)] for span in spans]
+    pooled = [found.pooled[:, slice(*span.pooled)] for span in spans]
     for one, other in zip(tokens, pooled, strict=True):
         assert torch.equal(one.flatten(1).min(1).values, one.flatten(1).max(1).values), "whole or not at all"
         assert torch.equal(one[:, 0, 0], other[:, 0]), "the tokens and the pooled vector together"

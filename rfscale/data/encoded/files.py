@@ -139,7 +139,7 @@ class Shards:
 
     def _read(self, shard: int, file: int, into: Array, offset: int) -> None:
         try:
-            count = os.preadv(file, [memoryview(into)], offset)
+            count = os.preadv(file, [into.data], offset)
         except OSError as error:
             raise DataError(f"the shard {self.paths[shard]} cannot be read ({error.strerror}): {_AGAIN}.") from error
         if count != into.nbytes:

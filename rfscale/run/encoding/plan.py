@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from rfscale.run.effort import size
 from rfscale.run.encoding.shard import encoder_of, latents_of, tensors_of, text_of
 from rfscale.run.encoding.spec import Encoding
 from rfscale.run.encoding.supply import supply_of
@@ -35,8 +36,6 @@ class Planned:
 
     @property
     def sentence(self) -> str:
-        from rfscale.cli.encode import size
-
         return (
             f"{self.samples:,} samples and {self.held_out:,} held out become {self.shards:,} shards of "
             f"{size(self.bytes)} together; at {self.seconds:.3g} s a sample and {self.tasks} task(s) side by side that "

@@ -96,4 +96,3 @@ def _of_world(data: Dataset, training: int, held_out: int) -> Supply:
         captions=captions,
         name=str,
     )
-
