@@ -46,16 +46,21 @@ def run(
     address: Address = None,
     cpus: Cpus = None,
     gpus: Gpus = None,
+    race: Annotated[
+        bool, typer.Option("--race", help="block by block, dropping arms that can no longer be the best")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train what is missing, then write the report.
 
-    Judges the images too where the sweep has a `quality:` section.
+    Judges the images too where the sweep has a `quality:` section. With --race, the arms are trained one size and one
+    seed at a time, the cheapest size first, and those that can no longer be the best at the largest size are trained no
+    further; the store's ledger says which, when and why. Without it a later run trains what a race left out.
     Trials run in parallel on Ray and are logged to MLflow. The same command resumes a sweep that was stopped.
     """
     study = Study(with_resources(sweep, cpus, gpus), open_store(store))
     try:
-        end(study, study.run(address=address, watch=terminal(as_json)), as_json)
+        end(study, study.run(address=address, race=race, watch=terminal(as_json)), as_json)
     except StoppedError as error:
         typer.echo(f"rfscale: {error}", err=True)
         raise typer.Exit(128 + signal.SIGTERM) from error

@@ -59,6 +59,12 @@ class _RayDiedError(Exception):
 
 
 Tick = Callable[[Outcome, set[str]], None]
+Allowed = Callable[[list[Trial], Outcome], list[Trial]]
+
+
+def everybody(waiting: list[Trial], outcome: Outcome) -> list[Trial]:
+    """All that wait may be trained now."""
+    return waiting
 
 
 def to_train(sweep: Sweep, store: Store) -> list[Trial]:
@@ -72,14 +78,20 @@ def to_train(sweep: Sweep, store: Store) -> list[Trial]:
 
 
 def launch(
-    sweep: Sweep, store: Store, *, address: str | None = None, tick: Tick = lambda outcome, submitted: None
+    sweep: Sweep,
+    store: Store,
+    *,
+    address: str | None = None,
+    tick: Tick = lambda outcome, submitted: None,
+    allowed: Allowed = everybody,
 ) -> Outcome:
     """Train what is missing. A failed trial stops nobody else; the same error in the first few trials stops the sweep.
 
     `address` joins a running cluster ("auto" for the one of this machine); None starts a local one. `tick` is called
     about twice a second with the outcome so far and the ids given to Ray. A trial that another process trains, such as
-    a second launcher on the same store, is left to it and waited for. Raises LaunchError, and PlacementError where one
-    trial asks for what a trial cannot use.
+    a second launcher on the same store, is left to it and waited for. `allowed`: of those that wait, which may be
+    trained now; it may take some off the queue. Raises LaunchError, and PlacementError where one trial asks for what a
+    trial cannot use.
     """
     placement.check(sweep.resources)
     keep = sweep.quality is not None and sweep.quality.checkpoints == "all"
@@ -97,7 +109,9 @@ def launch(
     work = Work(
         train_task,
         arguments=arguments,
-        ready=lambda waiting, outcome, count: next_to_train(waiting, store, outcome, count, shared),
+        ready=lambda waiting, outcome, count: next_to_train(
+            waiting, store, outcome, count, shared, allowed(waiting, outcome)
+        ),
         ended=lambda trial, problem: trained(store.trial(trial.trial_id), problem),
         progress=lambda trial: newest_checkpoint(store.trial(trial.trial_id), *on_trunk(trial)),
         begun=lambda trial: store.trial(trial.trial_id).state().status == names.RUNNING,

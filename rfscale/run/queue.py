@@ -105,14 +105,20 @@ class Queue:
 
 
 def next_to_train(
-    waiting: list[Trial], store: Store, outcome: Outcome, count: int, trunks: Mapping[str, Trunk] = MappingProxyType({})
+    waiting: list[Trial],
+    store: Store,
+    outcome: Outcome,
+    count: int,
+    trunks: Mapping[str, Trunk] = MappingProxyType({}),
+    allowed: list[Trial] | None = None,
 ) -> list[Trial]:
     """Take up to `count` trials from the front of the queue, but none that another process trains or has ended.
 
     `trunks`, by trial: one waits until those that leave its trunk before it have ended, and goes on from there.
+    `allowed`: the others of the queue are passed over; None for all.
     """
     taken: list[Trial] = []
-    for trial in tuple(waiting):
+    for trial in tuple(waiting if allowed is None else allowed):
         if len(taken) >= count:
             break
         trunk = trunks.get(trial.trial_id)

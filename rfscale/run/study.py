@@ -24,8 +24,9 @@ from rfscale.paths import expanded
 from rfscale.run import origin
 from rfscale.run.imports.origin import notes_on
 from rfscale.run.judging import check_judges, judge, ready_judges
-from rfscale.run.launch import StoppedError, launch, to_train
+from rfscale.run.launch import StoppedError, everybody, launch, to_train
 from rfscale.run.queue import Outcome
+from rfscale.run.race import Race, blocks, drops, left_out
 from rfscale.run.rolling import renewed
 from rfscale.run.sharing import Sharing
 from rfscale.run.views import Views
@@ -188,21 +189,25 @@ class Study(Views, Sharing):
         self.check()
         quality = self.sweep.quality
         evaluations = sum(len(units(trial, quality)) for trial in self.sweep.trials) if quality is not None else 0
-        trials = tuple(_planned(trial, state) for trial, state in self.states())
+        gone = left_out(self.sweep, self.store)
+        trials = tuple(_planned(trial, state, gone.get(trial.trial_id, "")) for trial, state in self.states())
         return Plan(self.noted().sweep, trials, evaluations)
 
     # --- during -------------------------------------------------------------------------------------------------------
 
-    def run(self, *, address: str | None = None, watch: Watch = SILENT) -> Ran:
+    def run(self, *, address: str | None = None, race: bool = False, watch: Watch = SILENT) -> Ran:
         """Train what is missing, judge the images where the sweep asks for it, and write the report.
 
+        `race`: block by block, and no more of the arms that can no longer be the best (`rfscale.run.race`).
         `address`: as of `launch`. What was trained has its report also where training or judging cannot go on, and
         where MLflow does not answer. Raises DataError, JudgeError, PlacementError, StoreError, TrackingError,
-        LaunchError, StoppedError, TableError and CompareError.
+        LaunchError, StoppedError, TableError and CompareError; SweepError where there is nothing to race.
         """
-        return self.noted(decode=True)._run(address, watch)
+        if race:
+            blocks(self.sweep)  # before anything is written
+        return self.noted(decode=True)._run(address, race, watch)
 
-    def _run(self, address: str | None, watch: Watch) -> Ran:
+    def _run(self, address: str | None, race: bool, watch: Watch) -> Ran:
         from rfscale.run.mirror import Mirror, check_reachable, tracking_uri
 
         self.check()
@@ -213,6 +218,10 @@ class Study(Views, Sharing):
         self.store.check_writable()
         origin.record(self.sweep, self.store)
         quality, missing = self.sweep.quality, to_train(self.sweep, self.store)
+        allowed = everybody
+        if race:
+            racing = Race(self.sweep, self.store, frozenset(trial.trial_id for trial in missing), watch.say)
+            missing, allowed = racing.open(missing), racing.allowed
         watch.say(f"{self.sweep.name}: {len(self.sweep.trials)} trials, {len(missing)} to train")
         for note in self.sweep.notes:
             watch.say(f"note: {note}")
@@ -230,7 +239,7 @@ class Study(Views, Sharing):
             if missing:
                 showing, paging = watch.training(self.sweep, self.store), renewed(self.sweep, self.store)
                 with mirrored(mirror, watch), paging, showing as moment:
-                    launch(self.sweep, self.store, address=address, tick=tick)
+                    launch(self.sweep, self.store, address=address, tick=tick, allowed=allowed)
             else:
                 finish(mirror, watch)
             if quality is not None:
@@ -381,7 +390,9 @@ class Study(Views, Sharing):
         return uri
 
 
-def _planned(trial: Trial, state: State) -> Planned:
+def _planned(trial: Trial, state: State, left_out: str) -> Planned:
+    if left_out:
+        return Planned(trial, names.DROPPED, left_out)
     reason = state.reason
     if state.status == names.RUNNING:
         reason = "a process is training it now"

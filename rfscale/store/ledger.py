@@ -1,4 +1,4 @@
-"""The ledger of a store: which trials people left out, took back or had trained again; who, when and why.
+"""The ledger of a store: which trials people left out, took back or had trained again, and a race dropped; who, when, why.
 
 <store>/ledger.jsonl    one line per decision, appended and never rewritten; the last one on a trial holds
 """
@@ -14,10 +14,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rfscale.store.files import damaged, unreadable
 
-EXCLUDED, INCLUDED, RETRIED = "excluded", "included", "retried"
+EXCLUDED, INCLUDED, RETRIED, DROPPED = "excluded", "included", "retried", "dropped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,11 @@ class Entry:
     """One decision on a trial."""
 
     trial_id: str
-    action: str  # EXCLUDED, INCLUDED or RETRIED
+    action: str  # EXCLUDED, INCLUDED, RETRIED or DROPPED
     why: str
     who: str  # user@host
     when: str  # UTC, as 2026-01-31T12:00:00Z
+    race: dict[str, Any] | None = None  # of DROPPED: what the race knew of the trial's arm (`rfscale.run.race.Drop`)
 
     @property
     def sentence(self) -> str:
@@ -42,14 +44,14 @@ class Ledger:
 
     path: Path
 
-    def add(self, trial_id: str, action: str, why: str = "") -> Entry:
+    def add(self, trial_id: str, action: str, why: str = "", race: dict[str, Any] | None = None) -> Entry:
         """Append a decision of the present user, and bring it to the disk. Raises StoreError where that cannot be."""
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        entry = Entry(trial_id, action, why, f"{getpass.getuser()}@{socket.gethostname()}", when)
+        entry = Entry(trial_id, action, why, f"{getpass.getuser()}@{socket.gethostname()}", when, race)
         list(self)  # nothing is written after a damaged line
         with open(self.path, "a", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(json.dumps(asdict(entry)) + "\n")
+            file.write(json.dumps({k: v for k, v in asdict(entry).items() if k != "race" or v is not None}) + "\n")
             file.flush()
             os.fsync(file.fileno())
         return entry
@@ -70,5 +72,5 @@ class Ledger:
 
     def excluded(self) -> dict[str, str]:
         """Trial id -> the sentence of the decision that leaves it out. Raises as iterating does."""
-        last = {entry.trial_id: entry for entry in self if entry.action != RETRIED}
+        last = {entry.trial_id: entry for entry in self if entry.action in (EXCLUDED, INCLUDED)}
         return {trial_id: entry.sentence for trial_id, entry in last.items() if entry.action == EXCLUDED}
