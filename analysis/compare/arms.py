@@ -85,7 +85,8 @@ class Comparison:
     empty with one size. `next_seen`: the best arm against the second, size by size. `sizes` and `tau`: the order at
     each size, and Kendall's tau between two. `other`: the order by `val/bits_per_dim`, where it is known. `choices`:
     the tuned value of each arm and rung. `left_out`: rungs that only one arm has, which are in no difference.
-    `trial_ids`: the trials compared, with tuned axes those of the values chosen.
+    `trial_ids`: the trials compared, with tuned axes those of the values chosen. `race`: of a sweep that was raced,
+    what became of its arms, in sentences; then all numbers are those of `raced.py`.
     """
 
     sweep: str
@@ -106,6 +107,7 @@ class Comparison:
     choices: tuple[Choice, ...]
     left_out: tuple[str, ...]
     trial_ids: frozenset[str]
+    race: tuple[str, ...] = ()
 
     @property
     def best(self) -> Standing:

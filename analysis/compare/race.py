@@ -4,23 +4,23 @@ The log loss of arm i at size k and seed s, of log size x_k, is
 
     y[i, k, s] = c[k, s] + theta_i + g_i(x_k) + b[i, s] + e[i, k, s],
 
-c what a size and a seed do to all arms (they saw the same data and noise, so arms are compared by their differences, and
-c has no prior), theta_i ~ N(0, rho^2) the level of the arm at the largest size x_K, g_i a Brownian motion in log size that
-is 0 there, Var g_i(x_k) = omega^2 (x_K - x_k), b ~ N(0, sigma_b^2) what a seed does to an arm at every size, and
-e ~ N(0, sigma^2). So a small size says the less of the largest the further it is away, however many seeds it has, and
-by how much is learned from the sizes that were seen; before the second size it is the prior's. The four scales have
-log-normal priors (`PRIOR`); they are integrated over, by importance sampling around their mode.
+c what a size and a seed do to all arms (they saw the same data and noise, so arms are compared by their differences,
+and c has no prior), theta_i ~ N(0, rho^2) the level of the arm at the largest size x_K, g_i a Brownian motion in log
+size that is 0 there, Var g_i(x_k) = omega^2 (x_K - x_k), b ~ N(0, sigma_b^2) what a seed does to an arm at every size,
+and e ~ N(0, sigma^2). So a small size says the less of the largest the further it is away, however many seeds it has,
+and by how much is learned from the sizes that were seen; before the second size it is the prior's. The four scales
+have log-normal priors (`PRIOR`); they are integrated over, by importance sampling around their mode.
 
-**Who is dropped.** Arm i, of F that started, is dropped when P(theta_i is the lowest | all data) <= alpha / F. Before the
-race this probability is 1 / F, so the ratio of the two is the prior-posterior ratio of Waudby-Smith and Ramdas (2020,
-arXiv 2006.04347): where i is the best, its expectation is 1 at every time, and by Ville's inequality the chance that
-it *ever* passes 1 / alpha is at most alpha. What is left is thus a confidence set of the best arm that holds at all times
-at once, whenever one looks or stops; the union over arms is counted by 1 / F. The chance that the dropped ones hold the best is
-at most alpha too, since it is the sum of theirs.
+**Who is dropped.** Arm i, of F that started, is dropped when P(theta_i is the lowest | all data) <= alpha / F. Before
+the race this probability is 1 / F, so the ratio of the two is the prior-posterior ratio of Waudby-Smith and Ramdas
+(2020, arXiv 2006.04347): where i is the best, its expectation is 1 at every time, and by Ville's inequality the chance
+that it *ever* passes 1 / alpha is at most alpha. What is left is thus a confidence set of the best arm that holds at
+all times at once, whenever one looks or stops; the union over arms is counted by 1 / F. The chance that the dropped
+ones hold the best is at most alpha too, since it is the sum of theirs.
 
 **Intervals** are of the same kind: of theta_i - theta_j, all delta with posterior(delta) >= alpha' prior(delta), a
-confidence sequence with alpha' = alpha / (F - 1). For one observation of known variance v that is Robbins' normal mixture
-(1970, doi:10.1214/aoms/1177696786): |d - delta| within sqrt(v log((v + rho'^2) / (v alpha'^2))) and a little.
+confidence sequence with alpha' = alpha / (F - 1). For one observation of known variance v that is Robbins' normal
+mixture (1970, doi:10.1214/aoms/1177696786): |d - delta| within sqrt(v log((v + rho'^2) / (v alpha'^2))) and a little.
 
 Assumed: normal effects, alike for all arms, and the priors; `benchmarks/race.py` measures what becomes of it elsewhere.
 """
@@ -79,12 +79,13 @@ def judge(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Verdict:
-    """After the blocks of y, log losses (arm, size, seed), NaN where there is none; x: log size (size,), the last largest.
+    """After the blocks of y, log losses (arm, size, seed), NaN where there is none; x: log size (size,), the last
+    largest.
 
-    All arms that started are rows of y, the dropped ones with what they had. `reference`: an arm with trials; None for the
-    best. `n_scales`, `draws`, `seed`: of the draws of the posterior; the same arguments give the same verdict.
+    All arms that started are rows of y, the dropped ones with what they had. `reference`: an arm with trials; None for
+    the best. `n_scales`, `draws`, `seed`: of the draws of the posterior; the same arguments give the same verdict.
     """
-    seen = np.isfinite(y).any(axis=(1, 2))
+    seen: Mask = np.asarray(np.isfinite(y).any(axis=(1, 2)))
     data = _Data.of(y[seen], x)
     rng = np.random.default_rng(seed)
     levels = _levels(data, _posterior_scales(data, rng, n_scales))
@@ -150,7 +151,8 @@ class _Data:
 def _kernels(size: NDArray[np.intp], seed: NDArray[np.intp], x: Array) -> Array:
     away = x[-1] - x[size]
     return np.stack([
-        (seed[:, None] == seed).astype(float), np.eye(len(size)), np.minimum(away[:, None], away), np.ones((len(size),) * 2)
+        (seed[:, None] == seed).astype(float), np.eye(len(size)), np.minimum(away[:, None], away),
+        np.ones((len(size),) * 2),
     ])  # fmt: skip
 
 
@@ -237,7 +239,7 @@ def _levels(data: _Data, scales: Array) -> _Levels:
         pull = rho[:, None] * inverse.sum(axis=1)  # (H, b): of a level by the losses of its arm
         mean[:, arms] = np.einsum("hb,hib->hi", pull, values[None] - effect[:, None, blocks])
         own[:, arms] = (rho - rho * pull.sum(axis=1))[:, None]
-        shared[:, arms] = (pull[:, None] @ root[:, :, blocks].transpose(0, 2, 1))
+        shared[:, arms] = pull[:, None] @ root[:, :, blocks].transpose(0, 2, 1)
     return _Levels(scales, mean, np.maximum(own, 0.0), shared)
 
 
@@ -253,11 +255,12 @@ def _intervals(levels: _Levels, best: int, alpha: float) -> tuple[Array, Array]:
     for i in (i for i in range(mean.shape[1]) if i != best):
         m, v = mean[:, i], np.maximum(variance[:, i], 1e-18)
         reach = 12 * np.sqrt(v.max())
-        grid = np.linspace(m.min() - reach, m.max() + reach, 2001)
-        posterior = _log_mixture(grid, m, v)
-        prior = _log_mixture(grid, np.zeros(64), 2 * rho**2)
-        inside = grid[posterior - prior >= math.log(alpha)]
-        low[i], high[i] = inside.min(), inside.max()
+        grid = np.linspace(m.min() - reach, m.max() + reach, 601)
+        over = _log_mixture(grid, m, v) - _log_mixture(grid, np.zeros(64), 2 * rho**2) - math.log(alpha)
+        inside = np.flatnonzero(over >= 0)
+        first, last = max(1, inside[0]), min(len(grid) - 2, inside[-1])
+        low[i] = np.interp(0.0, over[first - 1 : first + 1], grid[first - 1 : first + 1])
+        high[i] = np.interp(0.0, over[last : last + 2][::-1], grid[last : last + 2][::-1])
     return low, high
 
 

@@ -47,8 +47,9 @@ def ranking_text(comparison: Comparison) -> str:
     lines = _columns(rows)
     notes = [sentence(comparison.basis)]
     if len(comparison.standings) > 1:
-        told = families(comparison), "Compute is the factor in FLOPs to equal loss."
+        told = families(comparison), "" if comparison.race else "Compute is the factor in FLOPs to equal loss."
         notes[0] = " ".join(filter(None, (notes[0], *told)))
+    notes += map(sentence, comparison.race)
     notes += filter(None, (pairing_sentence(comparison), wording_trend.yardstick_sentence(comparison)))
     notes += filter(None, (left_out_sentence(comparison), *wording_trend.trend_text(comparison)))
     if comparison.choices:
@@ -59,7 +60,7 @@ def ranking_text(comparison: Comparison) -> str:
 def families(comparison: Comparison) -> str:
     """Over how many comparisons Holm's correction goes in the column p, and in the ties; "" where nothing is tested."""
     n = len(comparison.standings)
-    if comparison.spread == "none" or n < 2:
+    if comparison.spread == "none" or n < 2 or comparison.race:
         return ""
     if n == 2:
         return "p is of equal losses."

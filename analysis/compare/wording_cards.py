@@ -70,6 +70,9 @@ def holds_card(comparison: Comparison) -> Card:
     question, best = "Does it hold as models grow?", comparison.best
     if len(comparison.standings) == 1:
         return Card(question, "Nothing to compare", False, (f"{best.arm} is the only {comparison.noun}.",))
+    if comparison.race:
+        told = "A race asks who is best at its largest size, and gives no trend: its arms left at different sizes."
+        return Card(question, "Not asked", False, (told,))
     if not comparison.trends:
         return Card(question, "Cannot be told", False, ("There is one size; it takes three, or two with seeds.",))
     subject = comparison.standings[1].arm if best.arm == comparison.reference else best.arm

@@ -20,6 +20,7 @@ from analysis.card import Card
 from analysis.compare import costs, wording, wording_trend
 from analysis.compare.arms import Comparison, compare
 from analysis.compare.cells import rung_labels
+from analysis.compare.raced import Raced, as_raced
 from analysis.compare.wording_cards import holds_card, winner_card
 from analysis.html import shown
 from analysis.laws import wording as wording_laws
@@ -89,15 +90,16 @@ def write_report(
     gallery: Gallery | None = None,
     looks_file: Path | None = None,
     forecasts: Sequence[str] = (),
+    race: Raced | None = None,
 ) -> Report:
     """Write the report of a sweep into `folder` (made if missing; older files of a report are replaced).
 
     `reference`: as in `compare`. `command`: what was typed for it, if anything. `quality_setting`: as in `assess`.
-    `trials`, `excluded`: as in `read_sweep`. `gallery`: what the trials drew. `looks_file`: where the looks of arms are
-    kept for all reports of a store. `forecasts`: the tally of those registered in the store, in sentences. Raises
-    TableError where the sweep cannot be read or has no finished trial (its runs are then on a page of their own),
-    CompareError for an unknown reference, QualityError for a setting at which nothing was scored. Where no law or no
-    interval is possible the report says so in a sentence.
+    `trials`, `excluded`: as in `read_sweep`. `gallery`: what the trials drew. `looks_file`: where the looks of arms
+    are kept for all reports of a store. `forecasts`: the tally of those registered in the store, in sentences. `race`:
+    how the sweep was raced, if it was. Raises TableError where the sweep cannot be read or has no finished trial (its
+    runs are then on a page of their own), CompareError for an unknown reference, QualityError for a setting at which
+    nothing was scored. Where no law or no interval is possible the report says so in a sentence.
     """
     try:
         table = read_sweep(tracking_uri, sweep, trials=trials, excluded=excluded)
@@ -115,6 +117,7 @@ def write_report(
         looks_file=looks_file,
         forecasts=forecasts,
         incomplete=incomplete_sentence(table, trials),
+        race=race,
     )
 
 
@@ -130,11 +133,14 @@ def report_of(
     looks_file: Path | None = None,
     forecasts: Sequence[str] = (),
     incomplete: str = "",
+    race: Raced | None = None,
 ) -> Report:
     """`write_report` of what was read already. `attention`: as `read_attention` gives it; `incomplete`: a sentence
     where trials have still to end."""
     folder = Path(folder)
     comparison = compare(table, reference=reference)
+    if race is not None:
+        comparison = as_raced(comparison, table, race)
     compared = table.only(comparison.trial_ids)  # with tuned axes, the trials of the values chosen
     ladder = ladder_laws(compared, comparison.reference)
     quality = assess(compared, setting=quality_setting)

@@ -27,8 +27,10 @@ from rfscale.cli.common import (
     tuned_fields,
 )
 from rfscale.cli.effort import show_forecast
+from rfscale.cli.race import say_drops, show_race
 from rfscale.flow.formulations import FAMILIES, canonical, signature
 from rfscale.registry import KINDS
+from rfscale.run.race import drops
 from rfscale.run.study import PLAN_STATUSES, Planned, Study, open_store
 from rfscale.spec.axes import ARMS, Axis, shown
 from rfscale.spec.match import WORDS
@@ -80,6 +82,9 @@ def plan(
         float | None,
         typer.Option("--price-per-hour", help="with --measure: price of an hour of a machine like this one"),
     ] = None,
+    race: Annotated[
+        bool, typer.Option("--race", help="the blocks of `rfscale run --race`, and what they are expected to cost")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show every trial: its size, its cost, where it stands.
@@ -87,10 +92,17 @@ def plan(
     Trains nothing and writes nothing. Status is new, partial (begun; will resume), finished, or dropped. With --budget,
     the sweep is a pilot: its curves tell which trainings would best sharpen the predicted loss of a larger one, and
     these are written as the next sweep file. With --measure, a few steps of every size are timed here, and the seconds
-    are kept in the store: `rfscale run` then says how much time is left, and how far it is from the forecast.
+    are kept in the store: `rfscale run` then says how much time is left, and how far it is from the forecast. With
+    --race, what a race of the sweep is expected to cost, begun from nothing: the mean of races in made worlds.
     """
     study = Study(sweep, open_store(store))
     of_budget = (("--target", target), ("--out", out), ("--formulation", formulation))
+    if race:
+        for option, asked in (("--measure", measure), ("--budget", budget is not None)):
+            if asked:
+                raise SweepError(f"{option} and --race ask for two different things; give one of them")
+        show_race(study, as_json)
+        return
     if measure:
         for option, value in (("--budget", budget), *of_budget):
             if value is not None:
@@ -159,6 +171,7 @@ def _show_plan(study: Study, as_json: bool) -> None:
     if definition.duplicates:
         parts.append(f"{definition.duplicates} duplicates merged")
     say(", ".join(parts))
+    say_drops(drops(study.sweep, study.store))
     if saved.trunks:
         say(
             f"{saved.trials} trials share {saved.trunks} trunk{'s' if saved.trunks > 1 else ''}, whose steps are "

@@ -27,9 +27,11 @@ from rfscale.cli.common import (
     tuned_fields,
     with_resources,
 )
+from rfscale.cli.race import drop_rows, say_drops
 from rfscale.run.imports import origin_of
 from rfscale.run.imports.stored import status_rows
 from rfscale.run.launch import StoppedError
+from rfscale.run.race import drops, left_out
 from rfscale.run.results import Results
 from rfscale.run.study import Study, open_store
 from rfscale.spec.sweep import Sweep, SweepError
@@ -174,19 +176,22 @@ def status(
     if watch:
         _watch(study, as_json)
         return
+    gone = left_out(study.sweep, study.store)
     rows = [
         {
             **trial_row(trial, study.sweep),
             "step": state.step,
             "loss": state.loss,
-            "status": state.status,
-            "reason": state.reason or str(origin_of(study.store.trial(trial.trial_id)) or ""),
+            "status": names.DROPPED if trial.trial_id in gone else state.status,
+            "reason": gone.get(trial.trial_id)
+            or state.reason
+            or str(origin_of(study.store.trial(trial.trial_id)) or ""),
         }
         for trial, state in study.states()
     ]
     count = {status: sum(row["status"] == status for row in rows) for status in names.STATUSES}
     if as_json:
-        print_json({"sweep": study.sweep.name, "trials": rows, "totals": count})
+        print_json({"sweep": study.sweep.name, "trials": rows, "totals": count, "dropped": drop_rows(study)})
         return
     print_table(
         study.sweep.name,
@@ -198,6 +203,7 @@ def status(
         if state.status in (names.FAILED, names.DIVERGED) and log.exists():
             typer.echo(f"log of {trial.trial_id}: {log}")
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items() if number))
+    say_drops(drops(study.sweep, study.store))
     typer.echo(said_of(study.store))
     say("loss: val/loss where finished, else the last training loss, which formulations do not share")
 

@@ -19,6 +19,7 @@ from rfscale import names
 from rfscale.quoting import cut
 from rfscale.run.effort import Forecast, duration, report_seconds
 from rfscale.run.pace import Pace
+from rfscale.run.race import left_out
 from rfscale.run.rates import Measured
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.trial import Trial
@@ -47,10 +48,13 @@ class Board:
     def look(self, slots: int = 0, ended: Mapping[str, State] | None = None) -> None:
         """Read how every trial stands. Of a launcher also `slots`, how many trials run at once, and how those that did
         not finish ended: with it, what failed in an earlier run is still to be trained."""
+        gone = left_out(self.sweep, self.store)
         for trial in self.sweep.trials:
             trial_id = trial.trial_id
             state = self._stay.get(trial_id) or self.store.trial(trial_id).state()
-            if state.status in _STAYS:
+            if trial_id in gone and (ended is None or state.status != names.RUNNING):
+                state = State(names.DROPPED, state.step, gone[trial_id], state.loss)
+            elif state.status in _STAYS:
                 self._stay[trial_id] = state
             elif ended is not None and trial_id in ended:
                 state = ended[trial_id]
@@ -67,13 +71,13 @@ class Board:
     @property
     def left(self) -> list[Trial]:
         """What has not ended."""
-        ended = (*_STAYS, names.FAILED)
+        ended = (*_STAYS, names.FAILED, names.DROPPED)
         return [trial for trial in self.sweep.trials if self.states[trial.trial_id].status not in ended]
 
     @property
     def over(self) -> bool:
         """Whether nothing is left that a run would still train."""
-        return all(state.status in (*_STAYS, *_AGAIN) for state in self.states.values())
+        return all(state.status in (*_STAYS, *_AGAIN, names.DROPPED) for state in self.states.values())
 
     # --- in one line --------------------------------------------------------------------------------------------------
 
@@ -90,7 +94,8 @@ class Board:
         parts = [
             f"{done} of {len(self.states)} trials done",
             f"{running} running",
-            f"{len(self.states) - done - bad - running} left",
+            f"{len(self.states) - done - bad - running - count[names.DROPPED]} left",
+            f"{count[names.DROPPED]} dropped by a race" if count[names.DROPPED] else "",
             f"{bad} diverged or failed" if bad else "",
         ]
         left = self.seconds_left() if running else None

@@ -1,9 +1,10 @@
 """A race: trials block by block, cheapest size first, over the arms that can still be the best. No Ray.
 
-A block is one rung and one seed over all arms that race. When it has ended, `analysis.compare.race` is asked which arms
-can no longer be the best at the largest rung, from the blocks that have ended and nothing else; what is left of these
-arms is not trained. Every such trial is a line of the store's ledger: who, when, by which rule and why. What stands there
-holds, so a race that was stopped goes on with the same drops. `rfscale run` without --race trains what a race left out.
+A block is one rung and one seed over all arms that race. When it has ended, `analysis.compare.race` is asked which
+arms can no longer be the best at the largest rung, from the blocks that have ended and nothing else; what is left of
+these arms is not trained. Every such trial is a line of the store's ledger: who, when, by which rule and why. What
+stands there holds, so a race that was stopped goes on with the same drops. `rfscale run` without --race trains what a
+race left out.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from rfscale.spec.axes import Placing
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.trial import Trial
 from rfscale.store import Store
-from rfscale.store.ledger import DROPPED
+from rfscale.store.ledger import DROPPED, INCLUDED
 
 if TYPE_CHECKING:
     import numpy as np
 
     from analysis.compare.components import Array
     from analysis.compare.race import Verdict
+    from analysis.compare.raced import Raced
 
 RULE = "P(best at the largest size) <= 0.05 / arms, at any time"
 SAME_COST = 1.05
@@ -47,8 +49,8 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """An arm that was dropped. `after`: the blocks that had ended, and the last of them. `at_least`: a bound of the ratio
-    of its loss to that of the best at the largest rung, then; `chance`: of being the best, then."""
+    """An arm that was dropped. `after`: the blocks that had ended, and the last of them. `at_least`: a bound of the
+    ratio of its loss to that of the best at the largest rung, then; `chance`: of being the best, then."""
 
     arm: str
     blocks: int
@@ -65,7 +67,7 @@ class Drop:
         worse = f"at least {100 * (self.at_least - 1):.1f} % worse than the best at the largest size, "
         chance = f"{100 * self.chance:.2g} %" if self.chance >= 1e-4 else "less than 0.01 %"
         return (
-            f"{self.arm} was dropped after block {self.blocks} ({self.after}): {worse if self.at_least > 1 else ''}"
+            f"After block {self.blocks} ({self.after}) {self.arm} was dropped: {worse if self.at_least > 1 else ''}"
             f"a chance of {chance} to be the best; {self.best} led"
         )
 
@@ -109,26 +111,56 @@ def _label(rung: tuple[tuple[str, str], ...], sweep: Sweep) -> str:
     return ", ".join(f"{'depth' if word == 'depths' else word} {value}" for word, value in words) or "the one size"
 
 
-def drops(sweep: Sweep, store: Store) -> dict[str, Drop]:
-    """Arm -> how it was dropped, by the store's ledger, the first first. Raises StoreError for a damaged ledger."""
-    found: dict[str, Drop] = {}
+def drops(sweep: Sweep, store: Store, ever: bool = False) -> dict[str, Drop]:
+    """Arm -> how it was dropped, by the store's ledger, the first first; `ever`: also where that was taken back since.
+
+    Raises StoreError for a damaged ledger.
+    """
     arms = {trial.trial_id: sweep.placing(trial).arm for trial in sweep.trials}
+    last: dict[str, Drop | None] = {}
     for entry in store.ledger:
-        if entry.action == DROPPED and entry.trial_id in arms and entry.race is not None:
-            arm = arms[entry.trial_id]
-            found.setdefault(arm, Drop(**{**entry.race, "arm": arm, "who": entry.who, "when": entry.when}))
-    return found
+        arm = arms.get(entry.trial_id)
+        if arm is not None and entry.action == DROPPED and entry.race is not None:
+            last[entry.trial_id] = Drop(**{**entry.race, "arm": arm, "who": entry.who, "when": entry.when})
+        elif entry.trial_id in last and entry.action == INCLUDED and not ever:
+            last[entry.trial_id] = None
+    found: dict[str, Drop] = {}
+    for drop in last.values():
+        if drop is not None:
+            found.setdefault(drop.arm, drop)
+    return dict(sorted(found.items(), key=lambda item: item[1].blocks))
+
+
+def take_back(sweep: Sweep, store: Store) -> int:
+    """A run without a race trains what a race left out: lines of the ledger; returns how many."""
+    gone = left_out(sweep, store)
+    for trial_id in gone:
+        store.ledger.add(trial_id, INCLUDED, "trained by a run without --race")
+    return len(gone)
 
 
 def left_out(sweep: Sweep, store: Store) -> dict[str, str]:
     """Trial id -> why a race left it out, of those that nobody has trained since."""
     gone = drops(sweep, store)
-    found = {}
-    for trial in sweep.trials:
-        arm = sweep.placing(trial).arm
-        if arm in gone and store.trial(trial.trial_id).state().status not in (names.FINISHED, names.DIVERGED):
-            found[trial.trial_id] = f"{gone[arm].sentence}; `rfscale run` without --race trains it"
-    return found
+    said = {arm: f"a race dropped its arm after block {drop.blocks} ({drop.after})" for arm, drop in gone.items()}
+    return {trial.trial_id: said[sweep.placing(trial).arm] for trial in _untrained(sweep, store, gone)}
+
+
+def _untrained(sweep: Sweep, store: Store, gone: Mapping[str, Drop]) -> list[Trial]:
+    """The trials of these arms that have not ended."""
+    ended = (names.FINISHED, names.DIVERGED)
+    trials = (trial for trial in sweep.trials if sweep.placing(trial).arm in gone) if gone else ()
+    return [trial for trial in trials if store.trial(trial.trial_id).state().status not in ended]
+
+
+def raced(sweep: Sweep, store: Store) -> Raced | None:
+    """How the sweep was raced, for its comparison; None where it was not, or where all that was left out is trained."""
+    gone = drops(sweep, store, ever=True)
+    if not _untrained(sweep, store, gone):
+        return None
+    from analysis.compare.raced import Raced
+
+    return Raced(len(sweep.arms), blocks(sweep)[-1].flops, {arm: drop.sentence for arm, drop in gone.items()})
 
 
 # --- while it runs ----------------------------------------------------------------------------------------------------
@@ -246,8 +278,9 @@ def _tuned(cell: Mapping[tuple[tuple[str, str], ...], Mapping[int, float]]) -> M
         return next(iter(cell.values()))
     from analysis.compare.tuned import choose
 
-    by_value = {tuple(value for _, value in tuned): dict(of) for tuned, of in cell.items()}
-    return by_value[choose(by_value)[0]]
+    names_of = {tuple(value for _, value in tuned): tuned for tuned in cell}
+    chosen, _ = choose({values: dict(cell[tuned].items()) for values, tuned in names_of.items()})
+    return cell[names_of[tuple(map(str, chosen))]]
 
 
 def _judged(y: Array, x: Array) -> Verdict | None:
@@ -281,13 +314,15 @@ class Expected:
         share = [100 * value / self.full for value in (self.flops, self.low, self.high)]
         return (
             f"race: {len(self.blocks)} blocks; about {self.flops:.3g} FLOPs, {share[0]:.0f} % of the whole grid "
-            f"({share[1]:.0f} to {share[2]:.0f} % in {self.worlds} worlds drawn from its priors, the outer tenths apart), {self.left:.1f} arms "
+            f"({share[1]:.0f} to {share[2]:.0f} %: the 10 and 90 % points of {self.worlds} worlds drawn from its "
+            f"priors), {self.left:.1f} arms "
             "left at the end"
         )
 
 
 def expected(sweep: Sweep, worlds: int = WORLDS) -> Expected:
-    """What a race of the sweep is expected to cost, were it begun now from nothing. Raises SweepError as `blocks` does."""
+    """What a race of the sweep is expected to cost, were it begun now from nothing. Raises SweepError as `blocks`
+    does."""
     import numpy as np
 
     from analysis.compare.race import drawn_world

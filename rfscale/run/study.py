@@ -26,7 +26,7 @@ from rfscale.run.imports.origin import notes_on
 from rfscale.run.judging import check_judges, judge, ready_judges
 from rfscale.run.launch import StoppedError, everybody, launch, to_train
 from rfscale.run.queue import Outcome
-from rfscale.run.race import Race, blocks, drops, left_out
+from rfscale.run.race import Race, blocks, left_out, raced, take_back
 from rfscale.run.rolling import renewed
 from rfscale.run.sharing import Sharing
 from rfscale.run.views import Views
@@ -222,6 +222,8 @@ class Study(Views, Sharing):
         if race:
             racing = Race(self.sweep, self.store, frozenset(trial.trial_id for trial in missing), watch.say)
             missing, allowed = racing.open(missing), racing.allowed
+        elif taken := take_back(self.sweep, self.store):
+            watch.say(f"{taken} trials that a race had left out are trained now, since this run is none (--race)")
         watch.say(f"{self.sweep.name}: {len(self.sweep.trials)} trials, {len(missing)} to train")
         for note in self.sweep.notes:
             watch.say(f"note: {note}")
@@ -320,10 +322,12 @@ class Study(Views, Sharing):
 
     def compare(self, *, reference: str | None = None, by: Sequence[str] = (), watch: Watch = SILENT) -> Compared:
         """The arms by `val/loss`; arguments as of `analysis.compare.arms.compare`. Raises TableError, CompareError."""
-        table = self.table(watch)
+        table, race = self.table(watch), raced(self.sweep, self.store)
         from analysis.compare.arms import compare
+        from analysis.compare.raced import as_raced
 
-        return Compared(compare(table, reference=reference, by=by), table)
+        found = compare(table, reference=reference, by=by)
+        return Compared(found if race is None or by else as_raced(found, table, race), table)
 
     def report(self, *, setting: str | None = None, reference: str | None = None, watch: Watch = SILENT) -> Report:
         """Write figures, tables and a page into the store. Raises as `compare` does, QualityError and StoreError."""
@@ -344,8 +348,9 @@ class Study(Views, Sharing):
                     reference=reference,
                     command=self.command,
                     quality_setting=setting,
-                    trials=self.ids,
+                    trials=self.ids - left_out(self.sweep, self.store).keys(),
                     excluded=excluded,
+                    race=raced(self.sweep, self.store),
                     gallery=gallery_of(self.finished(), self.store),
                     looks_file=self.store.looks,
                     forecasts=tally(self.store).sentences,

@@ -1,4 +1,4 @@
-"""The ledger of a store: which trials people left out, took back or had trained again, and a race dropped; who, when, why.
+"""The ledger of a store: which trials were left out, taken back, trained again or dropped by a race; who, when and why.
 
 <store>/ledger.jsonl    one line per decision, appended and never rewritten; the last one on a trial holds
 """

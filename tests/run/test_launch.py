@@ -413,8 +413,8 @@ def test_a_worker_that_always_dies_fails_in_the_end(store: Store, cluster: str) 
 # --- the command, with a Ray of its own -------------------------------------------------------------------------------
 
 
-def start_run(sweep: Path, store: Path, mark: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "rfscale.cli", "run", str(sweep), "--store", str(store)]
+def start_run(sweep: Path, store: Path, mark: str, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rfscale.cli", "run", str(sweep), "--store", str(store), *options]
     command[1:3] = ["-c", "from rfscale.cli import app; app()"]
     environment = {k: v for k, v in os.environ.items() if k not in {*SETTINGS, "MLFLOW_TRACKING_URI"}}
     return subprocess.Popen(
