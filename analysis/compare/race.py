@@ -78,12 +78,14 @@ def judge(
     n_scales: int = N_SCALES,
     draws: int = DRAWS,
     seed: int = 0,
+    intervals: bool = True,
 ) -> Verdict:
     """After the blocks of y, log losses (arm, size, seed), NaN where there is none; x: log size (size,), the last
     largest.
 
     All arms that started are rows of y, the dropped ones with what they had. `reference`: an arm with trials; None for
     the best. `n_scales`, `draws`, `seed`: of the draws of the posterior; the same arguments give the same verdict.
+    `intervals`: whether `low` and `high` are wanted.
     """
     seen: Mask = np.asarray(np.isfinite(y).any(axis=(1, 2)))
     data = _Data.of(y[seen], x)
@@ -96,7 +98,7 @@ def judge(
     best = int(mean.argmin())
     against = best if reference is None else int(seen[:reference].sum())
     n = len(y)
-    low, high = _intervals(levels, against, alpha / max(1, n - 1))
+    low, high = _intervals(levels, against, alpha / max(1, n - 1)) if intervals else (np.full(len(mean), np.nan),) * 2
     gap = np.quantile(drawn - lowest[:, None], alpha / n, axis=0, method="lower")
 
     def full(values: Array) -> Array:

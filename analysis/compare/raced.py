@@ -71,8 +71,8 @@ def sentences(race: Raced, racing: list[str]) -> tuple[str, ...]:
     """What became of the arms."""
     gone = f"{len(race.dropped)} of {race.arms} arms {'was' if len(race.dropped) == 1 else 'were'} dropped on the way"
     return (
-        f"This sweep was raced: {gone}, and {f'{len(racing)} are' if len(racing) != 1 else f'{racing[0]} alone is'} left. "
-        "No interval, p value, multiplier or trend of a planned comparison is given, since the losses themselves "
+        f"This sweep was raced: {gone}, and {f'{len(racing)} are' if len(racing) != 1 else f'{racing[0]} alone is'} "
+        "left. No interval, p value, multiplier or trend of a planned comparison is given, since the losses themselves "
         "decided which trials there are. An arm left the race when its chance of being the best at the largest size "
         f"was, at any time, at most {100 * ALPHA:.0f} % / {race.arms}",
         *race.dropped.values(),

@@ -54,19 +54,28 @@ def plan(sweep: Given, store: Place = None, /, **fields: Any) -> Plan:
     return Study(given, _store(store)).plan()
 
 
-def run(sweep: Given, store: Place = None, /, *, address: str | None = None, quiet: bool = False, **fields: Any) -> Ran:
+def run(
+    sweep: Given,
+    store: Place = None,
+    /,
+    *,
+    address: str | None = None,
+    race: bool = False,
+    quiet: bool = False,
+    **fields: Any,
+) -> Ran:
     """Train what is missing, judge where the sweep asks for it, and write the report; `quiet`: show no progress.
 
-    The same call goes on with a sweep that was stopped. `address` and errors as of `Study.run`.
+    The same call goes on with a sweep that was stopped. `address`, `race` and errors as of `Study.run`.
     """
     study = Study(load(sweep, **fields), _store(store))
     if quiet:
-        return study.run(address=address)
+        return study.run(address=address, race=race)
     from rich.console import Console
 
     from rfscale.run.progress import Terminal
 
-    return study.run(address=address, watch=Terminal(Console()))
+    return study.run(address=address, race=race, watch=Terminal(Console()))
 
 
 def open_study(store: Place, sweep: Given, /, **fields: Any) -> Study:

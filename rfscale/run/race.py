@@ -289,7 +289,7 @@ def _judged(y: Array, x: Array) -> Verdict | None:
 
     from analysis.compare.race import judge
 
-    return judge(y, x) if np.isfinite(y).any(axis=(1, 2)).sum() > 1 else None
+    return judge(y, x, intervals=False) if np.isfinite(y).any(axis=(1, 2)).sum() > 1 else None
 
 
 # --- before it runs ---------------------------------------------------------------------------------------------------
@@ -360,5 +360,5 @@ def simulated(
         if racing.sum() > 1:
             s = seeds.index(block.seed)
             seen[racing, block.rung, s] = y[racing, block.rung, s]
-            racing = racing & ~judge(seen, x, alpha=alpha or ALPHA, n_scales=48, draws=400).out
+            racing = racing & ~judge(seen, x, alpha=alpha or ALPHA, n_scales=48, draws=400, intervals=False).out
     return [*path, racing]

@@ -1,4 +1,5 @@
-"""A race keeps the best arm, its intervals hold at all times at once, and a small size counts for less than a large one."""
+"""A race keeps the best arm, its intervals hold at all times at once, and a small size counts for less than a large
+one."""
 
 from __future__ import annotations
 
@@ -117,7 +118,8 @@ def test_intervals_hold_at_all_times_at_once(known_scales: Array) -> None:
 
 
 def test_the_best_is_seldom_ever_dropped(known_scales: Array) -> None:
-    """Whenever one looks: the share of worlds whose best arm is dropped at any time is at most alpha, and far from 1."""
+    """Whenever one looks: the share of worlds whose best arm is dropped at any time is at most alpha, and far from
+    1."""
     rng, alpha, worlds, lost, left = np.random.default_rng(3), 0.2, 60, 0, []
     for _ in range(worlds):
         y, level = world(rng, known_scales, 5, 2)
@@ -209,7 +211,9 @@ def test_the_comparison_of_a_race_gives_no_number_as_if_it_had_been_planned(tmp_
         assert not all(map(np.isfinite, standing.interval))
     better = found.standing("better").ratio
     assert better.interval[0] < better.estimate < better.interval[1]
-    assert better.interval[1] - better.interval[0] > np.ptp(planned.standing("better").ratio.interval), "it pays for looks"
+    assert better.interval[1] - better.interval[0] > np.ptp(planned.standing("better").ratio.interval), (
+        "it pays for looks"
+    )
     assert found.trends == ()
     text = ranking_text(found)
     assert "After block 3 worse was dropped." in text

@@ -81,7 +81,7 @@ def run(race: Race, trials: list[Trial], outcome: Outcome, most: int = 99) -> li
     return done
 
 
-def begun(sweep: Sweep, store: Store, done: Outcome = Outcome()) -> tuple[Race, list[Trial]]:  # noqa: B008
+def begun(sweep: Sweep, store: Store, done: Outcome = Outcome()) -> tuple[Race, list[Trial]]:
     waiting = [t for t in reversed(sweep.trials) if t.trial_id not in done.finished]
     race = Race(sweep, store, frozenset(t.trial_id for t in waiting))
     return race, race.open(waiting)
@@ -94,17 +94,19 @@ def test_blocks_are_a_size_and_a_seed_the_cheapest_first() -> None:
     ]  # fmt: skip
     assert all(len(block.trials) == 3 for block in found)
     assert found[0].flops < found[2].flops
-    lengths = blocks(sweep_of(training={**SMALL["training"], "steps": [6, 30]}, model={**SMALL["model"], "depths": [1]}))
+    lengths = blocks(
+        sweep_of(training={**SMALL["training"], "steps": [6, 30]}, model={**SMALL["model"], "depths": [1]})
+    )
     assert [block.label for block in lengths][::2] == ["steps 6, seed 0", "steps 30, seed 0"]
 
 
 def test_what_cannot_be_raced_is_refused_in_a_sentence() -> None:
     with pytest.raises(SweepError, match="a race needs two arms or more, and small has one"):
         blocks(sweep_of(formulations=["rf"]))
-    uneven = sweep_of(
-        formulations=["rf"], model={**SMALL["model"], "backbone": ["mmdit", "crossdit"], "depths": [2]}
-    )
-    with pytest.raises(SweepError, match="a race compares the losses at the ends of trainings, and at the one size one"):
+    uneven = sweep_of(formulations=["rf"], model={**SMALL["model"], "backbone": ["mmdit", "crossdit"], "depths": [2]})
+    with pytest.raises(
+        SweepError, match="a race compares the losses at the ends of trainings, and at the one size one"
+    ):
         blocks(uneven)
 
 
@@ -127,7 +129,8 @@ def test_arms_that_are_out_are_trained_no_further_and_the_ledger_says_why(
     said = lines[0].why
     assert said.startswith("After block 1 (depth 1, seed 0) eps/linear was dropped: at least 4.0 % worse than the best")
     assert said.endswith("rule: P(best at the largest size) <= 0.05 / arms, at any time")
-    assert lines[0].who and lines[0].when
+    assert lines[0].who
+    assert lines[0].when
     (drop,) = drops(sweep, store).values()
     assert (drop.arm, drop.blocks, drop.after, drop.best) == ("eps/linear", 1, "depth 1, seed 0", "rf")
     assert store.ledger.excluded() == {}, "what it had is compared"
@@ -191,9 +194,7 @@ def test_a_run_without_a_race_takes_the_drops_back(store: Store, monkeypatch: py
 def test_losses_are_those_of_ended_blocks_with_the_tuned_value_that_is_best(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = sweep_of(
-        tune=["training.learning_rate"], training={"steps": 6, "batch": 4, "learning_rate": [1e-3, 2e-3]}
-    )
+    sweep = sweep_of(tune=["training.learning_rate"], training={"steps": 6, "batch": 4, "learning_rate": [1e-3, 2e-3]})
 
     def state(folder: Any) -> State:
         trial = next(t for t in sweep.trials if t.trial_id == folder.path.name)
