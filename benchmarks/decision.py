@@ -9,12 +9,12 @@ the median over pairs of cost(plain) / cost(way): how many times fewer FLOPs. s^
 seeds say little about one pair; pairs whose difference is within its own error in any way are left out, because their
 d is noise. The interval resamples formulations.
 
-**Cheap sizes, with the trend's uncertainty.** The question is the largest size's: phi, the difference there. The means over
-n_k seeds of the sizes k are phi + g_k + noise, g a Brownian motion in log FLOPs that is 0 at the largest size (as in
-`analysis.compare.race`), its variance pooled over pairs from how the differences change from size to size, and the covariance
-of the noise pooled from seeds, which are the same at every size. v(n) is the variance of the generalised
-least-squares estimate of phi, and a decision costs the least FLOPs sum n_k c_k with v(n) <= (phi / 1.96)^2; so where phi is
-large beside what sizes do, small ones decide. Whether v is honest is checked on the largest size: how often its
+**Cheap sizes, with the trend's uncertainty.** The question is the largest size's: phi, the difference there. The means
+over n_k seeds of the sizes k are phi + g_k + noise, g a Brownian motion in log FLOPs that is 0 at the largest size (as
+in `analysis.compare.race`), its variance pooled over pairs from how the differences change from size to size, and the
+covariance of the noise pooled from seeds, which are the same at every size. v(n) is the variance of the generalised
+least-squares estimate of phi, and a decision costs the least FLOPs sum n_k c_k with v(n) <= (phi / 1.96)^2; so where
+phi is large beside what sizes do, small ones decide. Whether v is honest is checked on the largest size: how often its
 measured difference lies in the 95 % interval that the smaller sizes give for it.
 """
 
@@ -103,9 +103,11 @@ def ways(table: SweepTable) -> tuple[dict[str, Way], dict[str, Trend], list[tupl
 
 @dataclass(frozen=True)
 class Trend:
-    """Differences whose size effect is a Brownian motion; `difference` (pair, size, seed), `flops` of a seed of both arms.
+    """Differences whose size effect is a Brownian motion; `difference` (pair, size, seed), `flops` of a seed of both
+    arms.
 
-    `noise` (size, size): covariance of a seed's differences; `drift`: variance of the size effect per unit of log FLOPs.
+    `noise` (size, size): covariance of a seed's differences; `drift`: variance of the size effect per unit of log
+    FLOPs.
     """
 
     difference: Array
@@ -208,8 +210,8 @@ def main() -> None:
     for name, trend in trends.items():
         inside, of = trend.coverage()
         print(
-            f"{name}: the size effect has an sd of {np.sqrt(trend.drift):.3f} per unit of log FLOPs; the largest size lies "
-            f"in the 95 % interval of the smaller ones for {inside} of {of} pairs ({100 * inside / of:.0f} %)"
+            f"{name}: the size effect has an sd of {np.sqrt(trend.drift):.3f} per unit of log FLOPs; the largest size "
+            f"lies in the 95 % interval of the smaller ones for {inside} of {of} pairs ({100 * inside / of:.0f} %)"
         )
 
 

@@ -113,7 +113,7 @@ def test_plan_and_run_are_calls(tiny: Mapping, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Study, "run", run)
     assert rfscale.run(tiny, tmp_path, quiet=True, name="other") == "ran"
-    assert asked == [("other", tmp_path, {"address": None})]
+    assert asked == [("other", tmp_path, {"address": None, "race": False})]
     rfscale.run(tiny, address="auto")
     assert asked[1][1:2] == (Path("runs"),)
     assert asked[1][2]["address"] == "auto"
