@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ SIDES = (96, 64, 48, 32)
 """Larger ones are made as small as this, the first that fits."""
 BYTES = 1_100_000
 """All pictures together, before they are written as text."""
+ENCODERS = 2
+"""Pictures that are compressed at a time, outside the interpreter's lock."""
 SAMPLED = 4
 """Trials of which the size of all is told."""
 
@@ -74,9 +77,11 @@ def shown(gallery: Gallery, table: SweepTable, order: Sequence[str]) -> Shown | 
     largest = max(max(image.shape[:2]) for image in pictures[0])
     small = largest <= SMALL
     side = largest if small else _side(pictures)
+    with ThreadPoolExecutor(ENCODERS) as encoders:
+        uris = list(encoders.map(lambda images: _uri(strip(images, side, small)), pictures))
     rows = tuple(
-        Row(str(arm), str(size), str(seed), _uri(strip(images, side, small)))
-        for arm, size, seed, images in zip(trials["arm"], trials["size"], trials["seed"], pictures, strict=True)
+        Row(str(arm), str(size), str(seed), uri)
+        for arm, size, seed, uri in zip(trials["arm"], trials["size"], trials["seed"], uris, strict=True)
     )
     by_size = trials.sort_values(["parameters", "train_flops"])
     return Shown(

@@ -70,11 +70,12 @@ def _tag(name: str) -> str:
 
 
 def _say(group: ElementTree.Element, told: Told, arms: Mapping[str, int]) -> None:
-    """The arm on the group; a title on each of its points, or one on the whole."""
+    """The arm on the group; a title on each of its points or lines, or one on the whole."""
     if told.arm in arms:
         group.set("data-arm", str(arms[told.arm]))
-    points = list(group.iter(_tag("use")))
-    on = points if len(points) == len(told.titles) else [group] if len(told.titles) == 1 else []
+    points, lines = list(group.iter(_tag("use"))), group.findall(_tag("path"))
+    marks = points or lines
+    on = [group] if len(told.titles) == 1 else marks if len(marks) == len(told.titles) else []
     for element, words in zip(on, told.titles, strict=False):
         title = ElementTree.Element(_tag("title"))
         title.text = words

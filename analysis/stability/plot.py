@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from analysis.marks import tell
@@ -62,11 +63,12 @@ def plot_attention(curves: pd.DataFrame, metric: str, look: Mapping[str, Look], 
         else:
             mean = wide.dropna().mean(axis=1)
         lost = set(part.loc[(part["status"] == names.DIVERGED) | ~np.isfinite(part[metric]), "trial_id"])
-        for trial_id in wide:
-            curve = wide[trial_id].dropna()
-            thin = ax.plot(curve.index, curve, color=style.colour, lw=0.7, alpha=0.5, zorder=style.zorder - 0.5)
-            tell(thin, str(name), [f"{name}, trial {trial_id}"])
-            if trial_id in lost:
+        each = {trial_id: wide[trial_id].dropna() for trial_id in wide}
+        lines = [np.column_stack([curve.index, curve]) for curve in each.values()]
+        thin = LineCollection(lines, colors=style.colour, linewidths=0.7, alpha=0.5, zorder=style.zorder - 0.5)
+        tell(ax.add_collection(thin), str(name), [f"{name}, trial {trial_id}" for trial_id in each])
+        for trial_id, curve in each.items():
+            if trial_id in lost and len(curve):
                 last = ax.plot(
                     curve.index[-1:], curve[-1:], "x", color=style.colour, ms=8, mew=2, zorder=style.zorder + 1
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +23,8 @@ CAPTIONS = 8
 """The first of those in the pictures of the trials."""
 ENOUGH = 16 * CAPTIONS
 """Held-out images of which those of every shape are taken."""
+READERS = 2
+"""Pictures that are decoded at a time, outside the interpreter's lock."""
 
 Drawn = tuple[tuple[str, ...], list[Pixels]]
 T = TypeVar("T")
@@ -30,11 +33,13 @@ T = TypeVar("T")
 def gallery_of(trials: Sequence[Trial], store: Store) -> Gallery | None:
     """Of the trials that have a picture; None where none has. Those with other captions than most are left out."""
     known = {trial.data: _held_out(trial.data) for trial in trials}
-    drawn = {
-        trial.trial_id: _drawn(store.trial(trial.trial_id).samples, trial.data.resolution, known[trial.data])
-        for trial in trials
-    }
-    return _gallery(drawn, list(known.values()))
+
+    def drawn(trial: Trial) -> Drawn | None:
+        return _drawn(store.trial(trial.trial_id).samples, trial.data.resolution, known[trial.data])
+
+    with ThreadPoolExecutor(READERS) as readers:
+        found = dict(zip((trial.trial_id for trial in trials), readers.map(drawn, trials), strict=True))
+    return _gallery(found, list(known.values()))
 
 
 def gallery_in(folder: Path, truth: Path, table: SweepTable) -> Gallery | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -332,12 +333,16 @@ class Study(Views, Sharing):
     def report(self, *, setting: str | None = None, reference: str | None = None, watch: Watch = SILENT) -> Report:
         """Write figures, tables and a page into the store. Raises as `compare` does, QualityError and StoreError."""
         origin.check_name(self.sweep, self.store)
-        uri, folder, excluded = self._labelled(watch), self.store.report(self.sweep.name), self.excluded()
+        from rfscale.run.gallery import gallery_of
+
+        with ThreadPoolExecutor(1) as beside:  # pictures are decoded while MLflow is read
+            pictures = beside.submit(gallery_of, self.finished(), self.store)
+            uri, excluded = self._labelled(watch), self.excluded()
+            gallery, folder = pictures.result(), self.store.report(self.sweep.name)
         for trial_id, reason in excluded.items():
             watch.say(f"left out: {trial_id}, {reason}")
         from analysis.report.page import write_report  # loads matplotlib: not before MLflow has answered
         from rfscale.run.forecasts import tally
-        from rfscale.run.gallery import gallery_of
 
         try:
             with watch.busy("writing the report"):
@@ -351,7 +356,7 @@ class Study(Views, Sharing):
                     trials=self.ids - left_out(self.sweep, self.store).keys(),
                     excluded=excluded,
                     race=raced(self.sweep, self.store),
-                    gallery=gallery_of(self.finished(), self.store),
+                    gallery=gallery,
                     looks_file=self.store.looks,
                     forecasts=tally(self.store).sentences,
                 )
