@@ -150,7 +150,8 @@ def test_one_adapter_per_outside_system() -> None:
     assert users == {
         "ray": {"rfscale.run.launch"},
         "mlflow": {
-            *("rfscale.run.copies", "rfscale.run.mirror", "rfscale.run.places", "rfscale.run.summary"),
+            *("rfscale.run.copies", "rfscale.run.logged", "rfscale.run.mirror"),
+            *("rfscale.run.places", "rfscale.run.summary"),
             *("analysis.table.histories", "analysis.table.read", "analysis.table.store"),
         },
         "sqlalchemy": {"analysis.table.store"},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +27,8 @@ from rfscale.cli.common import (
     say,
     terminal,
 )
+from rfscale.numbers import Real
+from rfscale.run import rolling
 from rfscale.run.images import DRAWN, draw, sides_of
 from rfscale.run.publish import read_published
 from rfscale.run.results import Results
@@ -32,6 +36,8 @@ from rfscale.run.study import Study, open_store
 from rfscale.run.watch import SILENT
 from rfscale.spec.sweep import Sweep, SweepError
 
+EVERY = Real(1.0, 86_400.0)
+"""Seconds between two looks of `report --watch`."""
 From = Annotated[
     Path | None,
     typer.Option("--from", readable=False, help="published folder (`rfscale publish`) in place of a sweep and a store"),
@@ -57,6 +63,10 @@ def report(
         ),
     ] = None,
     reference: Reference = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="write it again whenever more has finished, until all has, or Ctrl-C")
+    ] = False,
+    every: Annotated[float, typer.Option("--every", help="with --watch: seconds between two looks")] = 60.0,
     as_json: Json = False,
 ) -> None:
     """Write the report: figures, tables and one HTML page.
@@ -65,6 +75,10 @@ def report(
     with the same digits, and without a store.
     """
     results = results_of(sweep, source)
+    if watch and (as_json or results is not None):
+        beside = "--json" if as_json else "--from" if source is not None else "imported runs, which have all ended"
+        raise SweepError(f"--watch goes with a sweep that is trained here, not with {beside}; leave it out")
+    check_option("--every", every, EVERY)
     if results is not None:
         made = results.report(out, setting=setting, reference=arm_named(reference))
         if as_json:
@@ -76,7 +90,11 @@ def report(
         raise SweepError("--out goes with --from; the report of a sweep goes into its store")
     assert isinstance(sweep, Sweep)  # `results_of` says so
     study = Study(sweep, open_store(store))
-    if as_json:
+    if watch:
+        with suppress(KeyboardInterrupt):
+            again = partial(study.report, setting=setting, reference=arm_named(reference))
+            rolling.watched(sweep, study.store, lambda: again().path, say, every)
+    elif as_json:
         print_json(said_by(study, study.report(setting=setting, reference=arm_named(reference))))
     else:
         study.report(setting=setting, reference=arm_named(reference), watch=terminal())

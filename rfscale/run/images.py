@@ -138,14 +138,43 @@ def draw(
     by `EncoderSpec.names`. Raises StoreError, and SweepError for a value
     that cannot be.
     """
+    folder = finished_trial(store, trial_id)
+    return draw_by(
+        folder,
+        trial_of(folder),
+        prompts,
+        count=count,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        ema=ema,
+        size=size,
+        shift=shift,
+        without=without,
+    )
+
+
+def draw_by(
+    folder: TrialFolder,
+    trial: Trial,
+    prompts: Sequence[str],
+    *,
+    count: int = 4,
+    steps: int = 50,
+    guidance: float = 2.5,
+    seed: int = 0,
+    ema: bool = True,
+    size: Sides | None = None,
+    shift: float | None = None,
+    without: Sequence[str] = (),
+) -> Images:
+    """As `draw`, by the weights in a folder. Raises StoreError and SweepError."""
     asked = {"count": count, "steps": steps, "guidance": guidance, "seed": seed}
     for name, value in (asked if shift is None else {**asked, "shift": shift}).items():
         if not DRAWN[name].allows(value):
             raise SweepError(f"{name} = {quoted(value)} is not possible; give {DRAWN[name].allowed}")
     if not prompts:
         raise SweepError("there is no prompt; give one or more, in words")
-    folder = finished_trial(store, trial_id)
-    trial = trial_of(folder)
     shape = None if size is None else (trial.data.channels, *_possible(size, trial))
     kept = _kept_encoders(without, trial)
     import torch

@@ -40,6 +40,8 @@ from analysis.table.store import (
 )
 from rfscale import names
 from rfscale.run.copies import Copy, data_of, description, hash_of, pictures_of, started
+from rfscale.run.logged import delete_run, log_model
+from rfscale.run.moved import artifacts_of, follow
 from rfscale.run.origin import command
 from rfscale.run.places import has_identity, place_of, relabel_runs, search, send_identity, text
 from rfscale.spec.sweep import Sweep
@@ -62,8 +64,14 @@ _ENDED = {names.FINISHED: "FINISHED", names.DIVERGED: "FAILED", names.FAILED: "F
 
 
 def tracking_uri(store: Store) -> str:
-    """$MLFLOW_TRACKING_URI where it is set, else a sqlite database in the store. Raises TrackingError."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or own_database(store)
+    """$MLFLOW_TRACKING_URI where it is set, else a sqlite database in the store, which then knows where the store is.
+
+    Raises TrackingError.
+    """
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return given
+    follow(store.root / "mlflow.db")
+    return own_database(store)
 
 
 def own_database(store: Store) -> str:
@@ -83,7 +91,7 @@ def experiment_named(name: str, client: MlflowClient, uri: str, store: Store) ->
     found = client.get_experiment_by_name(name)
     if found is None:
         # Artifacts lie in the store; a server decides for itself where they go.
-        location = None if keeps_files_itself(uri) else (store.root.resolve() / "artifacts").as_uri()
+        location = None if keeps_files_itself(uri) else artifacts_of(store.root)
         return str(client.create_experiment(name, artifact_location=location))
     if found.lifecycle_stage != "active":
         raise TrackingError(
@@ -159,7 +167,7 @@ class Mirror:
             self._send_parameters(copy, trial, record)
         self._send_points(copy, folder, *sent)
         if state.status != copy.status:
-            self._send_status(copy, folder, record, state)
+            self._send_status(copy, trial, folder, record, state)
         copy.complete = state.status in _ENDED
 
     def sync_all(self) -> None:
@@ -257,7 +265,7 @@ class Mirror:
             copy.store = self._id
         for run in runs:
             if run.run_id != copy.run_id and run.store in self._own:
-                self._client.delete_run(run.run_id)
+                delete_run(self._client, self._experiment, run.run_id)
         return copy
 
     def _create(self, trial: Trial, record: dict[str, Any]) -> Copy:
@@ -270,10 +278,12 @@ class Mirror:
             names.TAG_CURSOR: "0",
             **place_of(self.sweep, trial),
         }
-        name = f"{self.sweep.placing(trial).arm} d{trial.model.depth} s{trial.seed}"
         began = started(record)
-        run = self._client.create_run(self._experiment, began, tags, run_name=name)
+        run = self._client.create_run(self._experiment, began, tags, run_name=self._named(trial))
         return Copy(run.info.run_id, began, self._id)
+
+    def _named(self, trial: Trial) -> str:
+        return f"{self.sweep.placing(trial).arm} d{trial.model.depth} s{trial.seed}"
 
     def _send_parameters(self, copy: Copy, trial: Trial, record: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -289,7 +299,7 @@ class Mirror:
         """A new run in place of one that holds what the journal does not: it is deleted, and says why."""
         reason = "superseded: it held points that the trial's journal has lost"
         self._client.set_tag(copy.run_id, names.TAG_REASON, reason)
-        self._client.delete_run(copy.run_id)
+        delete_run(self._client, self._experiment, copy.run_id)
         return self._create(trial, record)
 
     def _mark_damaged(self, trial: Trial, reason: str) -> None:
@@ -316,7 +326,7 @@ class Mirror:
             self._client.log_batch(copy.run_id, tags=[RunTag(names.TAG_CURSOR, f"{cursor}:{line}")])
             copy.cursor, copy.line = cursor, line
 
-    def _send_status(self, copy: Copy, folder: TrialFolder, record: dict[str, Any], state: State) -> None:
+    def _send_status(self, copy: Copy, trial: Trial, folder: TrialFolder, record: dict[str, Any], state: State) -> None:
         """Files and how the run ended, then the status tag: a run that has the tag has everything before it."""
         from mlflow.entities import RunTag
 
@@ -324,6 +334,8 @@ class Mirror:
         for file in (folder.record, folder.samples):
             if file.exists() and state.status in _ENDED:
                 self._client.log_artifact(copy.run_id, str(file))
+        if state.status == names.FINISHED:
+            log_model(self._client, self._experiment, copy.run_id, self._named(trial), trial, folder)
         if state.status == names.RUNNING:
             self._client.update_run(copy.run_id, "RUNNING")
         else:  # at the time of the last file, not of this call, which may come days later

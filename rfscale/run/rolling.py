@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -66,6 +66,37 @@ def _renew_once(name: str, store: Store, stop: threading.Event) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def watched(sweep: Sweep, store: Store, report: Callable[[], Path], say: Callable[[str], None], seconds: float) -> None:
+    """`report` again and again, where more has finished, until every trial of the sweep has ended: `report --watch`.
+
+    `seconds`: between two looks; it rests longer after a report that took long. Where nothing can be compared yet, that
+    is said once. Raises what the last report raises.
+    """
+    done, told, rest = -1, "", seconds
+    while True:
+        ended = _ended(sweep, store)
+        if ended > done:
+            began = time.monotonic()
+            try:
+                path = report()
+                say(f"{ended} of {len(sweep.trials)} trials have ended: {path}")
+            except names.RfscaleError as error:
+                if ended == len(sweep.trials):
+                    raise
+                if str(error) != told:
+                    told = str(error)
+                    say(f"{told}; looking again every {seconds:g} s")
+            done, rest = ended, max(seconds, LEAST_REST * (time.monotonic() - began))
+        if ended == len(sweep.trials):
+            return
+        time.sleep(rest)
+
+
+def _ended(sweep: Sweep, store: Store) -> int:
+    ended = (names.FINISHED, names.DIVERGED, names.FAILED, names.DAMAGED)
+    return sum(store.trial(trial.trial_id).state().status in ended for trial in sweep.trials)
 
 
 def renew(name: str, root: str) -> None:

@@ -16,7 +16,7 @@ from test_effort import sweep_of
 from analysis.report.page import incomplete_sentence
 from rfscale import names
 from rfscale.run import rolling
-from rfscale.run.rolling import renewed
+from rfscale.run.rolling import renewed, watched
 from rfscale.store import Store, write_json
 
 
@@ -113,3 +113,40 @@ def test_the_page_says_how_much_of_the_sweep_is_in_it(trials: list[str] | None, 
         rejected=pd.DataFrame({"trial_id": list(left_out), "status": list(left_out.values())}),
     )
     assert incomplete_sentence(table, trials) == sentence
+
+
+def test_watching_reports_what_has_ended_until_all_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, store = sweep_of(), Store(tmp_path)
+    waiting, told, reports = list(sweep.trials), [], []
+
+    def report() -> Path:
+        ended = sum(store.trial(t.trial_id).result.exists() for t in sweep.trials)
+        reports.append(ended)
+        if not ended:
+            raise names.RfscaleError("nothing can be compared yet")
+        return tmp_path / "report.html"
+
+    rests = iter(range(1000))
+
+    def rest(seconds: float) -> None:
+        if next(rests) % 2:  # in every other pause nothing happens
+            finish(store, waiting.pop().trial_id)
+
+    monkeypatch.setattr(rolling.time, "sleep", rest)
+    watched(sweep, store, report, told.append, 5.0)
+    every = len(sweep.trials)
+    assert reports == list(range(every + 1)), "once for each that ended, and no other time"
+    assert told[0] == "nothing can be compared yet; looking again every 5 s"
+    assert [words.split(" ")[0] for words in told[1:]] == [str(n) for n in range(1, every + 1)]
+
+
+def test_what_the_last_report_raises_is_raised(tmp_path: Path) -> None:
+    sweep, store = sweep_of(), Store(tmp_path)
+    for trial in sweep.trials:
+        finish(store, trial.trial_id)
+
+    def report() -> Path:
+        raise names.RfscaleError("no trial can be used")
+
+    with pytest.raises(names.RfscaleError, match="no trial can be used"):
+        watched(sweep, store, report, str, 5.0)
