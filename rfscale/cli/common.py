@@ -233,7 +233,7 @@ def main(
 
 def said_of(store: Store) -> str:
     """Where the results were looked for, so that a mistyped folder is seen."""
-    return f"store: {store.root}" + ("" if store.root.is_dir() else " (it does not exist yet)")
+    return f"store: {store.address}" + ("" if store.root.is_dir() else " (it does not exist yet)")
 
 
 FIGURE = (".png", ".svg", ".pdf")

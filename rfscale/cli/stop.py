@@ -45,7 +45,7 @@ def stop(
         return
     done = f"{count[names.FINISHED]} of {len(states)} trials are done"
     if not there:
-        say(f"nothing to stop: no `rfscale run` of {sweep.name} works on {study.store.root} ({done})")
+        say(f"nothing to stop: no `rfscale run` of {sweep.name} works on {study.store.address} ({done})")
     else:
         say(f"stopped: {done}; `rfscale run` goes on with the rest")
     if count[names.RUNNING]:

@@ -180,7 +180,7 @@ def _weights(trial: Trial, folder: TrialFolder, unit: Unit, device: str) -> nn.M
     """The network of a unit. Raises StoreError where its weights were not kept."""
     if unit.step == trial.training.steps:
         return load_model(trial, folder, ema=unit.weights == "ema", device=device)
-    path = folder.kept_weights(unit.step)
+    path = folder.bring(folder.kept_weights(unit.step).name)
     if not path.exists():
         raise StoreError(
             f"trial {trial.trial_id} kept no weights of step {unit.step}: it was trained without `checkpoints: all`; "

@@ -69,7 +69,7 @@ def draw_images(
 
 
 def _names(trial: Trial, prompts: Sequence[str], store: Store, drawing: Drawing) -> Iterator[str]:
-    with open(store.trial(trial.trial_id).weights(), "rb") as file:
+    with open(store.trial(trial.trial_id).bring("ema.safetensors"), "rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     for number, prompt in enumerate(prompts):
         setting = [trial.trial_id, weights, drawing.steps, drawing.guidance, number, prompt]

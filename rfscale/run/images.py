@@ -249,7 +249,11 @@ def finished_trial(store: Store, prefix: str) -> TrialFolder:
     if state.status != names.FINISHED:
         why = f"{state.status}: {state.reason}" if state.status == names.DAMAGED else state.status
         raise StoreError(f"trial {folder.path.name} is not finished ({why}); `rfscale run` its sweep first")
-    if origin_of(folder) is not None and "trial" in (read_json(folder.record) or {}) and not folder.weights().exists():
+    if (
+        origin_of(folder) is not None
+        and "trial" in (read_json(folder.record) or {})
+        and not folder.bring("ema.safetensors").exists()
+    ):
         raise StoreError(
             f"trial {folder.path.name} was imported, and its weights were not published; ask for a publication with "
             f"`--weights {folder.path.name}`, or choose another trial"

@@ -35,7 +35,7 @@ from rfscale.run.tasks import Problem, evaluate_task, train_task
 from rfscale.spec.sweep import Quality, Resources, Sweep
 from rfscale.spec.trial import Trial
 from rfscale.spec.trunks import trunks_of
-from rfscale.store import Store, TrialFolder
+from rfscale.store import Store, StoreError, TrialFolder
 from rfscale.train import placement
 from rfscale.train.stopping import heeding_sigterm
 
@@ -96,15 +96,21 @@ def launch(
     placement.check(sweep.resources)
     keep = sweep.quality is not None and sweep.quality.checkpoints == "all"
     settings = (sweep.resources.model_dump(), sweep.samples.model_dump(), keep)
-    shared = {branch.trial_id: trunk for trunk in trunks_of(sweep) for branch in trunk.branches}
+    trunks = trunks_of(sweep) if store.remote is None else ()  # they lie on one disk
+    shared = {branch.trial_id: trunk for trunk in trunks for branch in trunk.branches}
 
     def arguments(trial: Trial) -> tuple[Any, ...]:
         trunk = shared.get(trial.trial_id)
-        return str(store.trial(trial.trial_id).path.resolve()), *settings, trunk.model_dump() if trunk else None
+        return f"{store.place}/trials/{trial.trial_id}", *settings, trunk.model_dump() if trunk else None
 
     def on_trunk(trial: Trial) -> list[TrialFolder]:
         trunk = shared.get(trial.trial_id)
         return store.trunk_folders(trunk.key) if trunk else []
+
+    def seen(trial: Trial) -> TrialFolder:
+        with suppress(StoreError):  # a store that does not answer now: what is here has to do
+            store.refresh([trial.trial_id])
+        return store.trial(trial.trial_id)
 
     work = Work(
         train_task,
@@ -112,7 +118,7 @@ def launch(
         ready=lambda waiting, outcome, count: next_to_train(
             waiting, store, outcome, count, shared, allowed(waiting, outcome)
         ),
-        ended=lambda trial, problem: trained(store.trial(trial.trial_id), problem),
+        ended=lambda trial, problem: trained(seen(trial), problem),
         progress=lambda trial: newest_checkpoint(store.trial(trial.trial_id), *on_trunk(trial)),
         begun=lambda trial: store.trial(trial.trial_id).state().status == names.RUNNING,
         pulse=lambda trial: store.trial(trial.trial_id).pulse(),
@@ -135,7 +141,7 @@ def launch_evaluation(
     Give the largest trials first. What is scored already is skipped by the task itself.
     """
     placement.check(sweep.resources)
-    settings = (str(store.root.resolve()), quality.model_dump(mode="json"), sweep.resources.model_dump())
+    settings = (store.place, quality.model_dump(mode="json"), sweep.resources.model_dump())
     work = Work(
         evaluate_task,
         arguments=lambda trial: settings,

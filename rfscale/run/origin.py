@@ -31,6 +31,7 @@ def record(sweep: Sweep, store: Store) -> None:
             "definition": origin.definition,
         },
     )
+    store.share(path)
 
 
 def recorded(name: str, store: Store) -> Sweep:
@@ -71,8 +72,8 @@ def command(sweep: Sweep, store: Store) -> str:
     """The command line that runs the sweep, as it was given: its file and the fields beside it."""
     origin = sweep.origin
     if origin.file is None:
-        return shlex.join(["python", "-c", f'import rfscale; rfscale.open("{store.root}", "{sweep.name}").run()'])
-    there = [] if store.root == default_store() else ["--store", str(store.root)]
+        return shlex.join(["python", "-c", f'import rfscale; rfscale.open("{store.address}", "{sweep.name}").run()'])
+    there = [] if store.address == str(default_store()) else ["--store", store.address]
     return shlex.join(["rfscale", "run", str(origin.file), *origin.fields, *there])
 
 

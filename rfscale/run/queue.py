@@ -184,7 +184,7 @@ def judged(trial: Trial, problem: Problem | None) -> State:
 
 def newest_checkpoint(*folders: TrialFolder) -> int:
     """The step that a trial would go on from, by the names of its checkpoints; 0 where it has none."""
-    steps = [path.name.rpartition("-")[2] for folder in folders for path in folder.checkpoints()]
+    steps = [name.rpartition("-")[2] for folder in folders for name in folder.checkpoint_names()]
     return max((int(step) for step in steps if step.isdecimal()), default=0)
 
 

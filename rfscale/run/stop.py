@@ -15,7 +15,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,6 +62,7 @@ def ask(store: Store, name: str, *, now: bool = False) -> Request:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(request))
+        store.share(path)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}; correct its permissions") from error
     return request
@@ -74,11 +75,17 @@ def launching(store: Store, name: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-        yield
+        with store.remote.launching(name) if store.remote is not None else nullcontext():
+            yield
 
 
 def launched(store: Store, name: str) -> bool:
-    """Whether a launcher of the sweep runs, on this machine or on one whose locks reach here."""
+    """Whether a launcher of the sweep runs, on this machine or on one whose locks reach here.
+
+    With a store by URL, on any machine; raises StoreError where it does not answer.
+    """
+    if store.remote is not None:
+        return store.remote.launched(name)
     return is_locked(_path(store, name, "runs"), fcntl.LOCK_EX)
 
 

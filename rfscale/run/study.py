@@ -414,9 +414,11 @@ def _planned(trial: Trial, state: State, left_out: str) -> Planned:
 def open_store(given: Path | None) -> Store:
     """The store, which need not exist yet: by default $RFSCALE_STORE or ./runs.
 
-    Raises StoreError for a file, and for a folder that cannot be read.
+    One by URL is asked what it has, and what people read of it is copied here. Raises StoreError for a file, for a
+    folder that cannot be read, and for a URL that does not answer.
     """
-    store = Store(given if given is not None else expanded(default_store(), "$RFSCALE_STORE"))
+    store = Store.at(given if given is not None else expanded(default_store(), "$RFSCALE_STORE"))
+    store.refresh()
     if store.root.exists() and not store.root.is_dir():
         raise StoreError(f"the store {store.root} is a file; give a folder with --store")
     for folder in (store.root, store.root / "trials"):

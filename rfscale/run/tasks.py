@@ -8,7 +8,6 @@ import signal
 import sys
 import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rfscale import names
@@ -16,7 +15,7 @@ from rfscale.registry import allowing_plugins
 from rfscale.spec.sweep import Quality, Resources, Samples
 from rfscale.spec.trial import Trial
 from rfscale.spec.trunks import Trunk
-from rfscale.store import ClaimedError, Store, TrialFolder
+from rfscale.store import ClaimedError, Store, StoreError, TrialFolder, trial_at
 from rfscale.train.stopping import Stop, heeding_sigterm
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -39,9 +38,10 @@ class Problem:
         number = str(error.errno) if isinstance(error, OSError) else ""
         kind = (type(error).__name__, f"{place.filename}:{place.lineno}", number)
         sentence = f"{type(error).__name__}: {names.one_line(error, 300)}"
-        if isinstance(error, OSError) and error.errno in _FULL:
-            where = f" at {error.filename}" if error.filename else ""
-            sentence = f"nothing can be written{where} ({error.strerror}): free space or correct the permissions"
+        cause = error.__cause__ if isinstance(error, StoreError) else error
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            where = f" at {cause.filename}" if cause.filename else ""
+            sentence = f"nothing can be written{where} ({cause.strerror}): free space or correct the permissions"
         return cls(kind, sentence, claimed=isinstance(error, ClaimedError))
 
 
@@ -62,7 +62,7 @@ def train_task(
     try:
         with allowing_plugins():  # whoever made the trial was allowed to, and it says which text they had
             trial = Trial.model_validate_json(trial_json)
-        place, pictures = TrialFolder(Path(folder)), Samples.model_validate(samples)
+        place, pictures = trial_at(folder), Samples.model_validate(samples)
         with heeding_sigterm(signal.SIGINT) as stop:
             shared = Trunk.model_validate(trunk) if trunk is not None else None
             ended = _in_memory(trial, place, settings, pictures, keep_weights, stop, shared)
@@ -111,7 +111,7 @@ def evaluate_task(trial_json: str, store: str, quality: dict[str, Any], resource
     try:
         with allowing_plugins():
             trial, judged = Trial.model_validate_json(trial_json), Quality.model_validate(quality)
-        evaluate(trial, Store(Path(store)), judged, settings)
+        evaluate(trial, Store.at(store), judged, settings)
     except Exception as error:
         return Problem.of(error)
     return None

@@ -178,4 +178,4 @@ class Views:
         states = [state for _, state in self.states()]
         count = {status: sum(state.status == status for state in states) for status in names.STATUSES}
         told = ", ".join(f"{number} {status}" for status, number in count.items() if number)
-        return shown(f"{self.sweep.name}: {self.sweep.question}", f"{len(states)} trials: {told}. {self.store.root}")
+        return shown(f"{self.sweep.name}: {self.sweep.question}", f"{len(states)} trials: {told}. {self.store.address}")

@@ -14,6 +14,7 @@
         result.json          how it ended: finished, diverged, failed or interrupted, with the reason, and the size and
                              the SHA-256 of each file of weights
         <file>.damaged       what could not be read and was made anew
+        lease.json           who holds it, with the epoch (`rfscale.store.lease`); .lease.json~<n> are its versions
         lock                 held while a process trains it: who that is, and when it last gave a sign of life
     <store>/trunks/                          the steps that trials of several lengths share, while one still needs them
     <store>/store.json                       the id of the store, by which it knows its own runs in MLflow
@@ -24,19 +25,23 @@
     <store>/mlflow.db, <store>/artifacts/    MLflow, unless MLFLOW_TRACKING_URI points elsewhere
     <store>/reports/<sweep>/                 report.html, figures, tables
 
+A store by URL (`rfscale.store.remote`) has the same files in a folder of each node.
+
 "Finished" is a verified artifact: the last step reached, a finite val/loss, weights of the recorded size; and, where
 `run`, `report` and whoever loads the weights ask for it, of the recorded SHA-256.
 """
 
 from rfscale.store.files import DamagedError, StoreError, read_json, write_json
-from rfscale.store.folder import ClaimedError, State, TrialFolder
+from rfscale.store.folder import State, TrialFolder
 from rfscale.store.journal import Journal, Point
-from rfscale.store.store import Store, default_store
+from rfscale.store.lease import ClaimedError, LostError
+from rfscale.store.store import Store, default_store, trial_at
 
 __all__ = [
     "ClaimedError",
     "DamagedError",
     "Journal",
+    "LostError",
     "Point",
     "State",
     "Store",
@@ -44,5 +49,6 @@ __all__ = [
     "TrialFolder",
     "default_store",
     "read_json",
+    "trial_at",
     "write_json",
 ]

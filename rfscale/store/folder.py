@@ -26,13 +26,14 @@ from rfscale.store.files import (
     set_aside,
     unreadable,
 )
+from rfscale.store.folder_port import FolderPort
+from rfscale.store.hold import LEASE, held, holding
 from rfscale.store.journal import Journal, Point, blank, broken_lines, last_point, read_points
+from rfscale.store.lease import LEASE_SECONDS, ClaimedError, read_lease
+from rfscale.store.remote import Remote, url_of
+from rfscale.store.replica import Note
 
 _CLAIM_ATTEMPTS = 10
-
-
-class ClaimedError(StoreError):
-    """Another process holds the trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,11 @@ class TrialFolder:
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, newest first. A temporary folder of a killed process is not one."""
         return sorted(self.path.glob("checkpoint-*[0-9]"), reverse=True)
+
+    def checkpoint_names(self) -> set[str]:
+        """Of all that the trial could go on from, here or in the store by URL that this is a copy of."""
+        carried = {name.split("/")[0] for name in Note.read(self.path).carried.files if name.startswith("checkpoint-")}
+        return carried | {path.name for path in self.checkpoints()}
 
     def last_written(self) -> int:
         """When its record, journal or result was last written, in milliseconds since 1970."""
@@ -175,7 +181,8 @@ class TrialFolder:
     def _verify(self) -> None:
         """Raises DamagedError where a finished trial's weights, journal or record are not what was written."""
         for name, expected in self.checksums().items():
-            check_file(self.path / name, expected)
+            if (self.path / name).exists() or self._elsewhere(name).get("sha256") != expected:
+                check_file(self.path / name, expected)
         self.points()
         read_json(self.record)
 
@@ -189,18 +196,47 @@ class TrialFolder:
             return "its result has no finite val/loss"
         for file, size in result["files"].items():
             path = self.path / file
-            if not path.exists() or path.stat().st_size != size:
+            found = path.stat().st_size if path.exists() else self._elsewhere(file).get("size")
+            if found != size:
                 return f"its {file} is missing or cut short"
         return ""
 
+    def _elsewhere(self, name: str) -> dict[str, Any]:
+        """What the store by URL says of a file that this copy of it need not have; nothing in another store."""
+        return Note.read(self.path).carried.files.get(name, {})
+
     def _locked(self) -> bool:
-        return is_locked(self.path / "lock", fcntl.LOCK_SH)
+        return is_locked(self.path / "lock", fcntl.LOCK_SH) or self._leased()
+
+    def _leased(self) -> bool:
+        """Whether somebody whom the lock does not show seems to hold it: `claim` alone is sure."""
+        if url_of(self.path) is not None:
+            return Note.read(self.path).running
+        found = read_lease(FolderPort(self.path), LEASE)
+        if found is None or found[0].owner is None or found[0].owner.is_gone():
+            return False
+        return time.time() - found[1].modified < LEASE_SECONDS
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the folder is this node's copy of what lies in a store by URL."""
+        return url_of(self.path) is not None
+
+    def bring(self, name: str) -> Path:
+        """A file of the trial, fetched where the store has a URL and this copy of it lacks the file.
+
+        Raises StoreError and OSError.
+        """
+        path = self.path / name
+        if not path.exists() and (url := url_of(self.path)) is not None:
+            Remote(self.path.parent.parent, url).fetch(self.path.name, name)
+        return path
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Hold the trial: only one process trains it. The lock goes with the process, however that ends.
+        """Hold the trial: only one process trains it, of this machine by a lock, of all by a lease (`holding`).
 
-        Raises ClaimedError when another process holds it.
+        Raises ClaimedError when another process holds it, or has taken it over meanwhile, and StoreError.
         """
         with open(self.path / "lock", "a") as file:
             for attempt in range(_CLAIM_ATTEMPTS):  # `state` of another process holds the lock for an instant
@@ -217,7 +253,21 @@ class TrialFolder:
             file.truncate(0)
             file.write(f"{socket.gethostname()} {os.getpid()}\n")
             file.flush()
-            yield
+            with holding(self.path):
+                yield
+
+    def check(self) -> None:
+        """Whoever holds the trial asks before writing: raises LostError where another process has taken it over."""
+        if hold := held(self.path):
+            hold.lease.check()
+
+    def carry(self) -> None:
+        """What was written since, a checkpoint say, comes to the store, where that is not the folder itself.
+
+        Raises LostError, StoreError and OSError.
+        """
+        if hold := held(self.path):
+            hold.carry()
 
     def beat(self) -> None:
         """A sign of life of the process that holds the trial: the time of its lock."""
@@ -247,7 +297,7 @@ class TrialFolder:
 
     def open_journal(self) -> Journal:
         """To append to; what it holds already, and what counts of it, is not written again."""
-        return Journal(self.journal, self.logged())
+        return Journal(self.journal, self.logged(), self.check)
 
     def logged(self) -> set[tuple[int, str]]:
         """(step, key) of all that the journal holds and that counts: scores that are forgotten do not."""
@@ -268,7 +318,8 @@ class TrialFolder:
         A damaged file is set aside under the name it has with `.damaged` after it, and is in the sentences that are
         returned. Raises StoreError where a file cannot be read: it may be whole.
         """
-        said = []
+        hold = held(self.path)
+        said = list(hold.replica.notes) if hold is not None and hold.replica is not None else []
         for file in (self.record, self.result):
             try:
                 read_json(file)

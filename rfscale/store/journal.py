@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -90,10 +90,14 @@ def last_point(path: Path, key: str) -> Point | None:
 class Journal:
     """Appends points to a trial's journal. A (step, key) in `seen`, which is there and counts, is not written again.
 
-    So a trial that was killed after a point and resumed from a checkpoint before it logs that point once.
+    So a trial that was killed after a point and resumed from a checkpoint before it logs that point once. `check` is
+    called before anything is written, and raises where it must not be.
     """
 
-    def __init__(self, path: Path, seen: Collection[tuple[int, str]] = ()) -> None:
+    def __init__(
+        self, path: Path, seen: Collection[tuple[int, str]] = (), check: Callable[[], None] = lambda: None
+    ) -> None:
+        self._check = check
         _, size = read_points(path)
         self._seen = set(seen)
         self._file: IO[str] = open(path, "a", encoding="utf-8")  # noqa: SIM115 -- lives as long as the trial
@@ -104,6 +108,7 @@ class Journal:
         new = {key: value for key, value in metrics.items() if (step, key) not in self._seen}
         if not new:
             return
+        self._check()
         self._seen.update((step, key) for key in new)
         # NaN and infinity are written as JavaScript writes them and read back by the same json module.
         self._file.write(json.dumps({"time": int(time.time() * 1000), "step": step, "metrics": new}) + "\n")

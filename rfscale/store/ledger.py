@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rfscale.store.files import damaged, unreadable
+from rfscale.store.remote import Remote
 
 EXCLUDED, INCLUDED, RETRIED, DROPPED = "excluded", "included", "retried", "dropped"
 
@@ -43,12 +44,15 @@ class Ledger:
     """The decisions on the trials of a store."""
 
     path: Path
+    remote: Remote | None = None
 
     def add(self, trial_id: str, action: str, why: str = "", race: dict[str, Any] | None = None) -> Entry:
         """Append a decision of the present user, and bring it to the disk. Raises StoreError where that cannot be."""
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         entry = Entry(trial_id, action, why, f"{getpass.getuser()}@{socket.gethostname()}", when, race)
         list(self)  # nothing is written after a damaged line
+        if self.remote is not None:
+            self.remote.decide((json.dumps(asdict(entry)) + "\n").encode(), when)
         with open(self.path, "a", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write(json.dumps({k: v for k, v in asdict(entry).items() if k != "race" or v is not None}) + "\n")

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rfscale.names import one_line
 from rfscale.store.files import StoreError, creating
 from rfscale.store.folder import TrialFolder
 from rfscale.store.ledger import Ledger
+from rfscale.store.remote import Remote, copy_of, given_url, remote_at
 
 
 def default_store() -> Path:
@@ -20,11 +22,56 @@ def default_store() -> Path:
     return Path(os.environ.get("RFSCALE_STORE") or "runs")
 
 
+def trial_at(place: str) -> TrialFolder:
+    """The folder of a trial by its `Store.place`, `/trials/` and its id: here, whatever machine said so.
+
+    Raises StoreError as `Store.at`.
+    """
+    root, _, trial_id = place.rpartition("/trials/")
+    return Store.at(root).trial(trial_id) if given_url(place) is not None else TrialFolder(Path(place))
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """A folder of trials, reports and, by default, MLflow's database."""
 
     root: Path
+
+    @classmethod
+    def at(cls, given: Path | str) -> Store:
+        """The store of a folder, or of a URL: then `root` is the copy that this node has of it.
+
+        Raises StoreError for a URL of no object store, and without obstore.
+        """
+        url = given_url(given)
+        return cls(Path(given) if url is None else copy_of(url))
+
+    @property
+    def remote(self) -> Remote | None:
+        """The store by URL that `root` is the copy of; None where `root` is the store."""
+        return remote_at(self.root)
+
+    @property
+    def address(self) -> str:
+        """As a user gives it: a folder or a URL."""
+        remote = self.remote
+        return remote.url if remote is not None else str(self.root)
+
+    @property
+    def place(self) -> str:
+        """As another process is told of it, on another machine too where it is a URL."""
+        remote = self.remote
+        return remote.url if remote is not None else str(self.root.resolve())
+
+    def refresh(self, trials: Collection[str] | None = None) -> None:
+        """Have here what a store by URL says of these trials, by default of everything. Raises StoreError."""
+        if (remote := self.remote) is not None:
+            remote.refresh(trials)
+
+    def share(self, path: Path) -> None:
+        """A file of the store was written: where the store has a URL, it has the file too. Raises StoreError."""
+        if (remote := self.remote) is not None:
+            remote.share(path.relative_to(self.root).as_posix())
 
     def trial(self, trial_id: str) -> TrialFolder:
         return TrialFolder(self.root / "trials" / trial_id)
@@ -61,8 +108,9 @@ class Store:
         path = self.root / "store.json"
         try:
             if not path.exists():
+                made = json.dumps({"id": uuid.uuid4().hex}).encode()
                 with creating(path) as whole:
-                    whole.write_text(json.dumps({"id": uuid.uuid4().hex}), encoding="utf-8")
+                    whole.write_bytes(self.remote.identity(made) if self.remote is not None else made)
             return str(json.loads(path.read_text(encoding="utf-8"))["id"])
         except OSError as error:
             raise StoreError(f"cannot write {path}: {error.strerror}; correct its permissions") from error
@@ -72,7 +120,7 @@ class Store:
 
     @property
     def ledger(self) -> Ledger:
-        return Ledger(self.root / "ledger.jsonl")
+        return Ledger(self.root / "ledger.jsonl", self.remote)
 
     @property
     def forecasts(self) -> Path:

@@ -24,7 +24,7 @@ from rfscale.spec.sweep import Resources, Samples
 from rfscale.spec.trial import Trial
 from rfscale.spec.trunks import Branch
 from rfscale.spec.trunks import Trunk as Planned
-from rfscale.store import TrialFolder, read_json, write_json
+from rfscale.store import ClaimedError, TrialFolder, read_json, write_json
 from rfscale.train.batches import Batches
 from rfscale.train.log import TrialLog
 from rfscale.train.placement import Placement, one_device
@@ -89,8 +89,11 @@ def train(
             result["files"] = save_weights(folder, run.state.model, run.state.ema, trial.trial_id)
             result["sha256"] = checksums(folder)
             result |= {"status": names.FINISHED, "step": run.state.at.step}
+            folder.check()
         except Interrupted as error:
             result |= {"status": names.INTERRUPTED, "reason": str(error), "step": run.state.at.step if run else 0}
+        except ClaimedError:  # somebody else has it by now, and writes how it ended
+            raise
         except DivergedError as error:
             result |= {"status": names.DIVERGED, "reason": str(error), "step": run.state.at.step if run else 0}
         except Exception as error:
@@ -137,7 +140,7 @@ class Training:
             note(folder, found)
         self.trunk: Trunk | None = None
         shared = False
-        if trunk is not None and not keep:
+        if trunk is not None and not keep and not folder.is_copy:
             self.trunk = Trunk(trunk, trial.trial_id, folder.path.parent.parent, placement)
             shared = self.trunk.resume(self.state)
         # A checkpoint of the trial itself does not say what was measured before it, so others cannot begin there.
@@ -204,6 +207,7 @@ class Training:
 
     def _save(self, seconds: float) -> None:
         """A checkpoint; `seconds` were spent in steps since the last logged point."""
+        self.folder.check()
         self.journal.sync()
         self.state.at.summed_seconds = seconds
         self.sums.put(self.state.at)
@@ -211,6 +215,7 @@ class Training:
             self.trunk.save(self.state)
         else:
             self.state.save(self.folder)
+        self.folder.carry()
 
     def _along_trunk(self, measured: dict[str, float]) -> bool:
         """Note what is measured for all trials of the trunk; returns whether one of them branches off here.

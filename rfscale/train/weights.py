@@ -60,6 +60,7 @@ def load_model(
     path = path or folder.weights(ema)
     model = trial.model.build(trial.data, trial.text)
     expected = folder.checksums().get(path.name)
+    folder.bring(path.name)
     try:
         if expected is not None:
             check_file(path, expected)

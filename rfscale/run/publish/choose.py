@@ -30,7 +30,7 @@ def chosen(which: Sequence[str], sweep: Sweep, store: Store, table: SweepTable) 
         found |= _meant(one, sweep, table, used)
     trials = [trial for trial in sweep.trials if trial.trial_id in found]
     for trial in trials:
-        weights = store.trial(trial.trial_id).weights()
+        weights = store.trial(trial.trial_id).bring("ema.safetensors")
         if not weights.exists():
             raise StoreError(
                 f"the weights {weights} are not there, as of a trial that was imported; publish without them, with "
