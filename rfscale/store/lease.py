@@ -177,8 +177,7 @@ class Lease:
         """
         self.stop()
         with self._turn:
-            if not self._lost:
-                self._write(self._content.kept if kept is None else kept, None)
+            self._write(self._content.kept if kept is None else kept, None)
 
     def stop(self) -> None:
         """Stop the heartbeat."""

@@ -92,8 +92,9 @@ class Remote:
     url: str
     _taken: dict[str, str] = field(default_factory=dict)  # key -> the version that is here
 
-    def port(self, patience: float = ANSWER_SECONDS) -> Port:
-        return ObjectPort(self.url, patience)
+    def port(self) -> Port:
+        """As a command asks it: for a short while only."""
+        return ObjectPort(self.url, ANSWER_SECONDS)
 
     def refresh(self, trials: Collection[str] | None = None) -> None:
         """Have here what the store says of these trials, by default of all, and of sweeps and decisions.
