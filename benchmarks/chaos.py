@@ -1,6 +1,6 @@
 """Does a sweep give the same bits when its processes are killed again and again?
 
-    OMP_NUM_THREADS=1 python benchmarks/chaos.py --kills 100 [--seed 0] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/chaos.py --kills 100 [--seed 0] [--json FILE] [--object-store]
 
 Twelve small trials are run once in peace. Then the same sweep is run in another store, and every few seconds SIGKILL
 ends one of its processes, drawn at random by kind and then by process: a worker, the launcher, the raylet or the head
@@ -11,6 +11,10 @@ kills are spent, another store is begun. In each store then, when the kills are 
 - every journal has each point once, with the value of the undisturbed run, to the bit, but for times;
 - MLflow has one run for each trial, with each point of the journal once;
 - no process is left behind.
+
+With --object-store the results lie in an S3 server, a process of its own, and two launchers with a cache folder each,
+as on two machines, share the sweep. All of this holds for the copy of each; and where nobody is killed, every trial has
+been begun once.
 
 What belongs to a run is known by the folder that it works in. Raises nothing: what is wrong is a line and exit code 1.
 """
@@ -30,10 +34,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 
 from rfscale import names
 from rfscale.spec.sweep_file import load_sweep
@@ -74,15 +79,21 @@ class Tally:
         return sum(self.kills.values()) < kills and time.monotonic() < self.until
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Place:
     """A folder in which one run of the sweep works, and which tells its processes from all others."""
 
     folder: Path
+    url: str = ""  # of the store; without one it is a folder in this one
+    environment: Mapping[str, str] = MappingProxyType({})
 
     @property
     def store(self) -> Store:
-        return Store(self.folder / "store")
+        """With a URL: the copy that a launcher of this place has."""
+        if not self.url:
+            return Store(self.folder / "store")
+        os.environ["RFSCALE_CACHE"] = str(self.folder / "cache")
+        return Store.at(self.url)
 
     def start(self, sweep: Path) -> subprocess.Popen[bytes]:
         """`rfscale run`, in a session of its own; what it prints is appended to run.log."""
@@ -90,12 +101,13 @@ class Place:
         temporary = self.folder / "t"  # Ray's sockets have room for about a hundred letters
         temporary.mkdir(exist_ok=True)
         kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RFSCALE_STORE")}
-        command = [sys.executable, "-m", "rfscale", "run", str(sweep), "--store", str(self.store.root)]
+        where = self.url or str(self.store.root)
+        command = [sys.executable, "-m", "rfscale", "run", str(sweep), "--store", where]
         with open(self.folder / "run.log", "ab") as log:
             return subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env={**kept, "RAY_TMPDIR": str(temporary)},
+                env={**kept, **self.environment, "RAY_TMPDIR": str(temporary), "RFSCALE_CACHE": f"{self.folder}/cache"},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -131,33 +143,37 @@ def _kind(process: Path) -> str:
     return WORKER if title.startswith("ray::train_task") else ""
 
 
-def disturbed(place: Place, sweep: Path, kills: int, rng: random.Random, tally: Tally, patience: float) -> None:
-    """Run the sweep to its end under up to `kills` kills, with the same command as often as it takes."""
+def disturbed(
+    places: Sequence[Place], sweep: Path, kills: int, rng: random.Random, tally: Tally, patience: float
+) -> None:
+    """Run the sweep to its end under up to `kills` kills, in each place with the same command as often as it takes."""
     deadline = time.monotonic() + patience
+    launchers: dict[Place, subprocess.Popen[bytes]] = {}
+    next_kill = time.monotonic() + rng.uniform(0.5, 6.0)
     while time.monotonic() < deadline:
-        launcher = place.start(sweep)
-        tally.starts += 1
-        while launcher.poll() is None and time.monotonic() < deadline:
-            if not tally.has_more(kills):
-                time.sleep(0.2)
-                continue
-            with suppress(subprocess.TimeoutExpired):
-                launcher.wait(rng.uniform(0.5, 6.0))
-                break
-            _kill_one(place, launcher.pid, rng, tally)
-        if launcher.poll() == 0:
+        for place in places:
+            if place not in launchers or launchers[place].poll() not in (None, 0):
+                launchers[place] = place.start(sweep)
+                tally.starts += 1
+        if all(launcher.poll() == 0 for launcher in launchers.values()):
             return
-    tally.wrong.append(f"{place.folder} was not through after {patience:.0f} s")
-    for pid, _ in place.processes(0):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.2)
+        if tally.has_more(kills) and time.monotonic() > next_kill:
+            _kill_one(launchers, rng, tally)
+            next_kill = time.monotonic() + rng.uniform(0.5, 6.0)
+    for place in places:
+        tally.wrong.append(f"{place.folder} was not through after {patience:.0f} s")
+        for pid, _ in place.processes(0):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
-def _kill_one(place: Place, launcher: int, rng: random.Random, tally: Tally) -> None:
+def _kill_one(launchers: Mapping[Place, subprocess.Popen[bytes]], rng: random.Random, tally: Tally) -> None:
     """SIGKILL to one process of a kind drawn at random among those there are, once a worker trains."""
     found: dict[str, list[int]] = {}
-    for pid, kind in place.processes(launcher):
-        found.setdefault(kind, []).append(pid)
+    for place, launcher in launchers.items():
+        for pid, kind in place.processes(launcher.pid):
+            found.setdefault(kind, []).append(pid)
     found.pop("", None)
     if WORKER not in found:
         return
@@ -169,8 +185,8 @@ def _kill_one(place: Place, launcher: int, rng: random.Random, tally: Tally) -> 
 
 def check(place: Place, alone: Place, sweep: Path, tally: Tally) -> None:
     """Hold a run that is over to the undisturbed one."""
-    tally.stores += 1
     trials = load_sweep(sweep).trials
+    place.store.refresh()
     for trial in trials:
         folder, other = place.store.trial(trial.trial_id), alone.store.trial(trial.trial_id)
         state = folder.state(thorough=True)
@@ -187,8 +203,8 @@ def check(place: Place, alone: Place, sweep: Path, tally: Tally) -> None:
         if values != expected:
             tally.wrong.append(f"trial {trial.trial_id} has other values than the undisturbed one")
         attempts = (read_json(folder.record) or {}).get("attempts", [])
-        if not attempts:
-            tally.wrong.append(f"trial {trial.trial_id} has no attempt on record")
+        if not attempts or (len(attempts) > 1 and not tally.kills):
+            tally.wrong.append(f"trial {trial.trial_id} has {len(attempts)} attempts on record")
     tally.wrong += _mirrored(place, {trial.trial_id for trial in trials}, tally)
     deadline = time.monotonic() + LEAVE_SECONDS
     while left := [pid for pid, _ in place.processes(0)]:
@@ -234,11 +250,17 @@ def _mirrored(place: Place, trials: set[str], tally: Tally) -> list[str]:
 
 
 def chaos(
-    folder: Path, kills: int, seed: int = 0, steps: int = 1500, patience: float = 3600.0, minutes: float = math.inf
+    folder: Path,
+    kills: int,
+    seed: int = 0,
+    steps: int = 1500,
+    patience: float = 3600.0,
+    minutes: float = math.inf,
+    objects: bool = False,
 ) -> Tally:
     """`kills` kills over as many stores below `folder` as it takes, but no more of them after so many minutes.
 
-    `patience`: seconds for each store.
+    `patience`: seconds for each store. `objects`: in an object store, with two launchers.
     """
     tally, rng, began = Tally(), random.Random(seed), time.monotonic()
     tally.until = began + 60 * minutes
@@ -246,15 +268,42 @@ def chaos(
     sweep = folder / "chaos.yaml"
     sweep.write_text(SWEEP.format(steps=steps), encoding="utf-8")
     alone = Place(folder / "alone")
-    disturbed(alone, sweep, 0, rng, Tally(), patience)
-    while not tally.wrong and (not tally.stores or tally.has_more(kills)):
-        place = Place(folder / str(tally.stores))
-        disturbed(place, sweep, kills, rng, tally, patience)
-        if not tally.wrong:
-            check(place, alone, sweep, tally)
-        print(f"{sum(tally.kills.values())} of {kills} kills, {tally.starts} starts", flush=True)
+    disturbed([alone], sweep, 0, rng, Tally(), patience)
+    with served() if objects else nullcontext(None) as server:
+        while not tally.wrong and (not tally.stores or tally.has_more(kills)):
+            places = [Place(folder / str(tally.stores))]
+            if server is not None:
+                url = f"{server.url}/{tally.stores}"
+                places = [Place(folder / f"{tally.stores}{name}", url, server.environment) for name in "ab"]
+            disturbed(places, sweep, kills, rng, tally, patience)
+            tally.stores += 1
+            for place in places if not tally.wrong else ():
+                check(place, alone, sweep, tally)
+            print(f"{sum(tally.kills.values())} of {kills} kills, {tally.starts} starts", flush=True)
     tally.seconds = time.monotonic() - began
     return tally
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An object store: what its clients are told."""
+
+    url: str
+    environment: Mapping[str, str]
+
+
+@contextmanager
+def served() -> Iterator[Server]:
+    """An S3 server as a process of its own; its clients find it by the environment, this process too."""
+    command = [sys.executable, str(Path(__file__).with_name("object_server.py")), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        said = json.loads(process.stdout.readline())
+        os.environ.update(said["environment"])
+        try:
+            yield Server(said["url"], MappingProxyType(said["environment"]))
+        finally:
+            process.kill()
 
 
 def _fields(tally: Tally) -> Iterator[tuple[str, object]]:
@@ -267,10 +316,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no kill after so many")
     parser.add_argument("--steps", type=int, default=1500, help="of each trial")
+    parser.add_argument("--object-store", action="store_true", help="an S3 server, and two launchers")
     parser.add_argument("--json", type=Path, help="write what was found there")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="c-"))
-    tally = chaos(folder, given.kills, given.seed, given.steps, minutes=given.minutes)
+    tally = chaos(folder, given.kills, given.seed, given.steps, minutes=given.minutes, objects=given.object_store)
     kinds = ", ".join(f"{number} {kind}" for kind, number in tally.kills.most_common())
     print(
         f"{sum(tally.kills.values())} SIGKILLs ({kinds}), {tally.starts} starts of the same command, {tally.stores} "

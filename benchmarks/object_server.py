@@ -1,6 +1,6 @@
 """An S3 server to try an object store against, on loopback: moto's, which speaks conditional writes, with faults.
 
-    python benchmarks/object_server.py --port 9000        # then AWS_ENDPOINT_URL=http://127.0.0.1:9000 and so on
+    python benchmarks/object_server.py --port 9000        # prints its URL and what clients need in the environment
 
 It holds the bucket `rfscale`, and all of it in memory. `PUT /_fault/error` has it answer 500 to everything,
 `PUT /_fault/silent` not at all, and `PUT /_fault/none` as before.
@@ -9,6 +9,7 @@ It holds the bucket `rfscale`, and all of it in memory. `PUT /_fault/error` has 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import threading
 import time
@@ -79,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=9000)
     with ObjectServer(parser.parse_args().port) as server:
-        print(server.address, flush=True)
+        print(json.dumps({"url": f"s3://{BUCKET}", "environment": server.environment}), flush=True)
         threading.Event().wait()
 
 

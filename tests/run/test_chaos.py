@@ -31,6 +31,19 @@ def test_a_sweep_whose_processes_are_killed_gives_the_same_bits() -> None:
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [0, 4])
+def test_two_launchers_on_an_object_store_share_a_sweep(kills: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RFSCALE_CACHE", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "")  # set by the benchmark, and put back after the test
+    folder = Path(tempfile.mkdtemp(prefix="c-"))
+    tally = chaos(folder, kills=kills, steps=300, patience=900.0, objects=True)
+    assert tally.wrong == [], f"kept in {folder}"
+    assert sum(tally.kills.values()) >= kills
+    assert tally.values > 0
+    shutil.rmtree(folder)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Place, Path]:
     """The undisturbed run and another one, trained inline and mirrored."""
