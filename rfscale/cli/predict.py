@@ -105,7 +105,7 @@ def forecast(
         if as_json:
             print_json({"broken": known.broken, "forecasts": [one.to_dict() for one in known.forecasts]})
         else:
-            say("\n".join(known.sentences) or f"no forecast is registered in {study.store.root}; add --target")
+            say("\n".join(known.sentences) or f"no forecast is registered in {study.store.address}; add --target")
         return
     meant = _target(target)
     ladder = study.laws()

@@ -90,7 +90,7 @@ def export(
     found = {trial.trial_id: _run(sweep, store, trial, state) for trial, state in states}
     runs = tuple(run for run in found.values() if run.points)
     if not runs:
-        raise StoreError(f"the store {store.root} has no results of sweep {sweep.name}; `rfscale run` makes them")
+        raise StoreError(f"the store {store.address} has no results of sweep {sweep.name}; `rfscale run` makes them")
     with fresh_folder(folder) as made:
         results = Exports(sweep, store, runs, trials_frame(sweep, states), curves_frame(sweep, store))
         FORMATS[kind](results, made, progress)

@@ -111,7 +111,7 @@ def gallery(sweep: Sweep, store: Store, seed: int | None = None) -> Gallery:
             files[place.arm, rung or "one rung"] = folder.samples
     if not files:
         raise StoreError(
-            f"no finished trial of sweep {sweep.name}, seed {seed}, has sample images in {store.root}; run it, with "
+            f"no finished trial of sweep {sweep.name}, seed {seed}, has sample images in {store.address}; run it, with "
             "samples: {images: 16}"
         )
     return Gallery(seed, tuple(arms), tuple(rungs), files)

@@ -107,7 +107,9 @@ def open_results(where: Place, name: str | None = None, /) -> Results:
     place = _store(where)
     found = imported_runs(name, place)
     if found is None:
-        raise StoreError(f"the store {place.root} has no imported runs {quoted(name)}; `rfscale import` takes them in")
+        raise StoreError(
+            f"the store {place.address} has no imported runs {quoted(name)}; `rfscale import` takes them in"
+        )
     return found
 
 

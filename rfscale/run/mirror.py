@@ -211,7 +211,7 @@ class Mirror:
         """Sync everything now, with some patience. Raises TrackingError."""
         deadline = time.monotonic() + LAST_PATIENCE_SECONDS
         while not self._try():
-            safe = f"nothing is lost, every point is in {self.store.root}"
+            safe = f"nothing is lost, every point is in {self.store.address}"
             if self._refused:
                 raise TrackingError(f"MLflow at {self.uri} refuses what it is sent ({self.trouble}); {safe}")
             if time.monotonic() > deadline:

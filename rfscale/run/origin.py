@@ -40,9 +40,9 @@ def recorded(name: str, store: Store) -> Sweep:
     if found is None:
         there = sorted(path.stem for path in store.sweep(name).parent.glob("*.json"))
         known = f"it has {', '.join(there)}" if there else "it has none yet; give the sweep file"
-        raise StoreError(f"the store {store.root} has no sweep {name}; {known}")
+        raise StoreError(f"the store {store.address} has no sweep {name}; {known}")
     folder, definition = Path(found["folder"]), found["definition"]
-    sweep = parse_sweep(definition, f"sweep {name} of the store {store.root}", folder)
+    sweep = parse_sweep(definition, f"sweep {name} of the store {store.address}", folder)
     file = Path(found["file"]) if found["file"] is not None else None
     return sweep.model_copy(update={"origin": Origin(file, folder, tuple(found["fields"]), definition)})
 
@@ -62,7 +62,7 @@ def check_name(sweep: Sweep, store: Store) -> None:
     if _name_in(other, found["fields"]) != sweep.name:  # it was moved, or has another name by now
         return
     raise StoreError(
-        f"{other} and {file.resolve()} are two sweeps of one name, {sweep.name}, and the store {store.root} has the "
+        f"{other} and {file.resolve()} are two sweeps of one name, {sweep.name}, and the store {store.address} has the "
         "results of the first, so that each report would replace the other's; give the second another name with --name "
         f"NAME, or put it in the place of the first with --name {sweep.name}"
     )

@@ -215,7 +215,9 @@ class Study(Views, Sharing):
         try:
             check_reachable(tracking_uri(self.store))
         except AbsentError as error:
-            watch.say(f"{error}. Training goes on: every point is kept in {self.store.root}, and MLflow is asked again")
+            watch.say(
+                f"{error}. Training goes on: every point is kept in {self.store.address}, and MLflow is asked again"
+            )
         self.store.check_writable()
         origin.record(self.sweep, self.store)
         quality, missing = self.sweep.quality, to_train(self.sweep, self.store)
@@ -269,14 +271,14 @@ class Study(Views, Sharing):
         try:
             check_reachable(tracking_uri(self.store))
         except AbsentError as error:
-            watch.say(f"{error}. Scores are kept in {self.store.root}, and MLflow is asked again")
+            watch.say(f"{error}. Scores are kept in {self.store.address}, and MLflow is asked again")
         finished = self.finished()
         if not finished:
             lost = sum(state.status == names.DIVERGED for _, state in self.states())
             what = "`rfscale run` trains them"
             if lost == len(self.sweep.trials):
                 what = "all diverged, and would again; lower training.learning_rate"
-            raise StoreError(f"no trial of sweep {self.sweep.name} in {self.store.root} is finished; {what}")
+            raise StoreError(f"no trial of sweep {self.sweep.name} in {self.store.address} is finished; {what}")
         self.store.check_writable()
         origin.record(self.sweep, self.store)
         if again:

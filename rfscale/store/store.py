@@ -81,7 +81,7 @@ class Store:
         found = sorted((self.root / "trials").glob(f"{prefix}*")) if prefix.isalnum() else []
         if len(found) != 1:
             what = f"{len(found)} trials start with" if found else "there is no trial"
-            raise StoreError(f"{what} {prefix!r} in the store {self.root}; `rfscale status SWEEP` lists the ids")
+            raise StoreError(f"{what} {prefix!r} in the store {self.address}; `rfscale status SWEEP` lists the ids")
         return self.trial(found[0].name)
 
     def trunk_folders(self, key: str) -> list[TrialFolder]:

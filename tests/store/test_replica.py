@@ -96,9 +96,10 @@ def test_another_node_goes_on_and_gives_the_same_bits(trial: Trial, nodes: tuple
 
 def test_no_object_is_left_that_no_head_lists(trial: Trial, nodes: tuple[Node, Node], store_url: str) -> None:
     one, two = nodes
-    _train(trial, one.folder(trial), stop_at=11)
-    _train(trial, two.folder(trial))
     port = ObjectPort(store_url)
+    _train(trial, one.folder(trial), stop_at=11)
+    port.put(f"trials/{trial.trial_id}/000001-of-a-worker-that-was-killed", b"1")
+    _train(trial, two.folder(trial))
     listed = Note.read(two.folder(trial).path).carried.keys()
     assert {found.key for found in port.list(f"trials/{trial.trial_id}")} == listed
 

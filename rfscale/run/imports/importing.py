@@ -48,6 +48,8 @@ def import_runs(source: Path, store: Store, asked: Mapped, progress: Progress) -
     """
     if not source.exists():
         raise StoreError(f"there is no {source}; give a published folder, or a CSV or parquet file of runs")
+    if store.remote is not None:
+        raise StoreError(f"runs are imported into a folder, which {store.address} is not; give one with --store")
     if source.is_dir():
         if asked != Mapped():
             raise SweepError(f"{source} is a folder, whose columns are known; leave out the options that name columns")
