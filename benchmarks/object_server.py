@@ -56,6 +56,10 @@ class ObjectServer:
         self._thread.join()
         self._server.server_close()
 
+    def mend(self) -> None:
+        """No fault any more."""
+        self.fault = "none"
+
     def ask(self, path: str) -> None:
         """A bare PUT."""
         urllib.request.urlopen(urllib.request.Request(self.address + path, method="PUT"), timeout=10).close()

@@ -132,11 +132,8 @@ def test_an_outage_is_waited_for(
     port = ObjectPort(store_url, patience=20)
     object_server.fault = fault
 
-    def mend() -> None:
-        object_server.fault = "none"
-
     before = object_server.requests
-    _after(0.8, mend)
+    _after(0.8, object_server.mend)
     version = port.create("a", b"1")
     assert version is not None  # also where the server wrote it and its answer came too late
     assert object_server.requests - before > 1

@@ -22,7 +22,7 @@ from rfscale.store import ClaimedError, LostError, Store, StoreError, TrialFolde
 from rfscale.store import lease as lease_module
 from rfscale.store import objects as objects_module
 from rfscale.store.hold import LEASE, held
-from rfscale.store.lease import Content, Owner
+from rfscale.store.lease import Content, Lease, Owner
 from rfscale.store.objects import ObjectPort
 from rfscale.store.replica import Note
 from rfscale.train.loop import train
@@ -219,18 +219,49 @@ def test_two_outages_of_the_store_fail_no_trial(
     monkeypatch.setattr(objects_module, "CLIENT", {"timeout": "300ms", "connect_timeout": "300ms"})
     one, two = nodes
 
-    def mend() -> None:
-        object_server.fault = "none"
-
     def fail(step: int, loss: float) -> None:
         if step in (6, 14):
             object_server.fault = "error" if step == 6 else "silent"
-            threading.Timer(0.7, mend).start()
+            threading.Timer(0.7, object_server.mend).start()
 
     folder = one.folder(trial)
     assert train(trial, folder, Resources(checkpoint_seconds=1e-6), Samples(images=0), fail) == names.FINISHED
     assert two.folder(trial).state(thorough=True).status == names.FINISHED
     assert _values(two.folder(trial)) == _values(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["error", "silent"])
+def test_two_minutes_without_the_store_cost_no_trial_and_no_lease(
+    trial: Trial, nodes: tuple[Node, Node], object_server: ObjectServer, store_url: str, fault: str
+) -> None:
+    one, two = nodes
+    over, refused, seconds = threading.Event(), [0], [0.0]
+
+    def wants() -> None:
+        """Another machine, that asks all the time and would take the trial where it could."""
+        while not over.wait(0.2):
+            try:
+                Lease.acquire(ObjectPort(store_url, patience=1), f"heads/{trial.trial_id}.json", "it").release()
+            except ClaimedError:
+                refused[0] += 1
+            except StoreError:
+                continue
+
+    def fail(step: int, loss: float) -> None:
+        if step == 10:
+            threading.Thread(target=wants, daemon=True).start()
+        if step == 12:
+            object_server.fault, seconds[0] = fault, time.monotonic()
+            threading.Timer(120.0, object_server.mend).start()
+
+    folder = one.folder(trial)
+    assert train(trial, folder, Resources(checkpoint_seconds=0.5), Samples(images=0), fail) == names.FINISHED
+    over.set()
+    assert time.monotonic() - seconds[0] > 120
+    assert refused[0] > 1
+    assert Note.read(folder.path).epoch == 1
+    assert two.folder(trial).state(thorough=True).status == names.FINISHED
 
 
 def test_decisions_requests_and_launchers_are_seen_by_others(trial: Trial, nodes: tuple[Node, Node]) -> None:
