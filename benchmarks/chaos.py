@@ -38,7 +38,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import MappingProxyType
 
 from rfscale import names
 from rfscale.spec.sweep_file import load_sweep
@@ -85,7 +84,7 @@ class Place:
 
     folder: Path
     url: str = ""  # of the store; without one it is a folder in this one
-    environment: Mapping[str, str] = MappingProxyType({})
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def store(self) -> Store:
@@ -301,7 +300,7 @@ def served() -> Iterator[Server]:
         said = json.loads(process.stdout.readline())
         os.environ.update(said["environment"])
         try:
-            yield Server(said["url"], MappingProxyType(said["environment"]))
+            yield Server(said["url"], said["environment"])
         finally:
             process.kill()
 
