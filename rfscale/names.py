@@ -345,6 +345,10 @@ PARAMS: dict[str, Key] = {
 IDENTITY = "id."
 """Before each key of a run's identity, flattened and resolved: `id.training.learning_rate`."""
 
+SPACE = "data.space"
+"""Key of the identity: what x0 lives in where that is not pixels, as the autoencoder's hash. Losses of two are not
+comparable."""
+
 # --- tags of a run (may change) ---------------------------------------------------------------------------------------
 TAG_TRIAL_ID = "rfscale.trial_id"
 TAG_STORE = "rfscale.store"  # the id of the store that wrote the run

@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from analysis.compare import paired
+from analysis.compare import paired, spaces
 from analysis.compare.cells import Cells, CompareError
 from analysis.compare.components import Array, lines
 from analysis.compare.estimate import UNKNOWN, Estimate, ratio
@@ -86,7 +86,8 @@ class Comparison:
     each size, and Kendall's tau between two. `other`: the order by `val/bits_per_dim`, where it is known. `choices`:
     the tuned value of each arm and rung. `left_out`: rungs that only one arm has, which are in no difference.
     `trial_ids`: the trials compared, with tuned axes those of the values chosen. `race`: of a sweep that was raced,
-    what became of its arms, in sentences; then all numbers are those of `raced.py`.
+    what became of its arms, in sentences; then all numbers are those of `raced.py`. `apart`: the sentence that no loss
+    is ranked, since the arms live in different spaces; else "".
     """
 
     sweep: str
@@ -108,6 +109,7 @@ class Comparison:
     left_out: tuple[str, ...]
     trial_ids: frozenset[str]
     race: tuple[str, ...] = ()
+    apart: str = ""
 
     @property
     def best(self) -> Standing:
@@ -181,7 +183,7 @@ def compare(
     log_factor, crossings = _factors(table, grid, ref)
     sizes = rank_sizes(grid.arms, grid.labels, grid.parameters, grid.log_loss)
     doubtless = beyond_doubt(grid.log_loss, x)
-    return Comparison(
+    found = Comparison(
         sweep=table.name,
         noun=grid.noun,
         reference=grid.arms[ref],
@@ -204,6 +206,8 @@ def compare(
         left_out=tuple(f"{rung.label} ({rung.alone} alone)" for rung in grid.rungs if rung.alone),
         trial_ids=frozenset(grid.trial_ids.values()),
     )  # fmt: skip
+    told = spaces.sentence(grid.noun, grid.spaces)
+    return spaces.unranked(found, told) if told else found
 
 
 # --- parts of the answer ----------------------------------------------------------------------------------------------

@@ -54,8 +54,9 @@ class Cells:
     """Log losses (arm, rung, seed), NaN where a trial is missing, rungs by size and then by length.
 
     `noun`: what an arm is, such as 'formulation'. `formulations`: of each arm, empty where it has several. `trial_ids`
-    by (arm, rung, seed): with tuned axes those of the values chosen, which `choices` names. `equal_flops`: the arms
-    differ in cost, so that losses are taken along the curves at the FLOPs of the rung, not at the end of training.
+    by (arm, rung, seed): with tuned axes those of the values chosen, which `choices` names. `spaces`: what the arms'
+    x0 live in, None for pixels; one where that is no key of the arms. `equal_flops`: the arms differ in cost, so that
+    losses are taken along the curves at the FLOPs of the rung, not at the end of training.
     `unreached`: arms left out since the curves of all their trials begin beyond these FLOPs. `own_yardstick`: the keys
     of the arms that change what val/loss is measured on. `legend`: what the letters in labels stand for.
     """
@@ -71,6 +72,7 @@ class Cells:
     choices: tuple[Choice, ...]
     equal_flops: bool
     own_yardstick: tuple[str, ...]
+    spaces: tuple[Value | None, ...]
     legend: str
 
     @property
@@ -142,6 +144,7 @@ class _SortedOut:
     declared: tuple[str, ...]
     tuned_keys: tuple[str, ...]
     arm_keys: tuple[str, ...]
+    spaces: tuple[Value | None, ...]
     noun: str
     not_finished: list[tuple[Place, Values, str]]  # where, with which tuned values, status
 
@@ -177,6 +180,7 @@ def _sort_out(table: SweepTable, by: Sequence[str]) -> _SortedOut:
         declared=() if set(by) & set(roles.rung) else roles.rung,
         tuned_keys=tuned_keys,
         arm_keys=arm_keys,
+        spaces=tuple(dict.fromkeys(i.get(names.SPACE) for i in identities)) if names.SPACE in arm_keys else (None,),
         noun=labels.words(arm_keys[0]) if len(arm_keys) == 1 else "arm",
         not_finished=[
             ((arm, _of(i, keys)), _of(i, tuned_keys), str(status))
@@ -322,6 +326,7 @@ def _fill(table: SweepTable, known: _SortedOut) -> Cells:
         choices=tuple(choices),
         equal_flops=equal,
         own_yardstick=tuple(key for key in known.arm_keys if key.startswith(YARDSTICK)),
+        spaces=known.spaces,
         legend=labels.legend(known.keys),
     )  # fmt: skip
 

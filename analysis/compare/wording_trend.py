@@ -99,7 +99,7 @@ def _ahead_words(trend: Trend, reference: str) -> str:
 
 def headline(comparison: Comparison) -> str:
     """Whether the lead holds: of the best arm against the reference, or of the second where it is the reference."""
-    if len(comparison.standings) < 2 or comparison.race:
+    if len(comparison.standings) < 2 or comparison.race or comparison.apart:
         return ""
     if not comparison.trends:
         return "There is one size, so whether the order holds as the model grows is not known."

@@ -15,12 +15,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.compare import spaces
 from analysis.compare.cells import rung_labels
 from analysis.laws.status import FitError
 from analysis.quality import tables as tables
 from analysis.quality.correlate import LINKS, Correlation, correlate
 from analysis.quality.means import Setting, at, settings_of
 from analysis.quality.tables import AtSteps, FewSteps, Ranks, SizeTable
+from analysis.table.identity import column
 from analysis.table.read import SweepTable
 from rfscale import names
 
@@ -209,9 +211,11 @@ def _relation(
     points = points[np.isfinite(points["value"]) & np.isfinite(points["loss"]) & (points["flops"] > 0)]
     columns = ["trial_id", "arm", "size", "parameters", "seed", "step", "last", "flops", "loss", "value", "se"]
     points = points[columns].sort_values(["parameters", "arm", "seed", "step"], ignore_index=True)
-    ends, ends_reason = _correlation(points[points["last"]], metric)
-    along, along_reason = None, "only the ends of training are scored"
-    if not points["last"].all():
+    space = column(names.SPACE)
+    apart = spaces.WHY if space in table.trials and table.trials[space].nunique(dropna=False) > 1 else ""
+    ends, ends_reason = (None, apart) if apart else _correlation(points[points["last"]], metric)
+    along, along_reason = None, apart or "only the ends of training are scored"
+    if not points["last"].all() and not apart:
         along, along_reason = _correlation(points, metric)
     return Relation(
         metric=metric,

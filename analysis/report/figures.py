@@ -40,8 +40,9 @@ class Results:
     look: Mapping[str, Look]
 
     @property
-    def several(self) -> bool:
-        return len(self.comparison.standings) > 1
+    def ranked(self) -> bool:
+        """Whether losses of several arms are set against each other."""
+        return len(self.comparison.standings) > 1 and not self.comparison.apart
 
     @property
     def many(self) -> bool:
@@ -94,7 +95,7 @@ def _held_out(r: Results) -> tuple[str, Draw] | None:
 
 
 def _ranking(r: Results) -> tuple[str, Draw] | None:
-    if not r.several:
+    if not r.ranked:
         return None
     return (
         f"Each {r.comparison.noun}'s loss relative to {r.comparison.reference}'s, paired within size and seed, and its "
@@ -125,7 +126,7 @@ def _learning_curves(r: Results) -> tuple[str, Draw]:
 
 
 def _loss_per_level(r: Results) -> tuple[str, Draw] | None:
-    if not r.several or not r.table.trials[[names.val_level(t) for t in names.LOSS_LEVELS]].notna().all(axis=None):
+    if not r.ranked or not r.table.trials[[names.val_level(t) for t in names.LOSS_LEVELS]].notna().all(axis=None):
         return None
     return (
         f"Where the difference lies: velocity MSE at each noise level relative to {r.comparison.reference}, largest "
@@ -135,7 +136,7 @@ def _loss_per_level(r: Results) -> tuple[str, Draw] | None:
 
 
 def _denoising_profile(r: Results) -> tuple[str, Draw] | None:
-    if not r.several or not len(r.table.profile):
+    if not r.ranked or not len(r.table.profile):
         return None
     return (
         f"Error of the denoised image over log-SNR relative to {r.comparison.reference}, largest size, last step"
@@ -186,7 +187,7 @@ def _tuned_law(r: Results) -> tuple[str, Draw] | None:
 
 def _quality_against_loss(r: Results) -> tuple[str, Draw] | None:
     quality = r.quality
-    if quality is None or not plot_quality.shown(quality):
+    if quality is None or r.comparison.apart or not plot_quality.shown(quality):
         return None
     return (
         "Validation loss against each metric at the end of training, one point per trial, larger for larger models. "

@@ -21,6 +21,7 @@ from analysis.compare import costs, wording, wording_trend
 from analysis.compare.arms import Comparison, compare
 from analysis.compare.cells import rung_labels
 from analysis.compare.raced import Raced, as_raced
+from analysis.compare.spaces import apart_card
 from analysis.compare.wording_cards import holds_card, winner_card
 from analysis.html import shown
 from analysis.laws import wording as wording_laws
@@ -270,6 +271,9 @@ def incomplete_sentence(table: SweepTable, trials: Collection[str] | None) -> st
 def _cards(results: Results, command: str) -> list[Card]:
     """Who wins, whether it holds, and what comes next. `command`: that runs the sweep, if any."""
     comparison, best = results.comparison, results.comparison.best.arm
+    if comparison.apart:
+        ranks = results.quality.ranks if results.quality is not None else None
+        return [apart_card(comparison, wording_quality.ranks_sentence(ranks) if ranks is not None else "")]
     ahead = next_scale(results.table, results.ladder, best)
     spent = float(results.table.trials["train_flops"].sum())
     return [winner_card(comparison), holds_card(comparison), next_card(ahead, best, spent, command)]

@@ -120,6 +120,7 @@ def compare(
     """Rank the arms by val/loss, with intervals.
 
     The arms are the formulations, unless the sweep says otherwise. Says also what each costs in FLOPs at equal loss.
+    Arms in different latent spaces have no losses to compare: what the judges say of them is shown instead.
     """
     results = results_of(sweep, source)
     if results is not None:
@@ -135,6 +136,10 @@ def compare(
     from analysis.compare.wording import ranking_text
 
     say(ranking_text(found.comparison))
+    if found.comparison.apart:
+        from analysis.quality.wording import judged_text
+
+        say(judged_text(found.table))
     if len(found.table.rejected):
         typer.echo(f"runs left out: {len(found.table.rejected)}; the report says why")
 
