@@ -271,8 +271,8 @@ def _yardstick(grid: Cells) -> str:
     if not grid.own_yardstick:
         return ""
     return (
-        f"; the {grid.noun}s differ in {', '.join(grid.own_yardstick)}, so val/loss is measured on other images for "
-        f"each, and a lower one may only mean that these are easier"
+        f"; the {grid.noun}s differ in {', '.join(grid.own_yardstick)}, so val/loss is measured on other images "
+        f"or captions for each, and a lower one may only mean that these are easier"
     )
 
 

@@ -22,7 +22,7 @@ def train_autoencoder(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", readable=False, help="autoencoder file (YAML), such as experiments/autoencoder.yaml"
+            metavar="FILE", readable=False, help="autoencoder file (YAML), such as experiments/latents/autoencoder.yaml"
         ),
     ],
     fields: Annotated[

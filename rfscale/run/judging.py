@@ -14,7 +14,7 @@ from rfscale.store import Store, StoreError
 
 def check_judges(sweep: Sweep, quality: Quality) -> None:
     """Before anything is loaded: every judge can score the data, and its files are there. Raises JudgeError."""
-    data = {trial.data.pictures for trial in sweep.trials}
+    data = {trial.data.pictures for trial in sweep.trials if trial.data.known or trial.data.space.range is not None}
     if len(data) > 1:
         raise JudgeError(
             f"sweep {sweep.name} has {len(data)} data sets, and scores of images are comparable within one "

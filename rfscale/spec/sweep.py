@@ -153,7 +153,12 @@ class Quality(Strict):
         return self
 
     def judges_of(self, data: DataSource) -> tuple[JudgeSpec, ...]:
-        """The judges that score images of this data. Raises JudgeError where one cannot, or none is named."""
+        """The judges that score images of this data. Raises JudgeError where one cannot, or none is named.
+
+        Of latents that are not on this machine nobody knows what pictures they were: those that are named.
+        """
+        if not data.known and data.space.range is None:
+            return self.judges
         data = data.pictures
         if data.sides != (data.square,):
             raise JudgeError(

@@ -21,6 +21,8 @@ from rfscale.registry import PathField, paths_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+SPACE_DIGITS = 12
+"""Of the autoencoder's hash, as records name it."""
 SHOWN = 4096
 """Captions that notes on the text are based on."""
 
@@ -92,7 +94,7 @@ class EncodedData(DataSource):
 
     @property
     def judge(self) -> str:  # type: ignore[override]  # of the world that the images are of
-        return self.pictures.judge
+        return self.pictures.judge if self.known else ""
 
     @property
     def weights(self) -> Weights:
@@ -111,8 +113,10 @@ class EncodedData(DataSource):
         return {**found, "content": content}
 
     def record(self) -> dict[str, JsonValue]:
+        """Also the autoencoder: losses in the spaces of two are not comparable (`rfscale.names.SPACE`)."""
         apart = paths_of(type(self)) | {"autoencoder"}
-        return {**self.model_dump(mode="json", exclude=apart), **self.identity()}
+        space = self.data_record["autoencoder"]["sha256"][:SPACE_DIGITS] if self.known else f"open: {self.path}"
+        return {**self.model_dump(mode="json", exclude=apart), **self.identity(), "space": space}
 
     # --- pixels -------------------------------------------------------------------------------------------------------
 
