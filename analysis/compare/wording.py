@@ -43,9 +43,9 @@ EVERYWHERE = ("complete", "one seed cannot give an interval", "no interval")
 def ranking_text(comparison: Comparison) -> str:
     """The ranking as a table for a terminal, and what it rests on."""
     if comparison.apart:
-        told = _columns([("", "val/loss, in its own space"), *((s.arm, number(s.mean)) for s in comparison.standings)])
+        losses = _columns([("", "val/loss, in its own space"), *((s.arm, number(s.mean)) for s in comparison.standings)])
         head = f"No ranking of {comparison.sweep} by val/loss, {comparison.n_trials} trials"
-        return "\n".join([head, f"{comparison.apart}.", *told])
+        return "\n".join([head, f"{comparison.apart}.", *losses])
     header = ("", comparison.noun, "val/loss", f"times {comparison.reference}", "p", "compute", "")
     rows = [header, *(_ranking_row(comparison, s) for s in comparison.standings)]
     lines = _columns(rows)
