@@ -43,12 +43,12 @@ EVERYWHERE = ("complete", "one seed cannot give an interval", "no interval")
 def ranking_text(comparison: Comparison) -> str:
     """The ranking as a table for a terminal, and what it rests on."""
     if comparison.apart:
-        losses = _columns([("", "val/loss, in its own space"), *((s.arm, number(s.mean)) for s in comparison.standings)])
+        rows = [(s.arm, number(s.mean)) for s in comparison.standings]
+        losses = _columns([("", "val/loss, in its own space"), *rows])
         head = f"No ranking of {comparison.sweep} by val/loss, {comparison.n_trials} trials"
         return "\n".join([head, f"{comparison.apart}.", *losses])
     header = ("", comparison.noun, "val/loss", f"times {comparison.reference}", "p", "compute", "")
-    rows = [header, *(_ranking_row(comparison, s) for s in comparison.standings)]
-    lines = _columns(rows)
+    lines = _columns([header, *(_ranking_row(comparison, s) for s in comparison.standings)])
     notes = [sentence(comparison.basis)]
     if len(comparison.standings) > 1:
         told = families(comparison), "" if comparison.race else "Compute is the factor in FLOPs to equal loss."
