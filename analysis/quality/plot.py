@@ -27,6 +27,9 @@ CEILING_REACH = 0.8
 """A ceiling further from the points than their span times this would squeeze them: it is written instead of drawn."""
 
 
+_UNITS = {"flops": "FLOPs", "solver_steps": "solver steps"}
+
+
 def metric_label(metric: str) -> str:
     """'FID (lower is better)'"""
     return f"{LABELS.get(metric, metric)} ({names.QUALITY[metric].better} is better)"
@@ -45,7 +48,9 @@ def plot_loss_against_metric(
     sizes = _marker_sizes(points)
     for (name, size), rows in points.groupby(["arm", "size"]):
         style = look[str(name)]
-        titles = [f"{name}, {size}: {value:.4g}, loss {loss:.4g}" for value, loss in rows[["value", "loss"]].to_numpy()]
+        metric = LABELS.get(relation.metric, relation.metric)
+        both = rows[["value", "loss"]].to_numpy()
+        titles = [f"{name}, {size}: {metric} {value:.4g}, loss {loss:.4g}" for value, loss in both]
         if not style.shown:
             marks = ax.plot(
                 rows["loss"], rows["value"], "o", ms=0.6 * sizes[str(size)], color=style.colour, alpha=style.alpha,
@@ -200,9 +205,11 @@ def _lines(ax: Axes, rows: pd.DataFrame, metric: str, x: str, look: Mapping[str,
             lw=1.4 if style.shown else 0.9, ms=5 if style.shown else 3, alpha=style.alpha,
             label=legend_name(name, style),
         )  # fmt: skip
-        at = [f"{name}, {x.replace('_', ' ')} {place:.3g}" for place in places]
-        ends = [f"[{low:.4g}, {high:.4g}]" for low, high in zip(means - bars[0], means + bars[1], strict=True)]
-        titles = [f"{a}: {mean:.4g} {end}" for a, mean, end in zip(at, means, ends, strict=True)]
+        what = LABELS.get(metric, metric)
+        titles = [
+            f"{name}, {place:.3g} {_UNITS[x]}: {what} {mean:.4g} (standard error {bar:.2g})"
+            for place, mean, bar in zip(places, means, bars[1], strict=True)
+        ]
         tell(drawn.get_children(), name, titles)
 
 

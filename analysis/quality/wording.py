@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from analysis.compare.numbers import listed
 from analysis.compare.wording import NOT_KNOWN, fixed, sentence
 from analysis.quality.correlate import MIN_CLUSTERS, MIN_DISTINCT, Correlation, Estimate
 from analysis.quality.means import Mean
@@ -63,14 +64,17 @@ def decimals(metric: str) -> int:
 def coverage(quality: Quality) -> str:
     """How many trials were scored, and which of them not at a setting that is used."""
     told = f"Scores of {quality.n_trials} of {quality.n_all} trials."
+    scored = set(quality.scores["trial_id"])
+    lacking: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
     for relation in quality.relations:
-        missing = [t for t in relation.missing if t in set(quality.scores["trial_id"])]
+        missing = tuple(trial for trial in relation.missing if trial in scored)
         if missing:
-            told += (
-                f" {label(relation.metric)} ({relation.judge}) at {relation.setting.label} is missing for "
-                f"{len(missing)} scored trial{'s' if len(missing) > 1 else ''}: {', '.join(missing[:4])}"
-                f"{' and others' if len(missing) > 4 else ''}."
-            )
+            lacking.setdefault((relation.judge, relation.setting.label, missing), []).append(label(relation.metric))
+    for (judge, setting, missing), metrics in lacking.items():
+        told += (
+            f" {listed(metrics, 9)} ({judge}) at {setting} {'are' if len(metrics) > 1 else 'is'} missing for "
+            f"{len(missing)} scored trial{'s' if len(missing) > 1 else ''}: {listed(missing)}."
+        )
     return told
 
 

@@ -304,7 +304,9 @@ def test_missing_scores_are_named(quality: Quality, trials: list[FakeTrial]) -> 
     assert _relation(quality, "fid").missing == tuple(sorted((ids[UNSCORED], ids[NOT_FINITE])))
     told = wording_quality.coverage(quality)
     assert told.startswith("Scores of 23 of 23 trials.")
-    assert f"CLIP score ({JUDGE}) at {S50} is missing for 1 scored trial: {ids[UNSCORED]}." in told
+    one = f"CLIP score and GenEval ({JUDGE}) at {S50} are missing for 1 scored trial: {ids[UNSCORED]}."
+    assert one in told, "metrics that lack the same trials are one sentence"
+    assert told.count(ids[UNSCORED]) == 2
 
 
 # --- the paper's tables -----------------------------------------------------------------------------------------------
