@@ -111,6 +111,7 @@ PRINTED = {
     "formulations.yaml": {"batch", "learning_rate", "warmup_steps", "ema_decay", "ema_every", "adam_eps", "precision"},
     "scaling.yaml": {"steps", "batch", "adam_eps", "precision"},
     "captions.yaml": {"depths", "steps", "precision"},
+    "autoencoders.yaml": {"precision"},
     "backbones.yaml": {"batch", "learning_rate", "warmup_steps", "ema_decay", "ema_every", "precision"},
 }
 FOLLOWING = {"beta2", "ema_every"}  # marked with the line before
