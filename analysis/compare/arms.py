@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare import paired, spaces
+from analysis.compare.basis import basis, count
 from analysis.compare.cells import Cells, CompareError
 from analysis.compare.components import Array, lines
 from analysis.compare.estimate import UNKNOWN, Estimate, ratio
@@ -192,7 +193,7 @@ def compare(
             paired.probability_best(effect, d, resamples, seed),
         ),
         spread=spread,
-        basis=_basis(spread, len(grid.labels), len(grid.seeds)) + _equal_flops(grid) + _yardstick(grid),
+        basis=basis(grid, spread),
         sizes=sizes,
         tau=kendall(sizes),
         trends=trends(grid.arms, grid.labels, variable, at, grid.log_loss, log_factor, ref),
@@ -266,43 +267,6 @@ def _bounds(table: SweepTable, grid: Cells) -> Array:
     return out
 
 
-def _yardstick(grid: Cells) -> str:
-    """What is said where arms are not measured on the same."""
-    if not grid.own_yardstick:
-        return ""
-    return (
-        f"; the {grid.noun}s differ in {', '.join(grid.own_yardstick)}, so val/loss is measured on other images "
-        f"or captions for each, and a lower one may only mean that these are easier"
-    )
-
-
-def _equal_flops(grid: Cells) -> str:
-    """What is said where arms differ in cost."""
-    if not grid.equal_flops:
-        return ""
-    return (
-        f"; the {grid.noun}s differ in cost per step, so they are compared at equal training FLOPs: at each rung those "
-        f"of the one that ends with the least, the losses of the others read off their curves, straight in log-log "
-        f"between measured points"
-        + (f"; left out, as its curves begin beyond these: {'; '.join(grid.unreached)}" if grid.unreached else "")
-    )
-
-
-def _basis(spread: Spread, n_sizes: int, n_seeds: int) -> str:
-    sizes, seeds = _count(n_sizes, "size"), _count(n_seeds, "seed")
-    if spread == "seeds":
-        beside = ", each difference averaged over sizes first" if n_sizes > 1 else ""
-        return f"{sizes}, {seeds}: the intervals are over seeds{beside}"
-    if n_seeds == 1:
-        told = f"{sizes}, {seeds}: no interval of a difference, since what a seed does may be the same at every size"
-        return told + ("; its change with size is tested" if n_sizes > 2 else "")
-    return f"{sizes}, {seeds}: no interval, because the trials that are shared are too few to know chance"
-
-
-def _count(n: int, word: str) -> str:
-    return f"{'one' if n == 1 else n} {word}{'' if n == 1 else 's'}"
-
-
 def _separated(d: Differences) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
     """Which pairs differ at 5 % after Holm's correction over all pairs."""
     f = len(d.p)
@@ -334,7 +298,7 @@ def _status(grid: Cells, i: int, ref: int, d: Differences) -> str:
     missing = int((np.isfinite(grid.log_loss).any(axis=0) & ~np.isfinite(grid.log_loss[i])).sum())
     parts = []
     if missing:
-        parts.append(f"{_count(missing, 'trial')} missing that others have")
+        parts.append(f"{count(missing, 'trial')} missing that others have")
     if i != ref and not np.isfinite(d.se[i, ref]):
         parts.append("one seed cannot give an interval" if len(grid.seeds) == 1 else "no interval")
     return "; ".join(parts) or "complete"

@@ -1,0 +1,48 @@
+"""What a ranking rests on, in a sentence: sizes, seeds, equal FLOPs, and whether the arms are measured on the same."""
+
+from __future__ import annotations
+
+from analysis.compare.cells import Cells
+from analysis.compare.paired import Spread
+
+
+def basis(grid: Cells, spread: Spread) -> str:
+    """All of it, without the full stop."""
+    return _spread(spread, len(grid.labels), len(grid.seeds)) + _equal_flops(grid) + _yardstick(grid)
+
+
+def _yardstick(grid: Cells) -> str:
+    """What is said where arms are not measured on the same."""
+    if not grid.own_yardstick:
+        return ""
+    return (
+        f"; the {grid.noun}s differ in {', '.join(grid.own_yardstick)}, so val/loss is measured on other images "
+        f"or captions for each, and a lower one may only mean that these are easier"
+    )
+
+
+def _equal_flops(grid: Cells) -> str:
+    """What is said where arms differ in cost."""
+    if not grid.equal_flops:
+        return ""
+    return (
+        f"; the {grid.noun}s differ in cost per step, so they are compared at equal training FLOPs: at each rung those "
+        f"of the one that ends with the least, the losses of the others read off their curves, straight in log-log "
+        f"between measured points"
+        + (f"; left out, as its curves begin beyond these: {'; '.join(grid.unreached)}" if grid.unreached else "")
+    )
+
+
+def _spread(spread: Spread, n_sizes: int, n_seeds: int) -> str:
+    sizes, seeds = count(n_sizes, "size"), count(n_seeds, "seed")
+    if spread == "seeds":
+        beside = ", each difference averaged over sizes first" if n_sizes > 1 else ""
+        return f"{sizes}, {seeds}: the intervals are over seeds{beside}"
+    if n_seeds == 1:
+        told = f"{sizes}, {seeds}: no interval of a difference, since what a seed does may be the same at every size"
+        return told + ("; its change with size is tested" if n_sizes > 2 else "")
+    return f"{sizes}, {seeds}: no interval, because the trials that are shared are too few to know chance"
+
+
+def count(n: int, word: str) -> str:
+    return f"{'one' if n == 1 else n} {word}{'' if n == 1 else 's'}"
