@@ -110,8 +110,8 @@ Address = Annotated[
 ]
 Reference = Annotated[str | None, typer.Option("--reference", help="arm that the others are compared with")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
-Cpus = Annotated[float | None, typer.Option("--cpus", help="CPUs per trial, instead of the sweep's resources")]
-Gpus = Annotated[float | None, typer.Option("--gpus", help="GPUs per trial, instead of the sweep's resources")]
+Cpus = Annotated[float | None, typer.Option("--cpus", help="CPUs per process, instead of the sweep's resources")]
+Gpus = Annotated[float | None, typer.Option("--gpus", help="GPUs per process, instead of the sweep's resources")]
 
 P = ParamSpec("P")
 
@@ -262,7 +262,7 @@ def with_resources(sweep: Sweep, cpus: float | None, gpus: float | None) -> Swee
         return sweep
     for key, value in changes.items():
         check_option(f"--{key}", value, bounds_of(Resources, key))
-    return sweep.model_copy(update={"resources": Resources.model_validate({**sweep.resources.model_dump(), **changes})})
+    return sweep.model_copy(update={"resources": sweep.resources.everywhere(changes)})
 
 
 def check_option(option: str, value: float, bounds: Whole | Real) -> None:

@@ -10,9 +10,9 @@ from rfscale.cli.common import check_option, print_json, print_table, said_of, s
 from rfscale.numbers import Real, Whole
 from rfscale.run import rates
 from rfscale.run.effort import Forecast, Rung, forecast, row, sentences, size
-from rfscale.run.launch import to_train
 from rfscale.run.measure import measure
 from rfscale.run.study import Study
+from rfscale.run.work import to_train
 
 WORKERS, PRICE = Whole(1, 1_000_000), Real(0, 1e9)
 _COLUMNS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -38,6 +39,8 @@ from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.trial import Trial
 from rfscale.spec.trunks import trunk_of
 from rfscale.store import Store, TrialFolder
+from rfscale.train import placement
+from rfscale.train.ranks import joined, world_size
 
 
 @app.command()
@@ -82,11 +85,14 @@ def train(
 ) -> None:
     """Train one trial in this process, without Ray or MLflow.
 
-    For a debugger, or a machine that has only torch. The same command resumes a trial that was stopped. SIGTERM makes
-    it write a checkpoint and leave.
+    For a debugger, or a machine that has only torch. Under torchrun the trial is trained by all of its processes:
+    `torchrun --nproc-per-node 2 -m rfscale train SWEEP TRIAL_ID`. The same command resumes a trial that was stopped.
+    SIGTERM makes it write a checkpoint and leave.
     """
     definition, place = with_resources(sweep, cpus, gpus), open_store(store)
     trial = definition.trial(trial_id)
+    resources, processes = definition.resources.at(trial.model.depth), world_size()
+    placement.check(resources.model_copy(update={"processes": processes}), trial.training.batch)
     folder = place.trial(trial.trial_id)
     if folder.state(thorough=True).status == names.FINISHED:
         _say_trained(trial, folder, "is finished already", as_json)
@@ -98,27 +104,46 @@ def train(
     from rfscale.train.loop import train as train_trial
     from rfscale.train.stopping import heeding_sigterm
 
-    if definition.resources.gpus and not torch.cuda.is_available():
+    if resources.gpus and not torch.cuda.is_available():
         raise SweepError("the sweep asks for a GPU and torch sees none here; add --gpus 0 to train on the CPU")
-    torch.set_num_threads(max(1, min(int(definition.resources.cpus), os.cpu_count() or 1)))
+    if resources.processes > processes == 1:
+        start = f"torchrun --nproc-per-node {resources.processes} -m rfscale train"
+        typer.echo(
+            f"note: the sweep gives this trial {resources.processes} processes, and this is one: `{start}`", err=True
+        )
+    torch.set_num_threads(max(1, min(int(resources.cpus), os.cpu_count() or 1)))
+    keep = definition.quality is not None and definition.quality.checkpoints == "all"
+    with heeding_sigterm() as stop, joined(gpu=bool(resources.gpus)) as ranks:
+        ended = train_trial(
+            trial,
+            folder,
+            resources,
+            definition.samples,
+            _progress(trial, as_json),
+            keep_weights=keep,
+            stop=stop,
+            trunk=trunk_of(definition, trial),
+            ranks=ranks,
+        )
+        first = ranks.first
+    if first:
+        _say_ended(trial, folder, as_json)
+    elif ended != names.FINISHED:
+        raise typer.Exit(128 + signal.SIGTERM if ended == names.INTERRUPTED else 1)
+
+
+def _progress(trial: Trial, as_json: bool) -> Callable[[int, float], None]:
+    """Says how far it came, twenty times."""
     every = max(1, trial.training.steps // 20)
 
     def progress(step: int, loss: float) -> None:
         if step % every == 0 or step == trial.training.steps:
             typer.echo(f"step {step}/{trial.training.steps}  train loss {loss:.4f}", err=as_json)
 
-    keep = definition.quality is not None and definition.quality.checkpoints == "all"
-    with heeding_sigterm() as stop:
-        train_trial(
-            trial,
-            folder,
-            definition.resources,
-            definition.samples,
-            progress,
-            keep_weights=keep,
-            stop=stop,
-            trunk=trunk_of(definition, trial),
-        )
+    return progress
+
+
+def _say_ended(trial: Trial, folder: TrialFolder, as_json: bool) -> None:
     for note in folder.notes():
         typer.echo(f"note: {note}", err=as_json)
     state = folder.state()

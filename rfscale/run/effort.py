@@ -99,8 +99,8 @@ def forecast(
 
     `slots`: trials at once; None for as many as the machine that was measured runs.
     """
-    resources = sweep.resources
-    sizes = {trial.trial_id: size_of(trial, resources, sweep.samples) for trial in sweep.trials}
+    resources = sweep.resources.at(sweep.trials[0].model.depth)  # all are alike, or none was measured
+    sizes = {trial.trial_id: size_of(trial, sweep.resources, sweep.samples) for trial in sweep.trials}
     if not sizes or any(size not in known for size in sizes.values()):
         return None
     found = {trial.trial_id: known[sizes[trial.trial_id]] for trial in sweep.trials}

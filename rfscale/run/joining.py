@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from rfscale import names
 from rfscale.quoting import quoted
 
 CONNECT_SECONDS = 10.0
+HEAD_SECONDS = 20.0  # without an answer before the head of a cluster counts as dead
 
 
 class _TooLongError(BaseException):
@@ -86,6 +88,20 @@ def loopback_only(address: str) -> bool:
         except OSError:
             return True
     return own == "127.0.0.1"
+
+
+def silent_head(address: str) -> str:
+    """What is said of the head of a cluster that does not answer at HOST:PORT; "" where it does."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + HEAD_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+            return ""
+        except OSError as error:
+            if time.monotonic() > deadline:
+                return f"its head at {host}:{port} does not answer: {why(error)}"
+            time.sleep(0.5)
 
 
 def has_token() -> bool:

@@ -2,40 +2,29 @@
 
 Ray Core tasks, not Tune: a fixed grid needs no search algorithm, and a task costs a tenth of a Tune trial. What a trial
 needs to know about its state lies in its folder, so a launcher that is killed leaves nothing behind that the next one
-could misread.
+could misread. Why a placement group for a trial of several processes, and not Ray Train: docs/devices.md.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from rfscale import names
-from rfscale.run.hung import Watchdog, end_process
-from rfscale.run.joining import CONNECT_SECONDS, at_most, cannot_join, cannot_start, has_token, loopback_only, why
-from rfscale.run.queue import (
-    LaunchError,
-    Outcome,
-    Queue,
-    Work,
-    journal_bytes,
-    judged,
-    newest_checkpoint,
-    next_to_train,
-    stop_on_same_error,
-    trained,
-)
+from rfscale.run.hung import Watchdog
+from rfscale.run.joining import at_most, cannot_join, cannot_start, has_token, loopback_only, silent_head
+from rfscale.run.queue import LaunchError, Outcome, Queue, Work, stop_on_same_error
+from rfscale.run.room import bundle, slots, too_large
 from rfscale.run.stop import NOW, Requests, launching
-from rfscale.run.tasks import Problem, evaluate_task, train_task
+from rfscale.run.tasks import Problem, free_port, rank_task, telling
+from rfscale.run.work import Allowed, everybody, judging, to_train, training
 from rfscale.spec.sweep import Quality, Resources, Sweep
 from rfscale.spec.trial import Trial
-from rfscale.spec.trunks import trunks_of
-from rfscale.store import Store, StoreError, TrialFolder
+from rfscale.store import Store
 from rfscale.train import placement
 from rfscale.train.stopping import heeding_sigterm
 
@@ -44,7 +33,6 @@ JOIN_SECONDS = 90
 """For joining a cluster: where something else listens at its address, Ray alone goes on trying for ten minutes."""
 RAY_DEATHS = 3
 """How often Ray may die without any trial going on between."""
-HEAD_SECONDS = 20.0  # without an answer before the head of a cluster counts as dead
 REJOIN_SECONDS = 180.0  # for the head of a cluster to come back
 LEAVE_SECONDS = 20.0  # for trials that are told to stop
 _OF_RAY = ("gcs_server", "raylet")  # the processes that it cannot do without
@@ -59,22 +47,6 @@ class _RayDiedError(Exception):
 
 
 Tick = Callable[[Outcome, set[str]], None]
-Allowed = Callable[[list[Trial], Outcome], list[Trial]]
-
-
-def everybody(waiting: list[Trial], outcome: Outcome) -> list[Trial]:
-    """All that wait may be trained now."""
-    return waiting
-
-
-def to_train(sweep: Sweep, store: Store) -> list[Trial]:
-    """The trials that need training, largest first, so that the last to end is a small one.
-
-    The weights of finished trials are read from end to end: one whose weights are damaged is among them.
-    """
-    ended = (names.FINISHED, names.DIVERGED)
-    trials = [t for t in sweep.trials if store.trial(t.trial_id).state(thorough=True).status not in ended]
-    return sorted(trials, key=lambda t: -t.train_flops)
 
 
 def launch(
@@ -93,38 +65,8 @@ def launch(
     trained now; it may take some off the queue. Raises LaunchError, and PlacementError where one trial asks for what a
     trial cannot use.
     """
-    placement.check(sweep.resources)
-    keep = sweep.quality is not None and sweep.quality.checkpoints == "all"
-    settings = (sweep.resources.model_dump(), sweep.samples.model_dump(), keep)
-    trunks = trunks_of(sweep) if store.remote is None else ()  # they lie on one disk
-    shared = {branch.trial_id: trunk for trunk in trunks for branch in trunk.branches}
-
-    def arguments(trial: Trial) -> tuple[Any, ...]:
-        trunk = shared.get(trial.trial_id)
-        return f"{store.place}/trials/{trial.trial_id}", *settings, trunk.model_dump() if trunk else None
-
-    def on_trunk(trial: Trial) -> list[TrialFolder]:
-        trunk = shared.get(trial.trial_id)
-        return store.trunk_folders(trunk.key) if trunk else []
-
-    def seen(trial: Trial) -> TrialFolder:
-        with suppress(StoreError):  # a store that does not answer now: what is here has to do
-            store.refresh([trial.trial_id])
-        return store.trial(trial.trial_id)
-
-    work = Work(
-        train_task,
-        arguments=arguments,
-        ready=lambda waiting, outcome, count: next_to_train(
-            waiting, store, outcome, count, shared, allowed(waiting, outcome)
-        ),
-        ended=lambda trial, problem: trained(seen(trial), problem),
-        progress=lambda trial: newest_checkpoint(store.trial(trial.trial_id), *on_trunk(trial)),
-        begun=lambda trial: store.trial(trial.trial_id).state().status == names.RUNNING,
-        pulse=lambda trial: store.trial(trial.trial_id).pulse(),
-        end=lambda trial: end_process(store.trial(trial.trial_id)),
-    )
-    return _launch(work, sweep, store, to_train(sweep, store), address, tick)
+    placement.check_sweep(sweep)
+    return _launch(training(sweep, store, allowed), sweep, store, to_train(sweep, store), address, tick)
 
 
 def launch_evaluation(
@@ -138,18 +80,10 @@ def launch_evaluation(
 ) -> Outcome:
     """Judge the images of finished trials, each trial a task of its own; arguments and errors as of `launch`.
 
-    Give the largest trials first. What is scored already is skipped by the task itself.
+    Give the largest trials first.
     """
-    placement.check(sweep.resources)
-    settings = (store.place, quality.model_dump(mode="json"), sweep.resources.model_dump())
-    work = Work(
-        evaluate_task,
-        arguments=lambda trial: settings,
-        ready=lambda waiting, outcome, count: [waiting.pop(0) for _ in range(min(count, len(waiting)))],
-        ended=judged,
-        progress=lambda trial: journal_bytes(store.trial(trial.trial_id)),
-    )
-    return _launch(work, sweep, store, list(trials), address, tick)
+    placement.check_sweep(sweep)
+    return _launch(judging(sweep, quality, store), sweep, store, list(trials), address, tick)
 
 
 def _launch(work: Work, sweep: Sweep, store: Store, waiting: list[Trial], address: str | None, tick: Tick) -> Outcome:
@@ -163,30 +97,32 @@ def _launch(work: Work, sweep: Sweep, store: Store, waiting: list[Trial], addres
     requests = Requests(store, sweep.name)
     with launching(store, sweep.name):
         tick(queue.outcome, set())
-        _through(queue, sweep.resources, address, requests, tick)
+        _through(queue, address, requests, tick)
     return queue.outcome
 
 
-def _through(queue: Queue, resources: Resources, address: str | None, requests: Requests, tick: Tick) -> None:
+def _through(queue: Queue, address: str | None, requests: Requests, tick: Tick) -> None:
     """The launch, on as many Rays as it takes: one that dies is started or joined again, and what ran is not failed."""
     deaths, before = 0, -1
+    needs = list(dict.fromkeys(queue.work.resources(trial) for trial in queue.waiting))
     while True:
         ray = _start(address) if deaths == 0 else _start_again(address)
-        running: dict[Any, Trial] = {}
+        tasks = _Tasks(ray, queue.work)
         try:
-            if deaths == 0 and not _slots(ray, resources):  # later, machines may still be on their way back
-                raise LaunchError(_too_large(ray, resources))
-            _keep_busy(ray, queue, resources, address, running, requests, tick)
+            for need in needs if deaths == 0 else ():  # later, machines may still be on their way back
+                if not slots(need, _nodes(ray)):
+                    raise LaunchError(too_large(need, _nodes(ray)))
+            _keep_busy(ray, queue, needs, address, tasks, requests, tick)
             return
         except _RayDiedError as error:
-            now = queue.advanced(list(running.values()))
+            now = queue.advanced(list(tasks.trials.values()))
             deaths, before = 1 if now > before else deaths + 1, now
             if deaths > RAY_DEATHS:
                 raise LaunchError(
                     f"Ray died {deaths} times and no trial went on between ({error}); its logs are in "
                     "/tmp/ray/session_latest/logs; no trial failed: the same command goes on from their checkpoints"
                 ) from error
-            queue.give_back(list(running.values()))
+            queue.give_back(list(tasks.trials.values()))
         finally:
             ray.shutdown()
 
@@ -194,53 +130,50 @@ def _through(queue: Queue, resources: Resources, address: str | None, requests: 
 def _keep_busy(
     ray: Any,
     queue: Queue,
-    resources: Resources,
+    needs: Sequence[Resources],
     address: str | None,
-    running: dict[Any, Trial],
+    tasks: _Tasks,
     requests: Requests,
     tick: Tick,
 ) -> None:
-    """The loop, on one Ray. Raises _RayDiedError, with `running` as it was, and StoppedError."""
-    remote, asked, watchdog = _remote(ray, resources, queue.work.task), None, Watchdog(queue.work.pulse)
-    slots: int | None = (
-        None  # of this machine they are asked once: a head that dies during the question ends us with it
-    )
+    """The loop, on one Ray. Raises _RayDiedError, with `tasks` as they were, and StoppedError."""
+    asked, watchdog = None, Watchdog(queue.work.pulse)
+    nodes: list[dict[str, float]] = []  # of this machine it is asked once: a head that dies meanwhile ends us with it
     with heeding_sigterm() as stop:
         try:
-            while queue.waiting or running:
+            while queue.waiting or tasks.trials:
                 before, asked = asked, requests.heed()
                 if stop.asked or (asked is not None and asked.how == NOW):
                     said = asked.sentence if asked is not None else "told to stop"
                     raise StoppedError(f"{said}; trials that ran wrote a checkpoint")
                 if asked is not None and before is None:
-                    _take_back(ray, queue, running)
-                if asked is not None and not running:
+                    queue.give_back(tasks.take_back())
+                if asked is not None and not tasks.trials:
                     raise StoppedError(f"{asked.sentence}; trials that ran are finished")
                 if dead := _dead(ray, address):
                     raise _RayDiedError(dead)
                 # Twice what runs at once keeps every slot busy, and no more than that waits inside Ray. Without a
                 # single slot, when nodes were lost, one trial still waits there: that makes a cluster start new ones.
-                slots = _slots(ray, resources) if slots is None or address is not None else slots
-                free = 2 * max(1, slots) - len(running)
+                nodes = nodes if nodes and address is None else _nodes(ray)
+                free = 2 * max(1, *(slots(need, nodes) for need in needs)) - len(tasks.trials)
                 for trial in queue.next(free) if asked is None else ():
-                    running[remote.remote(trial.model_dump_json(), *queue.work.arguments(trial))] = trial
-                ended = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)[0] if running else []
-                elsewhere = not running
-                for reference in ended:
-                    problem = watchdog.problem(running[reference], _problem(ray, reference))
+                    tasks.begin(trial)
+                elsewhere = not tasks.trials
+                for trial, found in tasks.ended():
+                    problem = watchdog.problem(trial, found)
                     if problem is not None and problem.machine and (dead := _dead(ray, address)):
                         raise _RayDiedError(dead)  # not one of the cluster's machines, but Ray itself
-                    elsewhere |= queue.ended(running.pop(reference), problem)
+                    del tasks.trials[trial.trial_id]
+                    elsewhere |= queue.ended(trial, problem)
                     stop_on_same_error(queue.outcome)
-                silent = {trial.trial_id for trial in watchdog.silent(running.values())}
-                for reference, trial in running.items():
-                    if trial.trial_id in silent and not queue.work.end(trial):
-                        ray.cancel(reference, force=True)
+                for trial in watchdog.silent(tasks.trials.values()):
+                    if not queue.work.end(trial):
+                        tasks.cut_off(trial.trial_id)
                 if elsewhere and queue.waiting:
                     time.sleep(POLL_SECONDS)  # another process has it: looked at again
-                tick(queue.outcome, {t.trial_id for t in running.values()})
+                tick(queue.outcome, set(tasks.trials))
         except (KeyboardInterrupt, StoppedError):
-            _call_off(ray, list(running))
+            _call_off(ray, list(tasks.of))
             raise
 
 
@@ -255,14 +188,14 @@ def each(
     it raises ends it all. Raises LaunchError and StoppedError."""
     ray, waiting, running = _start(address), list(jobs), dict[Any, tuple[Any, ...]]()
     try:
-        if not _slots(ray, resources):
-            raise LaunchError(_too_large(ray, resources))
+        if not slots(resources, _nodes(ray)):
+            raise LaunchError(too_large(resources, _nodes(ray)))
         remote = _remote(ray, resources, task, reused=True)
         with heeding_sigterm() as stop:
             while waiting or running:
                 if stop.asked:
                     raise StoppedError("told to stop; what is finished stays")
-                while waiting and len(running) < 2 * max(1, _slots(ray, resources)):
+                while waiting and len(running) < 2 * max(1, slots(resources, _nodes(ray))):
                     job = waiting.pop(0)
                     running[remote.remote(*job)] = job
                 for reference in ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)[0]:
@@ -272,12 +205,77 @@ def each(
         ray.shutdown()
 
 
-def _take_back(ray: Any, queue: Queue, running: dict[Any, Trial]) -> None:
-    """Put back what waits inside Ray and was not begun. One that begins just now writes a checkpoint and leaves."""
-    for reference, trial in list(running.items()):
-        if not queue.work.begun(trial):
-            ray.cancel(reference)
-            queue.give_back([running.pop(reference)])
+class _Tasks:
+    """What runs in Ray. A trial of one process is a task. One of several is as many, each on a bundle of a placement
+    group: all of them get their place at once, or none, and so none waits for the others with its place held."""
+
+    def __init__(self, ray: Any, work: Work) -> None:
+        self.ray, self.work = ray, work
+        self.trials: dict[str, Trial] = {}
+        self.of: dict[Any, str] = {}  # reference -> id of its trial
+        self._made: dict[Any, Any] = {}
+        self._groups: dict[str, Any] = {}
+        self._problems: dict[str, list[Problem]] = {}
+        self._until: dict[str, float] = {}  # when the rest of a trial is cut off, after one of its processes failed
+
+    def begin(self, trial: Trial) -> None:
+        """One or several tasks for it."""
+        need, given = self.work.resources(trial), (trial.model_dump_json(), *self.work.arguments(trial))
+        self.trials[trial.trial_id] = trial
+        if need.processes == 1:
+            self.of[self._remote(need).remote(*given)] = trial.trial_id
+            return
+        from ray.util import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        group = placement_group([bundle(need)] * need.processes, strategy="PACK")
+        self._groups[trial.trial_id] = group
+        places = (PlacementGroupSchedulingStrategy(group, index) for index in range(need.processes))
+        on = [{"scheduling_strategy": place} for place in places]
+        meeting = self.ray.remote(num_cpus=0, max_retries=0)(_meeting_place).options(**on[0]).remote()
+        for rank, options in enumerate(on):
+            task = self._remote(need).options(**options).remote(meeting, rank, need.processes, *given)
+            self.of[task] = trial.trial_id
+
+    def _remote(self, need: Resources) -> Any:
+        if need not in self._made:
+            self._made[need] = _remote(self.ray, need, rank_task if need.processes > 1 else self.work.task)
+        return self._made[need]
+
+    def ended(self) -> list[tuple[Trial, Problem | None]]:
+        """The trials of which no task runs any more, and why they failed; waits half a second for the first one."""
+        references = list(self.of)
+        for reference in self.ray.wait(references, timeout=POLL_SECONDS)[0] if references else ():
+            trial_id = self.of.pop(reference)
+            if (problem := _problem(self.ray, reference)) is not None:
+                self._problems.setdefault(trial_id, []).append(problem)
+                self._until.setdefault(trial_id, time.monotonic() + LEAVE_SECONDS)
+        left = set(self.of.values())
+        for trial_id in [one for one, when in self._until.items() if one in left and time.monotonic() > when]:
+            self.cut_off(trial_id)
+        over = [trial_id for trial_id in self.trials if trial_id not in left]
+        for trial_id in over:
+            self._until.pop(trial_id, None)
+            if trial_id in self._groups:
+                self.ray.util.remove_placement_group(self._groups.pop(trial_id))
+        return [(self.trials[trial_id], telling(self._problems.pop(trial_id, []))) for trial_id in over]
+
+    def cut_off(self, trial_id: str) -> None:
+        """End its processes, whatever they do."""
+        for reference in [reference for reference, of in self.of.items() if of == trial_id]:
+            self.ray.cancel(reference, force=True)
+
+    def take_back(self) -> list[Trial]:
+        """What waits inside Ray and was not begun. One that begins just now writes a checkpoint and leaves."""
+        taken = [trial for trial in self.trials.values() if not self.work.begun(trial)]
+        for trial in taken:
+            del self.trials[trial.trial_id]
+        for reference in [reference for reference, of in self.of.items() if of not in self.trials]:
+            self.ray.cancel(reference)
+            del self.of[reference]
+        for trial_id in [one for one in self._groups if one not in self.trials]:
+            self.ray.util.remove_placement_group(self._groups.pop(trial_id))
+        return taken
 
 
 def _call_off(ray: Any, references: list[Any]) -> None:
@@ -286,6 +284,13 @@ def _call_off(ray: Any, references: list[Any]) -> None:
         ray.cancel(reference)
     if references:
         ray.wait(references, num_returns=len(references), timeout=LEAVE_SECONDS)
+
+
+def _meeting_place() -> tuple[str, int]:
+    """Where the processes of a trial meet: on the machine of the first one, on which this runs."""
+    import ray
+
+    return str(ray.util.get_node_ip_address()), free_port()  # type: ignore[no-untyped-call]
 
 
 def _dead(ray: Any, address: str | None) -> str:
@@ -298,16 +303,8 @@ def _dead(ray: Any, address: str | None) -> str:
         with suppress(AttributeError):  # Ray's own business: where a version does not tell, Ray's errors have to do
             ended = [name for name, _ in ray._private.worker._global_node.dead_processes() if name in _OF_RAY]
         return f"its {' and its '.join(ended)} ended" if ended else ""
-    host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
-    deadline = time.monotonic() + HEAD_SECONDS
-    while True:
-        try:
-            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-            break
-        except OSError as error:
-            if time.monotonic() > deadline:
-                return f"its head at {host}:{port} does not answer: {why(error)}"
-            time.sleep(POLL_SECONDS)
+    if silent := silent_head(str(ray.get_runtime_context().gcs_address)):
+        return silent
     own = ray.get_runtime_context().get_node_id()
     alive = any(node["NodeID"] == own and node["Alive"] for node in ray.nodes())
     return "" if alive else "the cluster lost this machine"
@@ -363,43 +360,24 @@ def _start(address: str | None) -> Any:
     return ray
 
 
-def _slots(ray: Any, resources: Resources) -> int:
-    """How many trials the cluster can run at once, now: a trial runs on one node."""
-    need = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": (resources.memory_gb or 0) * 2**30}
-    return sum(
-        min(int(node["Resources"].get(key, 0) / amount + 1e-9) for key, amount in need.items() if amount)
-        for node in ray.nodes()
-        if node["Alive"]
-    )
+def _nodes(ray: Any) -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _too_large(ray: Any, resources: Resources) -> str:
-    memory = f" and {resources.memory_gb:g} GB of memory" if resources.memory_gb else ""
-    asked = f"{resources.cpus:g} CPUs, {resources.gpus:g} GPUs{memory}"
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    sizes = {
-        f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs and {n.get('memory', 0) / 2**30:.0f} GB" for n in nodes
-    }
-    return (
-        f"one trial asks for {asked}, and no node of the Ray cluster has that (they have {'; '.join(sorted(sizes))}); "
-        "lower `resources` in the sweep, or add larger nodes"
-    )
-
-
-def _remote(ray: Any, resources: Resources, task: Callable[..., Problem | None], reused: bool = False) -> Any:
+def _remote(ray: Any, need: Resources, task: Callable[..., Problem | None], reused: bool = False) -> Any:
     """`reused`: a process on a GPU takes one task after the other, and keeps the networks that it has loaded."""
+    taken = bundle(need)
     options: dict[str, Any] = {
-        "num_cpus": resources.cpus,
+        "num_cpus": taken["CPU"],
         "max_retries": 0,  # who is tried again, and how often, is `rfscale.run.queue`'s to say
         "retry_exceptions": False,
     }
-    if resources.gpus:
-        options |= {
-            "num_gpus": resources.gpus,
-            "max_calls": 0 if reused else 1,
-        }  # a new process per trial gives the GPU's memory back
-    if resources.memory_gb:
-        options["memory"] = int(resources.memory_gb * 2**30)
+    if "memory" in taken:
+        options["memory"] = taken["memory"]
+    if need.gpus:
+        options["num_gpus"] = need.gpus
+    if need.processes > 1 or (need.gpus and not reused):
+        options["max_calls"] = 1  # a new process per trial gives the GPU's memory back
     return ray.remote(**options)(task)
 
 

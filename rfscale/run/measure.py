@@ -53,9 +53,10 @@ def measure(
     `slots`: processes side by side at the most; never more than this machine runs at once. Raises MeasureError where it
     has room for none, or where a size cannot be trained here.
     """
-    here = slots_here(sweep.resources)
+    resources = _alike(sweep)
+    here = slots_here(resources)
     if not here:
-        asked = f"{sweep.resources.cpus:g} CPUs and {sweep.resources.gpus:g} GPUs"
+        asked = f"{resources.cpus:g} CPUs and {resources.gpus:g} GPUs"
         raise MeasureError(
             f"one trial asks for {asked}, which this machine has not; measure on one that has, or lower `resources`"
         )
@@ -63,7 +64,7 @@ def measure(
     what, found = "sizes timed", {}
     progress(what, 0, len(sizes))
     began = time.monotonic()
-    with _processes(min(here, slots or here), sweep.resources) as processes:
+    with _processes(min(here, slots or here), resources) as processes:
         _all(processes, next(iter(sizes.values())), sweep)  # what every process does once: imports, first calls
         start = time.monotonic() - began
         for done, (size, trial) in enumerate(sizes.items(), 1):
@@ -72,11 +73,27 @@ def measure(
     return found
 
 
+def _alike(sweep: Sweep) -> Resources:
+    """What every trial takes: slots are of one size, and what is timed is one process. Raises MeasureError."""
+    asked = [sweep.resources.at(trial.model.depth) for trial in sweep.trials]
+    if any(one.processes > 1 for one in asked):
+        raise MeasureError(
+            "a trial of this sweep takes several processes, and what is timed is one; measure with "
+            "`resources.processes=1`, and without `by_depth`"
+        )
+    if len({(one.cpus, one.gpus, one.memory_gb) for one in asked}) > 1:
+        raise MeasureError(
+            "trials of this sweep differ in the CPUs, GPUs or memory that they take, and a forecast counts slots of "
+            "one size; measure a depth at a time with `model.depths=`"
+        )
+    return asked[0]
+
+
 def _all(processes: Sequence[subprocess.Popen[str]], trial: Trial, sweep: Sweep) -> list[dict[str, Any]]:
     """What all of them answer of one trial, timed at the same moment."""
     job = {
         "trial": trial.model_dump_json(),
-        "resources": sweep.resources.model_dump(),
+        "resources": sweep.resources.at(trial.model.depth).model_dump(),
         "samples": sweep.samples.model_dump(),
     }
     for process in processes:

@@ -16,6 +16,7 @@ from typing import Any
 
 from rfscale import names
 from rfscale.run.tasks import Problem
+from rfscale.spec.sweep import Resources
 from rfscale.spec.trial import Trial
 from rfscale.spec.trunks import Branch, Trunk
 from rfscale.store import State, Store, TrialFolder, write_json
@@ -47,6 +48,7 @@ class Work:
     ready: Callable[[list[Trial], Outcome, int], list[Trial]]  # takes up to so many trials off the queue
     ended: Callable[[Trial, Problem | None], State]  # `running` where another process has it: it is waited for
     progress: Callable[[Trial], int]  # grows with what a death leaves behind
+    resources: Callable[[Trial], Resources] = lambda trial: Resources()  # that it takes
     # Where a task takes long enough that these matter:
     begun: Callable[[Trial], bool] = lambda trial: True  # whether a worker has it in hand
     pulse: Callable[[Trial], float | None] = lambda trial: None  # changes with every sign of life of the worker

@@ -61,13 +61,15 @@ class Measured:
 
 def size_of(trial: Trial, resources: Resources, samples: Samples) -> str:
     """12 hexadecimal digits that two trials share where their steps, validations and ends take the same time."""
+    asked = resources.at(trial.model.depth)
+    spread = asked.model_dump(include={"processes", "sharding", "activation_checkpointing"}, exclude_defaults=True)
     parts = {
         **trial.model_dump(mode="json", include={"data", "text", "model"}),
         "batch": trial.training.batch,
         "precision": trial.training.precision,
         "images": trial.evaluation.images,
         "samples": samples.model_dump(),
-        "resources": resources.model_dump(include={"cpus", "gpus", "microbatch", "compile"}),
+        "resources": asked.model_dump(include={"cpus", "gpus", "microbatch", "compile"}) | spread,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -25,13 +25,14 @@ from rfscale.paths import expanded
 from rfscale.run import origin
 from rfscale.run.imports.origin import notes_on
 from rfscale.run.judging import check_judges, judge, ready_judges
-from rfscale.run.launch import StoppedError, everybody, launch, to_train
+from rfscale.run.launch import StoppedError, launch
 from rfscale.run.queue import Outcome
 from rfscale.run.race import Race, blocks, left_out, raced, take_back
 from rfscale.run.rolling import renewed
 from rfscale.run.sharing import Sharing
 from rfscale.run.views import Views
 from rfscale.run.watch import SILENT, Watch, finish, mirrored
+from rfscale.run.work import everybody, to_train
 from rfscale.spec.notes import notes
 from rfscale.spec.sweep import Quality, Sweep
 from rfscale.spec.trial import Trial
@@ -168,7 +169,7 @@ class Study(Views, Sharing):
     def check(self) -> None:
         """All that can be known before anything starts. Raises PlacementError, StoreError and JudgeError; writes
         nothing."""
-        placement.check(self.sweep.resources)
+        placement.check_sweep(self.sweep)
         origin.check_name(self.sweep, self.store)
         if self.sweep.quality is not None:
             check_judges(self.sweep, self.sweep.quality)
@@ -265,7 +266,7 @@ class Study(Views, Sharing):
         from rfscale.run.mirror import check_reachable, tracking_uri
 
         quality = self.sweep.quality or Quality()
-        placement.check(self.sweep.resources)
+        placement.check_sweep(self.sweep)
         origin.check_name(self.sweep, self.store)
         check_judges(self.sweep, quality)
         try:

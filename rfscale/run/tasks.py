@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import signal
+import socket
 import sys
 import traceback
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from rfscale.spec.sweep import Quality, Resources, Samples
 from rfscale.spec.trial import Trial
 from rfscale.spec.trunks import Trunk
 from rfscale.store import ClaimedError, Store, StoreError, TrialFolder, trial_at
+from rfscale.train.ranks import ALONE, FailedRankError, LostRankError, Ranks, joined
 from rfscale.train.stopping import Stop, heeding_sigterm
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -32,6 +37,7 @@ class Problem:
     died: bool = False  # the process ended without a word
     machine: bool = False  # and so did its machine
     said: bool = False  # the sentence is a whole one, for people
+    echo: bool = False  # of the end of another process of the trial, which says more
 
     @classmethod
     def of(cls, error: Exception) -> Problem:
@@ -43,7 +49,34 @@ class Problem:
         if isinstance(cause, OSError) and cause.errno in _FULL:
             where = f" at {cause.filename}" if cause.filename else ""
             sentence = f"nothing can be written{where} ({cause.strerror}): free space or correct the permissions"
-        return cls(kind, sentence, claimed=isinstance(error, ClaimedError))
+        return cls(
+            kind,
+            sentence,
+            claimed=isinstance(error, ClaimedError),
+            died=isinstance(error, LostRankError),
+            echo=isinstance(error, LostRankError | FailedRankError),
+        )
+
+
+def telling(problems: Sequence[Problem]) -> Problem | None:
+    """Of the problems of a trial's processes, the one that says what happened: an error before a death, and both before
+    what the others noticed of it."""
+    return min(problems, key=lambda problem: (problem.echo, problem.died), default=None)
+
+
+def rank_task(meeting: tuple[str, int], rank: int, count: int, *arguments: Any) -> Problem | None:
+    """`train_task` in one of `count` processes that train a trial together; `meeting`: a host and a port of the first
+    one. The process is used for nothing else."""
+    found = {"MASTER_ADDR": meeting[0], "MASTER_PORT": meeting[1], "RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": 0}
+    os.environ |= {key: str(value) for key, value in found.items()}
+    return train_task(*arguments, several=True)
+
+
+def free_port() -> int:
+    """One that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
 def train_task(
@@ -53,8 +86,11 @@ def train_task(
     samples: dict[str, Any],
     keep_weights: bool,
     trunk: dict[str, Any] | None = None,
+    *,
+    several: bool = False,
 ) -> Problem | None:
-    """Train one trial. What it measured and how it ended are in its folder. `trunk`: as of `rfscale.train.loop.train`.
+    """Train one trial. What it measured and how it ended are in its folder. `trunk`: as of `rfscale.train.loop.train`;
+    `several`: with the other processes that the environment names.
 
     Told to stop, by SIGTERM or by its launcher (an interrupt), it writes a checkpoint, and the process ends: no other
     trial is begun on a machine that is going away.
@@ -64,14 +100,18 @@ def train_task(
         with allowing_plugins():  # whoever made the trial was allowed to, and it says which text they had
             trial = Trial.model_validate_json(trial_json)
         place, pictures = trial_at(folder), Samples.model_validate(samples)
-        with heeding_sigterm(signal.SIGINT) as stop:
+        with heeding_sigterm(signal.SIGINT) as stop, _met(settings, several) as ranks:
             shared = Trunk.model_validate(trunk) if trunk is not None else None
-            ended = _in_memory(trial, place, settings, pictures, keep_weights, stop, shared)
+            ended = _in_memory(trial, place, settings, pictures, keep_weights, stop, shared, ranks)
     except Exception as error:
         return Problem.of(error)
     if ended == names.INTERRUPTED:
         sys.exit(128 + signal.SIGTERM)
     return None
+
+
+def _met(settings: Resources, several: bool) -> AbstractContextManager[Ranks]:
+    return joined(gpu=bool(settings.gpus)) if several else nullcontext(ALONE)
 
 
 def _in_memory(
@@ -82,10 +122,12 @@ def _in_memory(
     keep_weights: bool,
     stop: Stop,
     trunk: Trunk | None,
+    ranks: Ranks,
 ) -> str:
     """`train`; where the GPU's memory does not hold the microbatch, again from the last checkpoint with half of it.
 
-    The global batch stays what it is, and with it the result, up to rounding.
+    The global batch stays what it is, and with it the result, up to rounding. One of several processes cannot begin
+    again by itself: there it is an error.
     """
     import torch
 
@@ -94,9 +136,11 @@ def _in_memory(
     while True:
         size = settings.microbatch or trial.training.batch
         try:
-            return train(trial, folder, settings, samples, keep_weights=keep_weights, stop=stop, trunk=trunk)
+            return train(
+                trial, folder, settings, samples, keep_weights=keep_weights, stop=stop, trunk=trunk, ranks=ranks
+            )
         except torch.OutOfMemoryError:
-            if size == 1:
+            if size == 1 or ranks.count > 1:
                 raise
         settings = settings.model_copy(update={"microbatch": (size + 1) // 2})
         note(folder, [f"the GPU's memory does not hold a microbatch of {size}: it went on with {settings.microbatch}"])

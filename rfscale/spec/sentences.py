@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from rfscale.quoting import cut, quoted
 from rfscale.registry import CHOICE, KEY, KINDS, PATH, Kind
-from rfscale.spec.sweep import Grid, Quality, Resources, Samples, Setting, Training
+from rfscale.spec.sweep import AtDepths, Grid, Quality, Resources, Samples, Setting, Training
 from rfscale.spec.trial import Evaluation, Strict
 
 LONGEST = 500
@@ -23,6 +23,8 @@ _SECTIONS: dict[str, type[Strict]] = {
     "quality": Quality,
     "resources": Resources,
 }
+
+_INNER: dict[str, type[Strict]] = {"quality.settings": Setting, "resources.by_depth": AtDepths}
 
 
 def section_of(name: str, given: Mapping[str, Any]) -> type[BaseModel] | None:
@@ -59,7 +61,8 @@ def _told(problem: str, given: Any, context: dict[str, Any], message: str, locat
     if problem == PATH:
         return str(context["error"])
     if problem == "extra_forbidden":
-        kind = Setting if location[:2] == ["quality", "settings"] else _SECTIONS.get(location[0], Grid)
+        inside = ".".join(location[:2]) if len(location) > 2 else ""
+        kind: type[Strict] = _INNER.get(inside) or _SECTIONS.get(location[0], Grid)
         return unknown_key(location[-1], ".".join(location[:-1]), kind.keys())
     if problem == "value_error":
         return f"{name + ': ' if name else ''}{context['error']}"

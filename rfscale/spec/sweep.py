@@ -22,6 +22,7 @@ from rfscale.flow.presets import expand
 from rfscale.names import RfscaleError, setting_label
 from rfscale.numbers import (
     Batch,
+    Depth,
     Guidance,
     Listed,
     Rate,
@@ -175,17 +176,59 @@ class Quality(Strict):
         return judges
 
 
-class Resources(Strict):
-    """Where and how, never what: nothing here is part of a trial's identity or can change its result."""
+Processes = Annotated[int, Whole(1, 4096)]
+Sharding = Literal["replicate", "shard"]
+
+
+class OfATrial(Strict):
+    """What one trial takes: its processes, and what each of them has."""
 
     cpus: Annotated[float, Real(0, 100_000, low_open=True)] = 1
     gpus: Annotated[float, Real(0, 100_000)] = 0
     memory_gb: Annotated[float, Real(0, 1e6, low_open=True)] | None = None
-    microbatch: Batch | None = None  # None: the whole batch at once
+    microbatch: Batch | None = None  # None: all that the process has of the batch at once
+    compile: bool = False
+    processes: Processes = 1
+    # replicate: every process holds all weights. shard: each holds its part of weights, EMA and optimiser.
+    sharding: Sharding = "replicate"
+    activation_checkpointing: bool = False  # keep no activation of a block: it is computed again in the backward pass
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        return list(cls.model_fields)
+
+
+class AtDepths(OfATrial):
+    """What trials of these depths take instead; a key that is not given is that of all."""
+
+    depths: Annotated[tuple[Depth, ...], Listed, Field(min_length=1)]
+
+
+class Resources(OfATrial):
+    """Where and how, never what: nothing here is part of a trial's identity or can change its result."""
+
+    by_depth: Annotated[tuple[AtDepths, ...], Listed] = ()
     retries: Annotated[int, Whole(0, 1000)] = 3
     checkpoint_seconds: Annotated[float, Real(0, 1e7, low_open=True)] = 60
-    compile: bool = False
     trunk: bool = True  # train the steps that trials of several lengths share once; false: each trial on its own
+
+    @model_validator(mode="after")
+    def _each_depth_once(self) -> Resources:
+        depths = [depth for entry in self.by_depth for depth in entry.depths]
+        if twice := next((depth for depth in depths if depths.count(depth) > 1), None):
+            raise ValueError(f"by_depth has depth {twice} twice; give each depth once")
+        return self
+
+    def at(self, depth: int) -> Resources:
+        """What a trial of that depth takes."""
+        entry = next((entry for entry in self.by_depth if depth in entry.depths), None)
+        given = entry.model_dump(include=entry.model_fields_set - {"depths"}) if entry is not None else {}
+        return self.model_copy(update={**given, "by_depth": ()})
+
+    def everywhere(self, changes: Mapping[str, float]) -> Resources:
+        """With these values, at every depth."""
+        by_depth = tuple(entry.model_copy(update=changes) for entry in self.by_depth)
+        return self.model_copy(update={**changes, "by_depth": by_depth})
 
 
 class Grid(Strict):

@@ -12,14 +12,17 @@ from rfscale.data import Captioned, load_text_encoder
 from rfscale.data.batch import Batch, encode
 from rfscale.data.buckets import Turns
 from rfscale.spec.trial import Trial
+from rfscale.train.placement import Placement
 from rfscale.validation.profile import ValidationSet, drawn_latents
 
 
 class Batches:
-    """The data of a trial as tensors: a function of (seed, step) for training, fixed for validation."""
+    """The data of a trial as tensors: a function of (seed, step) for training, of which a process makes its own rows;
+    fixed for validation."""
 
-    def __init__(self, trial: Trial, device: torch.device) -> None:
-        self.seed, self.size, self.device = trial.seed, trial.training.batch, device
+    def __init__(self, trial: Trial, placement: Placement) -> None:
+        self.seed, self.size, self.device = trial.seed, trial.training.batch, placement.device
+        self.rows = placement.ranks.rows(self.size)
         self.buckets = trial.data.load_buckets()
         self.turns = Turns(trial.seed, trial.data.bucket_images())
         self.encoder = None if trial.text.stored else load_text_encoder(trial.text)
@@ -32,9 +35,11 @@ class Batches:
         return replace(first, others=tuple(others))
 
     def of(self, step: int) -> Batch:
-        """The batch of a step on the host, pinned where the device is another: the next samples of its bucket."""
+        """This process's rows of a step's batch, the next samples of its bucket: on the host, pinned where the device
+        is another."""
         bucket, turn = self.turns.at(step)
-        batch = self._tensors(self.buckets[bucket].train(self.seed, turn * self.size, self.size))
+        first = turn * self.size + self.rows.start
+        batch = self._tensors(self.buckets[bucket].train(self.seed, first, len(self.rows)))
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
     def between(self, first: int, last: int) -> Iterator[Batch]:

@@ -5,16 +5,19 @@
 A training is segments of one state (`rfscale.train.state`): what a step does is `rfscale.train.step`, and here is when
 something is measured, written and saved. A checkpoint holds the open running means of the log too, and falls after
 everything measured at its step is in the journal: so a trial that was killed and resumed gives, on one machine with one
-number of threads, the same bits as one left alone.
+number of threads, the same bits as one left alone. Of several processes (`rfscale.train.ranks`) the first one trains in
+the folder of the trial, and the others in one that is thrown away.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -27,19 +30,21 @@ from rfscale.spec.trunks import Trunk as Planned
 from rfscale.store import ClaimedError, TrialFolder, read_json, write_json
 from rfscale.train.batches import Batches
 from rfscale.train.log import TrialLog
-from rfscale.train.placement import Placement, one_device
+from rfscale.train.placement import Placement, placed
+from rfscale.train.ranks import ALONE, LostRankError, Ranks
 from rfscale.train.state import TrainState
 from rfscale.train.step import Recipe, Sums, take_step
 from rfscale.train.stopping import Stop
 from rfscale.train.system import Gauges
 from rfscale.train.trunk import History, Trunk
-from rfscale.train.weights import checksums, save_weights, save_weights_of
+from rfscale.train.weights import checksums, save_weights, save_weights_of, tensors
 from rfscale.validation.attention import measure_attention
 from rfscale.validation.profile import evaluate
 from rfscale.validation.samples import save_samples
 
 DIVERGED_FACTOR = 10.0
 BEAT_SECONDS = 5.0  # between two signs of life
+_OVER = (names.FINISHED, names.DIVERGED)
 
 Progress = Callable[[int, float], None]  # called as progress(step, training loss) at every logged point
 
@@ -61,32 +66,36 @@ def train(
     keep_weights: bool = False,
     stop: Stop = Stop(),
     trunk: Planned | None = None,
+    ranks: Ranks = ALONE,
 ) -> str:
     """Train a trial to its end, or resume it; returns how it ended, as result.json has it: `finished`, `diverged`, or
     `interrupted` where `stop` asked for it.
 
     A trial that has ended meanwhile, in whosever hands, is left as it is. `keep_weights` keeps the EMA weights of every
     validation point, for judges; it changes no number. `trunk`: the trials of the same store that share steps with this
-    one (`rfscale.train.trunk`), which changes none either. Any error is recorded with status `failed` and raised again.
-    Raises PlacementError where the resources ask for what one device cannot do, and StoreError when another process
-    trains this trial or its files cannot be read.
+    one (`rfscale.train.trunk`), which changes none either. `ranks`: the processes that train it together, each of which
+    calls this; the first one alone looks at `folder`. Any error is recorded with status `failed` and raised again, but
+    not LostRankError: the trial is as after the death of its process. Raises PlacementError where the resources ask for
+    what a trial cannot use, and StoreError when another process trains this trial or its files cannot be read.
     """
-    placement = one_device(resources)
+    placement = placed(resources, trial.training.batch, ranks)
+    if not ranks.first:
+        return _along(trial, placement, samples, keep_weights, stop, trunk)
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.claim(), TrialLog(folder, trial.training.steps) as log:
         ended = folder.known_state(thorough=True).status  # only what is asked under the lock is sure
-        if ended in (names.FINISHED, names.DIVERGED):
+        if ranks.told(ended) in _OVER:
             return ended
         notes = folder.begin()
-        _record_attempt(trial, folder, placement.device, notes)
+        _record_attempt(trial, folder, placement, notes)
         log.begin()
         result: dict[str, object] = {"status": names.FAILED, "step": 0, "reason": "", "metrics": {}, "files": {}}
         run = None
         try:
-            run = Training(trial, folder, placement, resources.checkpoint_seconds, keep_weights, stop, trunk)
-            result["metrics"] = run.to_the_end(log.then(progress))
-            save_samples(run.state.ema, trial, run.validation, samples, folder.samples)
-            result["files"] = save_weights(folder, run.state.model, run.state.ema, trial.trial_id)
+            with ranks.hearing():
+                run = Training(trial, folder, placement, resources.checkpoint_seconds, keep_weights, stop, trunk)
+                result["metrics"] = run.to_the_end(log.then(progress))
+                result["files"] = run.finish(samples)
             result["sha256"] = checksums(folder)
             result |= {"status": names.FINISHED, "step": run.state.at.step}
             folder.check()
@@ -96,6 +105,8 @@ def train(
             raise
         except DivergedError as error:
             result |= {"status": names.DIVERGED, "reason": str(error), "step": run.state.at.step if run else 0}
+        except LostRankError:
+            raise
         except Exception as error:
             result |= {
                 "reason": f"{type(error).__name__}: {names.one_line(error)}",
@@ -117,6 +128,24 @@ def train(
         return str(result["status"])
 
 
+def _along(trial: Trial, placement: Placement, samples: Samples, keep: bool, stop: Stop, trunk: Planned | None) -> str:
+    """The same, of the processes beside the first one: what they write is thrown away."""
+    if (ended := placement.ranks.told("")) in _OVER:
+        return ended
+    with tempfile.TemporaryDirectory(prefix="rfscale-") as place, placement.ranks.hearing():
+        run = Training(trial, TrialFolder(Path(place)), placement, math.inf, keep, stop, trunk)
+        try:
+            run.to_the_end(lambda step, loss: None)
+            run.finish(samples)
+        except Interrupted:
+            return names.INTERRUPTED
+        except DivergedError:
+            return names.DIVERGED
+        finally:
+            run.close()
+    return names.FINISHED
+
+
 class Training:
     """A state on its way through a trial, and what is written down along it."""
 
@@ -132,17 +161,23 @@ class Training:
     ) -> None:
         self.trial, self.folder, self.keep, self.stop = trial, folder, keep, stop
         self.checkpoint_seconds = checkpoint_seconds
+        self.ranks = placement.ranks
+        # Where nobody has all the weights, everybody measures: a network is called by all of them.
+        self.measures = placement.ranks.first or placement.sharded
         self.recipe = Recipe.of(trial, placement)
-        self.batches = Batches(trial, placement.device)
+        self.batches = Batches(trial, placement)
         self.validation = self.batches.validation(trial.evaluation.images)
         self.state = TrainState.at_the_start(trial, placement)
         if found := self.state.restore(folder):
             note(folder, found)
         self.trunk: Trunk | None = None
         shared = False
-        if trunk is not None and not keep and not folder.is_copy:
-            self.trunk = Trunk(trunk, trial.trial_id, folder.path.parent.parent, placement)
-            shared = self.trunk.resume(self.state)
+        if trunk is not None and not keep:
+            if self.ranks.first and not folder.is_copy:
+                self.trunk = Trunk(trunk, trial.trial_id, folder.path.parent.parent, placement)
+                shared = self.trunk.resume(self.state)
+            self.trunk, shared = self.ranks.told((self.trunk, shared))
+        self.state.share()
         # A checkpoint of the trial itself does not say what was measured before it, so others cannot begin there.
         self.on_trunk = self.trunk is not None and (shared or self.state.at.step == 0)
         self.sums = Sums.of(self.state.at, placement.device)
@@ -155,13 +190,25 @@ class Training:
         if self.trunk is not None and self.untold:
             self._retell(self.trunk.history)
             self._leave_trunk()
-        metrics = self.advance(self.trial.training.steps, progress)
+        metrics = self.ranks.told(self.advance(self.trial.training.steps, progress))
         if not metrics:  # all of it was trained on the trunk, by a longer trial
             metrics, measured = self._validate(wide=True)
             self.journal.log(self.state.at.step, measured)
+            metrics = self.ranks.told(metrics)
         if not math.isfinite(metrics[names.VAL_LOSS]):
             raise DivergedError(f"val/loss is {metrics[names.VAL_LOSS]} at the last step")
         return metrics
+
+    def finish(self, samples: Samples) -> dict[str, int]:
+        """Write the samples and the final weights; returns the size of each file of weights."""
+        state, folder = self.state, self.folder
+        if self.measures:
+            save_samples(state.ema, self.trial, self.validation, samples, folder.samples)
+        if self.ranks.first:
+            return save_weights(folder, state.model, state.ema, self.trial.trial_id)
+        for network in (state.model, state.ema):
+            tensors(network)
+        return {}
 
     def advance(self, until: int, progress: Progress) -> dict[str, float]:
         """One segment, from where the state stands to step `until`; returns the metrics of its last validation.
@@ -192,14 +239,16 @@ class Training:
                 metrics, measured = self._validate(wide=last)
                 self.journal.log(at.step, measured)
                 if self.keep and not last:
-                    save_weights_of(at.step, self.folder, self.state.ema)
+                    self._keep_weights()
             branching = self._along_trunk(measured if not last else {})
-            due = not last and (self.stop.asked or time.monotonic() - saved > self.checkpoint_seconds)
+            # The first process has the clock; who is told to stop may be any.
+            stopping, old = self.ranks.any(self.stop.asked, time.monotonic() - saved > self.checkpoint_seconds)
+            due = not last and (stopping or old)
             if due or branching:
                 self._save(paused - clock)
                 saved = time.monotonic()
             self._leave_trunk()
-            if due and self.stop.asked:
+            if due and stopping:
                 raise Interrupted(f"it was told to stop; a checkpoint holds its {at.step} steps")
             clock += time.monotonic() - paused
         self.journal.sync()
@@ -216,6 +265,12 @@ class Training:
         else:
             self.state.save(self.folder)
         self.folder.carry()
+
+    def _keep_weights(self) -> None:
+        if self.ranks.first:
+            save_weights_of(self.state.at.step, self.folder, self.state.ema)
+        else:
+            tensors(self.state.ema)
 
     def _along_trunk(self, measured: dict[str, float]) -> bool:
         """Note what is measured for all trials of the trunk; returns whether one of them branches off here.
@@ -275,7 +330,10 @@ class Training:
         return values[names.TRAIN_LOSS]
 
     def _validate(self, wide: bool) -> tuple[dict[str, float], dict[str, float]]:
-        """The metrics of the validation images, and these with what was measured of the attention."""
+        """The metrics of the validation images, and these with what was measured of the attention; nothing of a process
+        that does not measure."""
+        if not self.measures:
+            return {}, {}
         state, recipe = self.state, self.recipe
         shift = recipe.training.timestep_shift
         metrics = dict(evaluate(state.ema, state.model, recipe.formulation, self.validation, wide, shift))
@@ -303,12 +361,14 @@ def _log_every(steps: int) -> int:
     return min(500, max(1, steps // 100))
 
 
-def _record_attempt(trial: Trial, folder: TrialFolder, device: torch.device, notes: list[str]) -> None:
+def _record_attempt(trial: Trial, folder: TrialFolder, placement: Placement, notes: list[str]) -> None:
     """trial.json: what was asked and what it is derived to, and for each attempt when, with what code and on what.
 
     `notes`: what was found damaged.
     """
+    device = placement.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} thread(s)"
+    name += f", {placement.label}" if placement.label else ""
     attempt = {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **describe(name), "notes": notes}
     before = read_json(folder.record) or {}
     record = {

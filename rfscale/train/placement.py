@@ -1,4 +1,4 @@
-"""Placement: how one trial sits on devices. One device for now; what that cannot do is refused, never ignored.
+"""Placement: how one trial sits on devices, in one process or several. What cannot be done is refused, never ignored.
 
 Nothing here can change a result by more than rounding: the global batch is the sweep's. Loads without torch.
 """
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rfscale.names import RfscaleError
-from rfscale.spec.sweep import Resources
+from rfscale.spec.sweep import Resources, Sharding, Sweep
+from rfscale.train.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -21,26 +22,66 @@ class PlacementError(RfscaleError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One device; the global batch goes through it in microbatches, or at once where that is None."""
+    """The device of this process; its rows of the global batch go through it in microbatches, or at once where that is
+    None."""
 
     device: torch.device
     microbatch: int | None = None
     compile: bool = False
+    ranks: Ranks = ALONE
+    sharding: Sharding = "replicate"
+    activation_checkpointing: bool = False
+
+    @property
+    def sharded(self) -> bool:
+        """Whether no process has all the weights: then a network is called by all of them or by none."""
+        return self.ranks.count > 1 and self.sharding == "shard"
+
+    @property
+    def label(self) -> str:
+        """The processes in words, "" for one."""
+        how = "sharded" if self.sharded else "replicated"
+        return f"{self.ranks.count} processes, {how}" if self.ranks.count > 1 else ""
 
 
-def check(resources: Resources) -> None:
-    """Raises PlacementError for more than one GPU: a trial would reserve them all and train on one."""
+def check(resources: Resources, batch: int | None = None) -> None:
+    """Raises PlacementError for what one trial cannot use. `batch`: its global batch."""
+    count = resources.processes
     if resources.gpus > 1:
         raise PlacementError(
-            f"resources.gpus = {resources.gpus:g}: a trial trains on one device; ask for 1, or for a part of one such "
-            "as 0.5 so that trials share it"
+            f"resources.gpus = {resources.gpus:g}: a process trains on one device; ask for 1 and for several "
+            "`processes`, or for a part of one such as 0.5 so that trials share it"
+        )
+    if count > 1 and 0 < resources.gpus < 1:
+        raise PlacementError(
+            f"resources.gpus = {resources.gpus:g} with {count} processes: the processes of a trial cannot share a GPU; "
+            "ask for 1, or for one process"
+        )
+    if batch is not None and batch % count:
+        raise PlacementError(
+            f"resources.processes = {count} does not divide the batch of {batch}: every process takes as many "
+            "samples; ask for a number that does"
         )
 
 
-def one_device(resources: Resources) -> Placement:
-    """The GPU where one is asked for and there, else the CPU. Raises PlacementError."""
-    check(resources)
+def check_sweep(sweep: Sweep) -> None:
+    """`check` of every trial. Raises PlacementError."""
+    asked = {(trial.model.depth, trial.training.batch) for trial in sweep.trials}
+    for depth, batch in sorted(asked):
+        check(sweep.resources.at(depth), batch)
+
+
+def placed(resources: Resources, batch: int | None = None, ranks: Ranks = ALONE) -> Placement:
+    """This process's: its GPU where one is asked for and there, else the CPU. Raises PlacementError.
+
+    How many processes there are, those that started them decide; `resources` says how the trial is spread over them.
+    """
+    check(resources.model_copy(update={"processes": ranks.count}), batch)
     import torch
 
-    device = torch.device("cuda" if resources.gpus and torch.cuda.is_available() else "cpu")
-    return Placement(device, resources.microbatch, resources.compile)
+    found = torch.device("cuda" if resources.gpus and torch.cuda.is_available() else "cpu")
+    if found.type == "cuda" and ranks.count > 1:
+        found = torch.device("cuda", torch.cuda.current_device())
+    return Placement(
+        found, resources.microbatch, resources.compile, ranks, resources.sharding, resources.activation_checkpointing
+    )

@@ -1,6 +1,7 @@
 """The state of a training: weights, their EMA, the optimiser and the position. Made, saved and restored to the bit.
 
-A checkpoint is a folder of safetensors and JSON, complete or absent: nothing in it can run code when it is read.
+A checkpoint is a folder of safetensors and JSON, complete or absent: nothing in it can run code when it is read. It
+holds the whole state, however many processes trained it and however they shared it: any other number goes on from it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from rfscale.spec.trial import ResolvedTraining, Trial
 from rfscale.store import DamagedError, TrialFolder
 from rfscale.store.files import check_folder, damaged, replacing_folder, seal
 from rfscale.train.placement import Placement
+from rfscale.train.ranks import ALONE, Ranks
+from rfscale.train.spread import checkpoint_activations, parted, replicated, set_to, shard, whole
 from rfscale.train.weights import save_tensors, tensors
 
 _PARTS = ("model", "ema", "optimizer")
@@ -47,41 +50,72 @@ class Position:
 class TrainState:
     """What a step changes, and all that it changes."""
 
-    def __init__(self, model: nn.Module, training: ResolvedTraining) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        training: ResolvedTraining,
+        spread: Callable[[nn.Module], None] = lambda network: None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """`spread` lays a network on the processes of the trial, in place."""
+        self.model, self.ranks = model, ranks
         self.ema = copy.deepcopy(model).requires_grad_(False)
+        for network in (self.model, self.ema):
+            spread(network)
+        self.network = self.model  # what a step calls
         self.optimizer = _optimizer(model, training)
         self.at = Position()
         self.parameters: list[Tensor] = list(self.model.parameters())
         self.ema_parameters: list[Tensor] = list(self.ema.parameters())
+        self._found: _Read | None = None  # what the first process has for the others
 
     @classmethod
     def at_the_start(cls, trial: Trial, placement: Placement) -> TrainState:
         """The state before the first step: weights drawn from the trial's seed, on its device."""
         drawn = torch.Generator().manual_seed(trial.seed)
-        model = trial.model.build(trial.data, trial.text, drawn).to(placement.device)
-        state = cls(model, trial.training)
-        if placement.compile:
-            for part in trial.model.parts(model):
-                part.compile()
+        model = trial.model.build(trial.data, trial.text, drawn)
+
+        def spread(network: nn.Module) -> None:
+            if placement.activation_checkpointing:
+                checkpoint_activations(trial.model.parts(network))
+            if placement.compile and network is model:
+                for part in trial.model.parts(network):
+                    part.compile()
+            if placement.sharded:
+                shard(network, trial.model.parts(network), placement)
+
+        on = model if placement.sharded else model.to(placement.device)  # sharding moves it, part by part
+        state = cls(on, trial.training, spread, placement.ranks)
+        if placement.ranks.count > 1 and not placement.sharded:
+            state.network = replicated(model)
         return state
 
     def save(self, folder: TrialFolder) -> None:
         """Write the whole state as a checkpoint, then drop all but the one before it, which serves if it is damaged."""
         target = folder.checkpoint(self.at.step)
+        if not self.ranks.first:
+            self.write(target)
+            return
         older = [path for path in folder.checkpoints() if path != target]
         self.write(target)
         for checkpoint in older[1:]:
             shutil.rmtree(checkpoint)
 
     def write(self, target: Path, beside: Callable[[Path], None] = lambda path: None) -> None:
-        """Write the whole state as the folder `target`, sealed; `beside` adds files to it before."""
+        """Write the whole state as the folder `target`, sealed; `beside` adds files to it before.
+
+        Every process calls it; the first one writes.
+        """
+        moments = self.optimizer.state_dict()["state"]
+        flat = {f"{i}.{k}": v for i, state in moments.items() for k, v in state.items()}
+        if not self.ranks.first:
+            for value in (*self.model.state_dict().values(), *self.ema.state_dict().values(), *flat.values()):
+                whole(value)
+            return
         with replacing_folder(target) as path:
             save_tensors(tensors(self.model), path / "model.safetensors")
             save_tensors(tensors(self.ema), path / "ema.safetensors")
-            moments = self.optimizer.state_dict()["state"]
-            flat = {f"{i}.{k}": v for i, state in moments.items() for k, v in state.items()}
-            save_tensors(flat, path / "optimizer.safetensors")
+            save_tensors({key: whole(value) for key, value in flat.items()}, path / "optimizer.safetensors")
             (path / "state.json").write_text(json.dumps(asdict(self.at)), encoding="utf-8")
             beside(path)
             seal(path)
@@ -104,12 +138,46 @@ class TrainState:
         return [f"{sentence}, so the trial {went_on}" for sentence in found]
 
     def take_over(self, path: Path) -> None:
-        """Become the state of a checkpoint; nothing is changed where it is not whole. Raises DamagedError, OSError."""
+        """Become the state of a checkpoint; nothing is changed where it is not whole. Raises DamagedError, OSError.
+
+        Of several processes the first one reads it, and all become it in `share`.
+        """
+        if self.ranks.count > 1:
+            self._found = _Read.of(path, "cpu")
+            self.at = self._found.at
+            return
         read = _Read.of(path, str(self.parameters[0].device))
         self.model.load_state_dict(read.model)
         self.ema.load_state_dict(read.ema)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": read.moments})
         self.at = read.at
+
+    def share(self) -> None:
+        """Every process becomes what the first one took over, if it did."""
+        found, self._found = self._found, None
+        self.at = self.ranks.told(self.at)
+        if self.ranks.count == 1 or self.at.step == 0:
+            return
+        read = (found.model, found.ema) if found is not None else (None, None)
+        for network, values in zip((self.model, self.ema), read, strict=True):
+            for name, own in network.state_dict().items():
+                set_to(own, self._given(values[name] if values is not None else None, own.shape, own.dtype))
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        kinds = (
+            [(i, key, v.shape, v.dtype) for i, of in found.moments.items() for key, v in of.items()] if found else []
+        )
+        moments: dict[int, dict[str, Tensor]] = {}
+        for i, key, shape, dtype in self.ranks.told(kinds):
+            value = self._given(found.moments[i][key] if found is not None else None, shape, dtype)
+            moments.setdefault(i, {})[key] = parted(value, parameters[i])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+    def _given(self, value: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """On the device of this process, what the first process has in its memory."""
+        device = self.parameters[0].device
+        on = torch.empty(shape, dtype=dtype, device=device) if value is None else value.to(device)
+        self.ranks.give(on)
+        return on
 
 
 @dataclass(frozen=True, slots=True)

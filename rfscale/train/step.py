@@ -20,6 +20,7 @@ from rfscale.flow.noise import Stream, normal, stratified, uniform, uniforms
 from rfscale.spec.trial import ResolvedTraining, Trial
 from rfscale.train.placement import Placement
 from rfscale.train.schedule import Schedule, schedule_of
+from rfscale.train.spread import alone, own_part, whole
 from rfscale.train.state import Position, TrainState
 
 
@@ -91,23 +92,29 @@ class Sums:
 def take_step(state: TrainState, batch: Batch, recipe: Recipe, sums: Sums) -> None:
     """One step of the global batch, in microbatches: the state moves on by one, and `sums` gets its loss and norm.
 
-    Enqueues work and never waits for the device.
+    `batch`: the rows of this process. Enqueues work and never waits for the device.
     """
     training, step, device = recipe.training, state.at.step, recipe.placement.device
-    size = recipe.placement.microbatch or training.batch
+    ranks = recipe.placement.ranks
+    rows = ranks.rows(training.batch)
+    size = recipe.placement.microbatch or len(rows)
     losses: list[Tensor] = []
-    for first in range(0, training.batch, size):
+    for first in range(0, len(rows), size):
         part = batch[first : first + size].to(device, non_blocking=True)
-        x0, count = _drawn(part, recipe, step, first), len(part)
-        eps = normal(recipe.seed, Stream.NOISE, step, first, count, tuple(x0.shape[1:]), device)
-        u = stratified(recipe.seed, step, training.batch, first, count, device)
+        count, row = len(part), rows.start + first
+        x0 = _drawn(part, recipe, step, row)
+        eps = normal(recipe.seed, Stream.NOISE, step, row, count, tuple(x0.shape[1:]), device)
+        u = stratified(recipe.seed, step, training.batch, row, count, device)
         logsnr = recipe.formulation.draw(u, training.timestep_shift)
-        told = _told(part.condition, recipe, step, first)
-        with recipe.precision():
-            loss = recipe.formulation.loss(state.model, x0, eps, logsnr, told).sum() / training.batch
-        loss.backward()  # type: ignore[no-untyped-call]
+        told = _told(part.condition, recipe, step, row)
+        with alone(state.network, more=first + size < len(rows)):
+            with recipe.precision():
+                loss = recipe.formulation.loss(state.network, x0, eps, logsnr, told).sum() / training.batch
+            loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
-    sums.add(losses, nn.utils.clip_grad_norm_(state.parameters, training.grad_clip))
+    if ranks.count > 1:  # the loss of a step is that of the global batch
+        losses = [ranks.add_up(torch.stack(losses).sum())]
+    sums.add(losses, whole(nn.utils.clip_grad_norm_(state.parameters, training.grad_clip)))
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.schedule.rate(step)
     state.optimizer.step()
@@ -145,5 +152,6 @@ def _update_ema(state: TrainState, ema_decay: float) -> None:
     n = state.at.ema_updates
     decay = min(ema_decay, (1 + n) / (10 + n))
     with torch.no_grad():
-        torch._foreach_lerp_(state.ema_parameters, state.parameters, 1.0 - decay)
+        ema, own = ([own_part(p) for p in of] for of in (state.ema_parameters, state.parameters))
+        torch._foreach_lerp_(ema, own, 1.0 - decay)
     state.at.ema_updates += 1

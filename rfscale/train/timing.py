@@ -22,7 +22,7 @@ from rfscale.spec.sweep import Resources, Samples
 from rfscale.spec.trial import Trial
 from rfscale.store import TrialFolder
 from rfscale.train.loop import Training
-from rfscale.train.placement import one_device
+from rfscale.train.placement import placed
 from rfscale.train.step import take_step
 from rfscale.train.weights import save_weights
 from rfscale.validation.attention import measure_attention
@@ -54,7 +54,7 @@ class Parts:
 def first_step(trial: Trial, resources: Resources) -> None:
     """One step: afterwards this process has imported and prepared all that a training needs."""
     with tempfile.TemporaryDirectory(prefix="rfscale-") as place:
-        run = Training(trial, TrialFolder(Path(place)), one_device(resources), math.inf)
+        run = Training(trial, TrialFolder(Path(place)), placed(resources), math.inf)
         try:
             _steps(run, 1)
         finally:
@@ -63,7 +63,7 @@ def first_step(trial: Trial, resources: Resources) -> None:
 
 def time_parts(trial: Trial, resources: Resources, samples: Samples) -> Parts:
     """Time a few steps of a trial and everything around them. Raises as `rfscale.train.loop.train` does."""
-    placement = one_device(resources)
+    placement = placed(resources)
     on_gpu = placement.device.type == "cuda"
     with tempfile.TemporaryDirectory(prefix="rfscale-") as place, _watching_memory(placement.device) as memory:
         folder = TrialFolder(Path(place))

@@ -69,6 +69,8 @@ class Trunk:
 
     def __init__(self, planned: Planned, trial_id: str, store: Path, placement: Placement) -> None:
         hardware = f"{placement.device.type}-{placement.microbatch or 0}"
+        if placement.ranks.count > 1:
+            hardware += f"-{placement.ranks.count}-{placement.sharding}"
         self.folder = TrialFolder(store / "trunks" / f"{planned.key}-{hardware}")
         self.trials = store / "trials"
         self.own = next(branch for branch in planned.branches if branch.trial_id == trial_id)
@@ -98,11 +100,15 @@ class Trunk:
 
     def save(self, state: TrainState) -> None:
         """A checkpoint of the shared state; then drop those that nobody needs."""
-        target = self.folder.checkpoint(state.at.step)
-        if not target.exists():
-            self.folder.path.mkdir(parents=True, exist_ok=True)
+        target, first = self.folder.checkpoint(state.at.step), state.ranks.first
+        if state.ranks.told(first and not target.exists()):
+            if first:
+                self.folder.path.mkdir(parents=True, exist_ok=True)
             state.write(target, lambda path: self.history.write(path / HISTORY))
-        self.tidy(newest=2)
+        if first:
+            self.tidy(newest=2)
+        else:
+            self.history.settle()
 
     def tidy(self, newest: int = 0) -> None:
         """Keep the checkpoint that each trial that has not ended would go on from, and so many of the newest."""

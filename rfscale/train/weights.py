@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rfscale.spec.trial import Trial
 from rfscale.store import DamagedError, StoreError, TrialFolder
 from rfscale.store.files import check_file, replacing, sha256
+from rfscale.train.spread import whole
 
 
 def save_tensors(values: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -75,5 +76,5 @@ def load_model(
 
 
 def tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Its parameters, as safetensors takes them."""
-    return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    """Its parameters, as safetensors takes them; of a network in parts the whole, and then every process calls it."""
+    return {name: whole(tensor).contiguous() for name, tensor in network.state_dict().items()}

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from rfscale import names
 from rfscale.cli import app
-from rfscale.run.launch import to_train
 from rfscale.run.study import Study
+from rfscale.run.work import to_train
 from rfscale.spec.sweep_file import load_sweep
 from rfscale.store import DamagedError, Store, write_json
 from rfscale.train.loop import train

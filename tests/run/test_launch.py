@@ -22,9 +22,10 @@ from conftest import heed_interrupts
 
 from rfscale import names
 from rfscale.run import launch as launch_module
-from rfscale.run.launch import launch, to_train
+from rfscale.run.launch import launch
 from rfscale.run.queue import LaunchError, Outcome, next_to_train, note_end, stop_on_same_error
 from rfscale.run.tasks import Problem, evaluate_task, train_task
+from rfscale.run.work import to_train
 from rfscale.spec.sweep import Quality, Resources, Samples, Sweep
 from rfscale.spec.sweep_file import load_sweep, parse_sweep
 from rfscale.store import State, Store, TrialFolder, write_json

@@ -22,10 +22,10 @@ from rfscale import names
 from rfscale.judges import JudgeError
 from rfscale.run import mirror as mirror_module
 from rfscale.run import study as study_module
-from rfscale.run.launch import to_train
 from rfscale.run.mirror import Mirror
 from rfscale.run.queue import LaunchError, Outcome
 from rfscale.run.study import Study
+from rfscale.run.work import to_train
 from rfscale.spec.sweep import Sweep
 from rfscale.store import Store, StoreError
 from rfscale.train.loop import train

@@ -14,7 +14,7 @@ from rfscale.spec.sweep_file import parse_sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import TrialFolder
 from rfscale.train.loop import Training, train
-from rfscale.train.placement import one_device
+from rfscale.train.placement import placed
 from rfscale.train.step import take_step
 
 Mapping = dict[str, Any]
@@ -69,7 +69,7 @@ def test_the_schedule_changes_neither_when_nor_how_fast_the_ema_moves(tiny: Mapp
     for schedule in SCHEDULES:
         path = tmp_path / str(schedule["name"])
         path.mkdir()
-        run = Training(trial_of(tiny, schedule), TrialFolder(path), one_device(Resources()))
+        run = Training(trial_of(tiny, schedule), TrialFolder(path), placed(Resources()))
         expected = [p.double().clone() for p in run.state.model.parameters()]
         for n, batch in enumerate(run.batches.between(0, 12)):
             take_step(run.state, batch, run.recipe, run.sums)

@@ -43,7 +43,7 @@ def told(of: Trial, batch: int, number: int = 0) -> torch.Tensor:
     """Which encoders a step keeps, (batch, encoders): of a condition of ones, told by the first token of each."""
     condition = encode(load_text_encoder(of.text), ["a"] * batch)
     condition = type(condition)(torch.ones_like(condition.tokens), torch.ones_like(condition.pooled))
-    found = step._told(condition, step.Recipe.of(of, placement.one_device(Resources())), number, 0)
+    found = step._told(condition, step.Recipe.of(of, placement.placed(Resources())), number, 0)
     spans = of.text.spans
     tokens = [found.tokens[:, slice(*span.tokens)] for span in spans]
     pooled = [found.pooled[:, slice(*span.pooled)] for span in spans]

@@ -26,7 +26,7 @@ from rfscale import names
 from rfscale.data.batch import Batch, Condition
 from rfscale.flow.formulations import Formulation, formulation
 from rfscale.flow.noise import stratified
-from rfscale.run.launch import to_train
+from rfscale.run.work import to_train
 from rfscale.spec.sweep import Resources, Samples
 from rfscale.spec.sweep_file import load_sweep, parse_sweep
 from rfscale.spec.trial import Trial
@@ -35,7 +35,7 @@ from rfscale.train import loop as loop_module
 from rfscale.train import step as step_module
 from rfscale.train.batches import Batches
 from rfscale.train.loop import Training, train
-from rfscale.train.placement import PlacementError, one_device
+from rfscale.train.placement import PlacementError, placed
 from rfscale.train.state import TrainState
 from rfscale.train.step import take_step
 from rfscale.train.weights import load_model
@@ -69,7 +69,7 @@ def trained(trial: Trial, path: Path, resources: Resources = Resources()) -> Tri
 def training(trial: Trial, path: Path, resources: Resources = Resources()) -> Iterator[Training]:
     """The inside of a training, to be stepped by hand."""
     path.mkdir(parents=True, exist_ok=True)
-    run = Training(trial, TrialFolder(path), one_device(resources))
+    run = Training(trial, TrialFolder(path), placed(resources))
     try:
         yield run
     finally:
@@ -666,7 +666,7 @@ def test_more_than_one_gpu_is_refused_and_nothing_is_written(tiny: Mapping, tmp_
     with pytest.raises(PlacementError, match=r"resources\.gpus = 2: a trial trains on one device; ask for 1, or"):
         train(trial_of(tiny), TrialFolder(tmp_path / "t"), Resources(gpus=2), NO_IMAGES)
     assert not (tmp_path / "t").exists()
-    assert one_device(Resources(gpus=0.5, microbatch=3)).microbatch == 3
+    assert placed(Resources(gpus=0.5, microbatch=3)).microbatch == 3
 
 
 def test_the_record_says_what_was_asked_and_with_what(tiny: Mapping, tmp_path: Path) -> None:

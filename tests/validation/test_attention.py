@@ -14,10 +14,11 @@ from rfscale import names
 from rfscale.backbones.layers import Attend, rms_norm
 from rfscale.data.batch import Batch, Condition
 from rfscale.flow.formulations import formulation
-from rfscale.spec.sweep import Samples
+from rfscale.spec.sweep import Resources, Samples
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.store import TrialFolder
 from rfscale.train import loop
+from rfscale.train.placement import placed
 from rfscale.validation import attention
 from rfscale.validation.attention import logits_of, measure_attention
 from rfscale.validation.profile import ValidationSet
@@ -246,7 +247,7 @@ def test_compiled_blocks_are_measured_as_they_are_written(tiny: dict[str, Any]) 
     network = trial.model.build(trial.data, trial.text)
     for parameter in network.parameters():
         nn.init.normal_(parameter, 0.0, 0.2, generator=torch.Generator().manual_seed(parameter.numel()))
-    data = loop.Batches(trial, torch.device("cpu")).validation(8)
+    data = loop.Batches(trial, placed(Resources())).validation(8)
     plain = measured(network, data)
     for part in trial.model.parts(network):
         part.compile(backend="eager")
