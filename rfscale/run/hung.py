@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rfscale.run.tasks import Problem
 from rfscale.spec.trial import Trial
@@ -23,6 +24,10 @@ HUNG_SECONDS = 1800.0
 HUNG_FACTOR = 20.0
 ASLEEP_SECONDS = 60.0
 """Between two looks: longer, and it was this process that was away."""
+
+
+STACK_SECONDS = 2.0
+"""For a process to write its stacks, before it is ended."""
 
 
 @dataclass(slots=True)
@@ -67,10 +72,37 @@ class Watchdog:
 
 
 def end_process(folder: TrialFolder) -> bool:
-    """SIGKILL to the process that holds the trial, which also ends one that was stopped; False where it is not here."""
+    """SIGKILL to the process that holds the trial, which also ends one that was stopped; False where it is not here.
+
+    Before that it is asked for its stacks, which are in the log of the trial then, wherever it can still write.
+    """
     holder = folder.holder()
     if holder is None or holder[0] != socket.gethostname():
         return False
+    pid = holder[1]
     with suppress(ProcessLookupError):
-        os.kill(holder[1], signal.SIGKILL)
+        if _hears(pid, signal.SIGUSR1):
+            before = folder.log_size()
+            os.kill(pid, signal.SIGUSR1)
+            os.kill(pid, signal.SIGCONT)
+            _until(lambda: folder.log_size() > before, STACK_SECONDS)
+        os.kill(pid, signal.SIGKILL)
     return True
+
+
+def _hears(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal: without one it would die of it in silence."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def _until(done: Callable[[], bool], seconds: float) -> None:
+    for _ in range(int(seconds / 0.05)):
+        if done():
+            time.sleep(0.1)  # the last lines of it
+            return
+        time.sleep(0.05)

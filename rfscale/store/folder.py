@@ -69,6 +69,10 @@ class TrialFolder:
         """For people: nothing reads it back."""
         return self.path / "log.txt"
 
+    def log_size(self) -> int:
+        """Of the log in bytes, 0 where there is none."""
+        return self.log.stat().st_size if self.log.exists() else 0
+
     @property
     def samples(self) -> Path:
         return self.path / "samples.png"

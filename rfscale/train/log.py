@@ -5,6 +5,8 @@ It is trials/<id>/log.txt, with the whole traceback of an error. Every attempt a
 
 from __future__ import annotations
 
+import faulthandler
+import signal
 import time
 import traceback
 import warnings
@@ -16,6 +18,8 @@ from typing import TextIO
 from rfscale import names
 from rfscale.store import StoreError, TrialFolder, read_json
 
+STACKS = signal.SIGUSR1
+"""Asks a process that trains for the stacks of its threads."""
 LINES = 20
 """Of progress, in a whole training."""
 
@@ -27,10 +31,14 @@ class TrialLog:
         self.folder, self.steps = folder, steps
         self._next = 0
         self._warned: set[str] = set()
+        self._stacks: TextIO | None = None
 
     def __enter__(self) -> TrialLog:
         self._show = warnings.showwarning
         warnings.showwarning = self._warn
+        with suppress(OSError, ValueError):  # where its process hangs, the stack of each thread stands here at its end
+            self._stacks = open(self.folder.log, "a", encoding="utf-8")
+            faulthandler.register(STACKS, self._stacks, all_threads=True)
         return self
 
     def begin(self) -> None:
@@ -47,6 +55,9 @@ class TrialLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         warnings.showwarning = self._show
+        if self._stacks is not None:
+            faulthandler.unregister(STACKS)
+            self._stacks.close()
         if error is not None:
             self.say("ended by an error:\n" + "".join(traceback.format_exception(kind, error, trace)).rstrip())
 

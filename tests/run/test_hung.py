@@ -100,6 +100,23 @@ def test_the_holder_of_a_trial_is_known_while_it_holds_it(tmp_path: Path) -> Non
     assert (folder.holder(), folder.pulse()) == (None, None)
 
 
+def test_a_process_that_is_ended_leaves_its_stack_in_the_log_of_the_trial(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "t")
+    folder.path.mkdir()
+    code = "import sys, time, pathlib\nfrom rfscale.store import TrialFolder\n" \
+           "from rfscale.train.log import TrialLog\n" \
+           "def waits_for_a_disk(): print('held', flush=True); time.sleep(60)\n" \
+           "folder = TrialFolder(pathlib.Path(sys.argv[1]))\n" \
+           "with folder.claim(), TrialLog(folder, 10): waits_for_a_disk()"  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        os.kill(process.pid, signal.SIGSTOP)
+        assert end_process(folder)
+        assert process.wait() == -signal.SIGKILL
+    assert "in waits_for_a_disk" in folder.log.read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_frozen_is_ended_and_the_trial_goes_on_to_the_same_bits(
     store: Store, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
