@@ -233,7 +233,12 @@ def test_two_outages_of_the_store_fail_no_trial(
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["error", "silent"])
 def test_two_minutes_without_the_store_cost_no_trial_and_no_lease(
-    trial: Trial, nodes: tuple[Node, Node], object_server: ObjectServer, store_url: str, fault: str
+    trial: Trial,
+    nodes: tuple[Node, Node],
+    object_server: ObjectServer,
+    store_url: str,
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one, two = nodes
     over, refused, seconds = threading.Event(), [0], [0.0]
@@ -250,10 +255,13 @@ def test_two_minutes_without_the_store_cost_no_trial_and_no_lease(
 
     def fail(step: int, loss: float) -> None:
         if step == 10:
+            monkeypatch.setattr(objects_module, "CLIENT", {"timeout": "1s", "connect_timeout": "1s"})  # of the other
             threading.Thread(target=wants, daemon=True).start()
         if step == 12:
             object_server.fault, seconds[0] = fault, time.monotonic()
             threading.Timer(120.0, object_server.mend).start()
+        if step > 12:
+            time.sleep(0.3)  # so that the other asks while it trains
 
     folder = one.folder(trial)
     assert train(trial, folder, Resources(checkpoint_seconds=0.5), Samples(images=0), fail) == names.FINISHED
