@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from rfscale.cli.common import (
     Json,
     StoreFolder,
     app,
+    check_option,
     end,
     one_sentence,
     print_json,
@@ -29,6 +31,7 @@ from rfscale.cli.common import (
     with_resources,
 )
 from rfscale.cli.race import drop_rows, say_drops
+from rfscale.numbers import Real
 from rfscale.run.imports import origin_of
 from rfscale.run.imports.stored import status_rows
 from rfscale.run.launch import StoppedError
@@ -42,6 +45,8 @@ from rfscale.store import Store, TrialFolder
 from rfscale.train import placement
 from rfscale.train.ranks import joined, world_size
 
+FLOPS = Real(1, 1e30)
+
 
 @app.command()
 @one_sentence
@@ -54,6 +59,10 @@ def run(
     race: Annotated[
         bool, typer.Option("--race", help="block by block, dropping arms that can no longer be the best")
     ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", help="with --race: begin no block that brings the race above these training FLOPs"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train what is missing, then write the report.
@@ -64,8 +73,14 @@ def run(
     Trials run in parallel on Ray and are logged to MLflow. The same command resumes a sweep that was stopped.
     """
     study = Study(with_resources(sweep, cpus, gpus), open_store(store))
+    if budget is not None and not race:
+        raise SweepError("--budget has no effect without --race; add --race, or remove it")
+    most = math.inf if budget is None else budget
+    if budget is not None:
+        check_option("--budget", budget, FLOPS)
     try:
-        end(study, study.run(address=address, race=race, watch=terminal(as_json)), as_json)
+        ran = study.run(address=address, race=race, budget=most, watch=terminal(as_json))
+        end(study, ran, as_json)
     except StoppedError as error:
         typer.echo(f"rfscale: {error}", err=True)
         raise typer.Exit(128 + signal.SIGTERM) from error

@@ -174,6 +174,7 @@ class Race:
     store: Store
     missing: frozenset[str]  # the trials that had not ended when the race began, or went on
     say: Callable[[str], None] = lambda text: None
+    budget: float = math.inf  # FLOPs: a block with which all blocks so far would come to more is not begun
     blocks: tuple[Block, ...] = field(init=False)
     gone: dict[str, Drop] = field(init=False)
     _asked: int = -1  # how many blocks had ended when it was last asked who is out
@@ -196,15 +197,37 @@ class Race:
         if at != self._asked:
             self._asked = at
             self._ask(at)
-            if len(self.sweep.arms) - len(self.gone) == 1:
+            if why := self._why_over(at):
                 self._over = True
-                winner = next(arm for arm in self.sweep.arms if arm not in self.gone)
-                self.say(f"race: {winner} alone is left after {self._so_far(at)}, so it is over")
+                self.say(f"race: {why} after {self._so_far(at)}, so it is over")
                 waiting.clear()
                 return []
             return self.allowed(waiting, outcome)
         ids = {trial.trial_id for trial in self.blocks[at].trials}
         return [trial for trial in waiting if trial.trial_id in ids]
+
+    def _why_over(self, at: int) -> str:
+        """Why no other block is begun; "" where one is."""
+        left = [arm for arm in self.sweep.arms if arm not in self.gone]
+        if len(left) == 1:
+            return f"{left[0]} alone is left"
+        spent, then = self.spent(at), self.spent(at + 1)
+        if then > self.budget:
+            what = self.blocks[at].label
+            return f"{spent:.3g} FLOPs are spent, and {what} would make it {then:.3g} of {self.budget:.3g}"
+        return ""
+
+    def spent(self, ended: int) -> float:
+        """FLOPs of the first `ended` blocks, of the arms that raced in each."""
+        before = {arm: drop.blocks for arm, drop in self.gone.items()}
+        return float(
+            sum(
+                trial.train_flops
+                for number, block in enumerate(self.blocks[:ended])
+                for trial in block.trials
+                if before.get(self.sweep.placing(trial).arm, number + 1) > number
+            )
+        )
 
     def _races(self, trial: Trial) -> bool:
         return self.sweep.placing(trial).arm not in self.gone

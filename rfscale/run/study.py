@@ -10,6 +10,7 @@ prints: what is under way is told to a `Watch` (`rfscale.run.watch`). Importing 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -197,19 +198,22 @@ class Study(Views, Sharing):
 
     # --- during -------------------------------------------------------------------------------------------------------
 
-    def run(self, *, address: str | None = None, race: bool = False, watch: Watch = SILENT) -> Ran:
+    def run(
+        self, *, address: str | None = None, race: bool = False, budget: float = math.inf, watch: Watch = SILENT
+    ) -> Ran:
         """Train what is missing, judge the images where the sweep asks for it, and write the report.
 
-        `race`: block by block, and no more of the arms that can no longer be the best (`rfscale.run.race`).
+        `race`: block by block, and no more of the arms that can no longer be the best (`rfscale.run.race`), for at most
+        `budget` FLOPs.
         `address`: as of `launch`. What was trained has its report also where training or judging cannot go on, and
         where MLflow does not answer. Raises DataError, JudgeError, PlacementError, StoreError, TrackingError,
         LaunchError, StoppedError, TableError and CompareError; SweepError where there is nothing to race.
         """
         if race:
             blocks(self.sweep)  # before anything is written
-        return self.noted(decode=True)._run(address, race, watch)
+        return self.noted(decode=True)._run(address, budget if race else None, watch)
 
-    def _run(self, address: str | None, race: bool, watch: Watch) -> Ran:
+    def _run(self, address: str | None, budget: float | None, watch: Watch) -> Ran:
         from rfscale.run.mirror import Mirror, check_reachable, tracking_uri
 
         self.check()
@@ -223,8 +227,8 @@ class Study(Views, Sharing):
         origin.record(self.sweep, self.store)
         quality, missing = self.sweep.quality, to_train(self.sweep, self.store)
         allowed = everybody
-        if race:
-            racing = Race(self.sweep, self.store, frozenset(trial.trial_id for trial in missing), watch.say)
+        if budget is not None:  # of a race
+            racing = Race(self.sweep, self.store, frozenset(trial.trial_id for trial in missing), watch.say, budget)
             missing, allowed = racing.open(missing), racing.allowed
         elif taken := take_back(self.sweep, self.store):
             watch.say(f"{taken} trials that a race had left out are trained now, since this run is none (--race)")

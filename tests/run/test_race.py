@@ -168,6 +168,23 @@ def test_a_race_ends_when_one_arm_is_left(store: Store, monkeypatch: pytest.Monk
     assert begun(sweep, store)[1] == [], "the same command has nothing to train"
 
 
+def test_a_budget_begins_no_block_that_does_not_fit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = sweep_of()
+    Told(monkeypatch, store, after_1=(1,))
+    order = blocks(sweep)
+    fits = 3 * order[0].flops + 2 * order[1].flops + 2 * order[2].flops
+    for budget, trained in ((fits, 7), (fits * 0.999, 5), (math.inf, 9)):
+        place = Store(store.root / f"{budget:g}")
+        place.check_writable()
+        race, waiting = begun(sweep, place)
+        race.budget, heard = budget, list[str]()
+        race.say = heard.append
+        assert len(run(race, waiting, Outcome())) == trained
+        if budget < math.inf:
+            assert race.spent(3 if trained == 7 else 2) <= budget
+            assert f"of {budget:.3g} after block" in heard[-1]
+
+
 def test_a_failed_trial_ends_its_place_in_the_block(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = sweep_of()
     Told(monkeypatch, store)
