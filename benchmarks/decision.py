@@ -5,7 +5,8 @@
 For every pair of formulations and every way to compare them: the difference d of the two in the way's own measure, the
 variance s^2 of that difference over seeds, and the training FLOPs of one more seed. By the normal approximation a
 difference is seen at 95 % with (1.96 s / d)^2 seeds, so a decision costs FLOPs per seed x (1.96 s / d)^2. The figure is
-the median over pairs of cost(plain) / cost(way): how many times fewer FLOPs. s^2 is the mean over pairs, because three
+the median over pairs of cost(plain) / cost(way): how many times fewer FLOPs; the last column is the same with whole
+seeds. s^2 is the mean over pairs, because three
 seeds say little about one pair; pairs whose difference is within its own error in any way are left out, because their
 d is noise. The interval resamples formulations.
 
@@ -141,12 +142,15 @@ class Trend:
         precision = inverse.sum(axis=(-2, -1))
         return inverse.sum(axis=-1) / precision[..., None], 1 / precision
 
-    def costs(self) -> tuple[Array, Array]:
-        """Of every pair: FLOPs of a decision, and |phi| over its standard error as measured."""
+    def costs(self, whole: bool = False) -> tuple[Array, Array]:
+        """Of every pair: FLOPs of a decision, and |phi| over its standard error as measured; `whole`: with whole
+        seeds."""
         target, k = float(np.log(self.flops[-1])), len(self.flops)
         weight, variance = self.estimate(np.full(k, float(self.difference.shape[2])), target)
         phi = np.abs(self.difference.mean(axis=2) @ weight)
         steps = np.geomspace(1e-3, 1e4, 60)
+        if whole:
+            steps = np.unique(np.append(np.round(np.geomspace(1, 1e4, 60)), 1e-6))  # 1e-6: as good as none
         seeds = np.stack(np.meshgrid(*[steps] * k, indexing="ij"), axis=-1).reshape(-1, k)
         _, all_variances = self.estimate(seeds, target)
         spent = seeds @ self.flops
@@ -189,11 +193,13 @@ def main() -> None:
     usable = np.all([np.isfinite(values) & (values > 1.0) for values in z.values()], axis=0)
     cost = {name: way.per_seed * 1.96**2 * n_seeds / z[name] ** 2 for name, way in found.items()}
     cost |= {name: spent for name, (spent, _) in ahead.items()}
+    whole = {name: way.per_seed * np.ceil(1.96**2 * n_seeds / z[name] ** 2) for name, way in found.items()}
+    whole |= {name: trend.costs(whole=True)[0] for name, trend in trends.items()}
     names = sorted({name for pair in pairs for name in pair})
     member = np.array([[name in pair for name in names] for pair in pairs], dtype=float)
     rng = np.random.default_rng(0)
     print(f"{len(names)} formulations, {n_seeds} seeds; {usable.sum()} of {len(pairs)} pairs differ in every way\n")
-    print(f"{'way':<50}{'sd of d':>9}{'times fewer FLOPs':>24}{'median FLOPs':>14}")
+    print(f"{'way':<50}{'sd of d':>9}{'times fewer FLOPs':>24}{'median FLOPs':>14}{'whole seeds':>13}")
     for name, values in cost.items():
         ratio = np.log(cost[PLAIN] / values)
         draws = []
@@ -204,8 +210,9 @@ def main() -> None:
         low, high = np.exp(np.nanpercentile(draws, [2.5, 97.5]))
         middle = np.exp(_median(ratio[usable], np.ones(int(usable.sum()))))
         sd = np.sqrt(found[name].variance() if name in found else trends[name].noise[-1, -1])
+        fewer = np.exp(_median(np.log(whole[PLAIN] / whole[name])[usable], np.ones(int(usable.sum()))))
         text = f"{middle:.2f} [{low:.2f}, {high:.2f}]"
-        print(f"{name:<50}{sd:>9.4f}{text:>24}{np.median(values[usable]):>14.2e}")
+        print(f"{name:<50}{sd:>9.4f}{text:>24}{np.median(values[usable]):>14.2e}{fewer:>13.2f}")
     print()
     for name, trend in trends.items():
         inside, of = trend.coverage()
