@@ -98,8 +98,9 @@ def plan(
     study = Study(sweep, open_store(store))
     of_budget = (("--target", target), ("--out", out), ("--formulation", formulation))
     if race:
-        for option, asked in (("--measure", measure), ("--budget", budget is not None)):
-            if asked:
+        others = (("--measure", measure or None), ("--budget", budget), ("--workers", workers))
+        for option, value in (*others, ("--price-per-hour", price_per_hour), *of_budget):
+            if value is not None:
                 raise SweepError(f"{option} and --race ask for two different things; give one of them")
         show_race(study, as_json)
         return
