@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from rfscale import names
 from rfscale.data.buckets import MAX_SIDE, Sides, named
@@ -117,41 +117,23 @@ def gallery(sweep: Sweep, store: Store, seed: int | None = None) -> Gallery:
     return Gallery(seed, tuple(arms), tuple(rungs), files)
 
 
-def draw(
-    store: Store,
-    trial_id: str,
-    prompts: Sequence[str],
-    *,
-    count: int = 4,
-    steps: int = 50,
-    guidance: float = 2.5,
-    seed: int = 0,
-    ema: bool = True,
-    size: Sides | None = None,
-    shift: float | None = None,
-    without: Sequence[str] = (),
-) -> Images:
-    """`count` images of each prompt by a finished trial of the store; image i has noise number i of the seed.
+class Asked(TypedDict, total=False):
+    """The settings of `draw_by`, each with its default there."""
 
-    `size`: height and width, None for those of the training. `shift`: of the timesteps, None for that of the training;
-    for m pixels instead of n the paper takes sqrt(m / n) (section 5.3.2). `without`: text encoders whose part is zeros,
-    by `EncoderSpec.names`. Raises StoreError, and SweepError for a value
-    that cannot be.
-    """
+    count: int
+    steps: int
+    guidance: float
+    seed: int
+    ema: bool
+    size: Sides | None
+    shift: float | None
+    without: Sequence[str]
+
+
+def draw(store: Store, trial_id: str, prompts: Sequence[str], **asked: Unpack[Asked]) -> Images:
+    """`draw_by` a finished trial of the store, by the first digits of its id. Raises StoreError and SweepError."""
     folder = finished_trial(store, trial_id)
-    return draw_by(
-        folder,
-        trial_of(folder),
-        prompts,
-        count=count,
-        steps=steps,
-        guidance=guidance,
-        seed=seed,
-        ema=ema,
-        size=size,
-        shift=shift,
-        without=without,
-    )
+    return draw_by(folder, trial_of(folder), prompts, **asked)
 
 
 def draw_by(
@@ -168,7 +150,12 @@ def draw_by(
     shift: float | None = None,
     without: Sequence[str] = (),
 ) -> Images:
-    """As `draw`, by the weights in a folder. Raises StoreError and SweepError."""
+    """`count` images of each prompt by the weights in a folder; image i has noise number i of the seed.
+
+    `size`: height and width, None for those of the training. `shift`: of the timesteps, None for that of the training;
+    for m pixels instead of n the paper takes sqrt(m / n) (section 5.3.2). `without`: text encoders whose part is zeros,
+    by `EncoderSpec.names`. Raises StoreError, and SweepError for a value that cannot be.
+    """
     asked = {"count": count, "steps": steps, "guidance": guidance, "seed": seed}
     for name, value in (asked if shift is None else {**asked, "shift": shift}).items():
         if not DRAWN[name].allows(value):

@@ -29,7 +29,7 @@ PARAMETERS: dict[str, tuple[str, int | float]] = {
     "guidance": ("double", 2.5),
     "seed": ("long", 0),
 }
-"""What `predict` may be given: MLflow's type, and the default, which is that of `rfscale.run.images.draw`."""
+"""What `predict` may be given: MLflow's type, and the default, which is that of `rfscale.run.images.draw_by`."""
 
 
 def log_model(client: MlflowClient, experiment: str, run_id: str, name: str, trial: Trial, folder: TrialFolder) -> None:

@@ -25,7 +25,7 @@ class Drawer:
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
         """One image of each caption. `model_input`: captions, or a table with a column `prompt`, or with one column;
-        `params`: `steps`, `guidance` and `seed`, as of `rfscale.run.images.draw`. Raises SweepError."""
+        `params`: `steps`, `guidance` and `seed`, as of `rfscale.run.images.draw_by`. Raises SweepError."""
         if hasattr(model_input, "columns"):
             model_input = model_input[COLUMN if COLUMN in model_input.columns else model_input.columns[0]]
         prompts = [model_input] if isinstance(model_input, str) else [str(prompt) for prompt in model_input]

@@ -135,7 +135,10 @@ class Views:
         shift: float | None = None,
         without: Sequence[str] = (),
     ) -> Images:
-        """Draw `count` images of each prompt by a finished trial, given as such or by its id. Errors as of `draw`."""
+        """Draw `count` images of each prompt by a finished trial, given as such or by its id.
+
+        The rest as of `rfscale.run.images.draw_by`.
+        """
         return draw(
             self.store,
             self._id(trial),

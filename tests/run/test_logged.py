@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rfscale import names
-from rfscale.run.images import draw
+from rfscale.run.images import draw, draw_by
 from rfscale.run.logged import PARAMETERS, VARIABLE
 from rfscale.run.mirror import Mirror, tracking_uri
 from rfscale.run.moved import follow
@@ -59,7 +59,7 @@ def test_mlflow_loads_the_weights_and_draws_what_sample_draws(
     drawn = mlflow.pyfunc.load_model(model.model_uri).predict(PROMPTS, params={"steps": 3, "seed": 5})
     expected = draw(store, trial.trial_id, PROMPTS, count=1, steps=3, seed=5).pixels
     assert np.array_equal(drawn, expected)
-    defaults = inspect.signature(draw).parameters
+    defaults = inspect.signature(draw_by).parameters
     assert {key: default for key, (_, default) in PARAMETERS.items()} == {
         key: defaults[key].default for key in PARAMETERS
     }
