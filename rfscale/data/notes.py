@@ -22,7 +22,8 @@ def data_notes(spec: DataSource, text: EncoderSpec, images: int, steps: int, bat
             f"{steps:,} steps of {batch:,} images go {steps * batch / extent.training:,.1f} times over the "
             f"{extent.training:,} training images of data `{spec.name}`"
         )
-    yield from _caption_notes(spec, text, extent)
+    if not text.stored:  # else the data say what was cut when they were encoded
+        yield from _caption_notes(spec, text, extent)
 
 
 def _caption_notes(spec: DataSource, text: EncoderSpec, extent: Extent) -> Iterator[str]:

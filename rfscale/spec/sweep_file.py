@@ -21,6 +21,7 @@ from rfscale.spec.listed import listable, listed_fields, one_by_one
 from rfscale.spec.match import check_width, matched, matching, sizes, unmatched
 from rfscale.spec.merge import merged
 from rfscale.spec.overrides import edited, plain, written
+from rfscale.spec.texts import check_stored_text
 from rfscale.spec.sentences import LONGEST, nearest, sentence, unknown_key
 from rfscale.spec.sweep import Grid, Origin, Quality, Resources, Samples, Sweep, SweepError
 from rfscale.spec.trial import Strict, Trial, bucket_images, data_identity, plugins_of
@@ -123,6 +124,7 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
         except AxisError as error:
             raise SweepError(f"{where}: {error}") from error
     trials = {point.trial.trial_id: point.trial for point in points}
+    check_stored_text(trials.values(), source)
     try:
         placed = layout(points, header.tune, lambda grid: listable(grid.model_dump()))
     except UnknownFieldError as error:

@@ -184,7 +184,7 @@ class EncodedData(DataSource):
         if not self.known:
             return Extent()
         found = self.data_record
-        return Extent(found["training"], found["held_out"], () if found["text"] else self._some_captions())
+        return Extent(found["training"], found["held_out"], self._some_captions())
 
     def _some_captions(self) -> list[str]:
         from rfscale.data.tables import require_pyarrow
