@@ -21,9 +21,9 @@ from rfscale.spec.listed import listable, listed_fields, one_by_one
 from rfscale.spec.match import check_width, matched, matching, sizes, unmatched
 from rfscale.spec.merge import merged
 from rfscale.spec.overrides import edited, plain, written
-from rfscale.spec.texts import check_stored_text
 from rfscale.spec.sentences import LONGEST, nearest, sentence, unknown_key
 from rfscale.spec.sweep import Grid, Origin, Quality, Resources, Samples, Sweep, SweepError
+from rfscale.spec.texts import check_stored_text
 from rfscale.spec.trial import Strict, Trial, bucket_images, data_identity, plugins_of
 from rfscale.spec.yaml import YamlError, parse, read_text
 

@@ -18,8 +18,8 @@ def check_stored_text(trials: Iterable[Trial], source: str) -> None:
         if trial.text.spans != first.text.spans or trial.text.width != first.text.width:
             shown = [f"{_path(one)} ({one.text.length} x {one.text.width})" for one in (first, trial)]
             raise SweepError(
-                f"{source}: the texts of the data {shown[0]} and {shown[1]} have different shapes, so a network for one "
-                "cannot read the other; encode both with the same text encoders, or write two sweeps"
+                f"{source}: the texts of the data {shown[0]} and {shown[1]} have different shapes, so a network for "
+                "one cannot read the other; encode both with the same text encoders, or write two sweeps"
             )
 
 

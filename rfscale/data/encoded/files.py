@@ -114,8 +114,9 @@ class Shards:
                 kind = found.kind
                 out = np.empty((len(numbers), *found.shape[1:]), dtype=_TYPES[kind])
             flat = out.view(np.uint8).reshape(len(numbers), found.row)
-            for place, row in zip(places.tolist(), rows[places].tolist(), strict=True):
-                self._read(int(shard), file, flat[place], found.offset + row * found.row)
+            offsets = found.offset + rows[places] * found.row
+            for place, offset in zip(places.tolist(), offsets.tolist(), strict=True):
+                self._read(int(shard), file, flat[place], offset)
         if out is None:
             header = self._file(0)[1]
             kind = header[tensor].kind
@@ -151,7 +152,9 @@ class Shards:
                 path = self.paths[shard]
                 check_size(path, self.sizes[shard])
                 header = header_of(path)
-                self._open[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC), header
+                opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                os.posix_fadvise(opened, 0, 0, os.POSIX_FADV_RANDOM)  # what lies beside a row is not read with it
+                self._open[shard] = opened, header
                 if len(self._open) > OPEN:
                     os.close(self._open.popitem(last=False)[1][0])
             self._open.move_to_end(shard)

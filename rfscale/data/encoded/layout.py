@@ -1,7 +1,8 @@
 """Where each text encoder stands in a condition (paper, section 4.2).
 
 The token sequences of the CLIPs lie side by side on the channels, padded with zeros to the width of the widest encoder;
-those of T5 follow them in the sequence. The pooled vectors of the CLIPs lie side by side; T5 has none.
+those of T5 follow them in the sequence. The pooled vectors of the CLIPs lie side by side; T5 has none, and alone a
+single zero.
 """
 
 from __future__ import annotations
@@ -45,4 +46,4 @@ def layout_of(encoders: Sequence[Mapping[str, Any]]) -> Layout:
             at += length
             parts.append(length)
         pooled += vector
-    return Layout(tuple(parts), max((span.channels[1] for span in spans), default=0), pooled, tuple(spans))
+    return Layout(tuple(parts), max((span.channels[1] for span in spans), default=0), max(1, pooled), tuple(spans))

@@ -112,9 +112,13 @@ def autoencoder_folder(path: str) -> Path:
     return folder
 
 
-@lru_cache(maxsize=2)
 def autoencoder(folder: Path, device: str = "cpu") -> Any:
     """The network, for inference in float32. Raises DataError."""
+    return _autoencoder(folder, content(folder), device)
+
+
+@lru_cache(maxsize=2)
+def _autoencoder(folder: Path, sha256: str, device: str) -> Any:
     diffusers = require("diffusers", "an autoencoder")
     _quiet(diffusers)
     try:
@@ -127,7 +131,6 @@ def autoencoder(folder: Path, device: str = "cpu") -> Any:
     return model.eval().requires_grad_(False).to(device)
 
 
-@lru_cache(maxsize=8)
 def checked_autoencoder(path: str, expected: str) -> Path:
     """The folder of the autoencoder that data were encoded by. Raises DataError where it is another one."""
     folder = autoencoder_folder(path)
@@ -261,9 +264,15 @@ class PretrainedEncoder:
         return sum(len(found) > self.length for found in self._tokenizer(list(captions)).input_ids) if captions else 0
 
 
-@lru_cache(maxsize=8)
 def text_encoder(kind: str, folders: tuple[Path, Path], length: int, layer: str, device: str) -> PretrainedEncoder:
     """One per process: a worker encodes one shard after the other."""
+    return _text_encoder(content(*folders), kind, folders, length, layer, device)
+
+
+@lru_cache(maxsize=8)
+def _text_encoder(
+    sha256: str, kind: str, folders: tuple[Path, Path], length: int, layer: str, device: str
+) -> PretrainedEncoder:
     return PretrainedEncoder(kind, folders, length, layer, device)
 
 

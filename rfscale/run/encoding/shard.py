@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,12 +110,13 @@ def encode_shard(encoding: Encoding, networks: Networks, out: Path, number: int,
     captions = [supply.captions(sample) for sample in samples]
     sums = Sums.of(latent_shape(encoding, networks)[0])
     path = out / shard_file(number)
-    with replacing(path) as temporary:
-        writer = Writer(temporary, tensors_of(encoding, networks, captions, held_out=samples.start < supply.held_out))
-        try:
+    tensors = tensors_of(encoding, networks, captions, held_out=samples.start < supply.held_out)
+    try:
+        with replacing(path) as temporary, closing(Writer(temporary, tensors)) as writer:
             truncated = _write(writer, encoding, networks, supply, samples, captions, sums)
-        finally:
-            writer.close()
+            writer.file.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # of an open file the system names none
     write_json(
         out / done_file(number),
         {

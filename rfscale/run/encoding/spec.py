@@ -153,6 +153,8 @@ def parse_encoding(raw: Mapping[str, Any], source: str = "encode.yaml", folder: 
     given = raw.get("source")
     given = {"name": given} if isinstance(given, str) else given
     if isinstance(given, Mapping):
+        if given.get("name") == "encoded":
+            raise SweepError(f"{source}: the source is encoded already; name the data that it was made from")
         beside = {key: raw[key] for key in ("resolution", "captions") if key in raw}
         for key in beside:
             if key in given:
@@ -171,8 +173,6 @@ def parse_encoding(raw: Mapping[str, Any], source: str = "encode.yaml", folder: 
 
 def _check(encoding: Encoding, where: str) -> None:
     source = encoding.source
-    if source.name == "encoded":
-        raise SweepError(f"{where}: the source is encoded already; name the data that it was made from")
     if source.sides != (source.square,):
         raise SweepError(f"{where}: buckets cannot be encoded, square images only; take source.buckets out")
     if getattr(source, "flips", False):
