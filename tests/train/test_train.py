@@ -665,7 +665,7 @@ def test_rfscale_train_needs_only_torch(tiny: Mapping, tmp_path: Path, write_swe
 
 
 def test_more_than_one_gpu_is_refused_and_nothing_is_written(tiny: Mapping, tmp_path: Path) -> None:
-    with pytest.raises(PlacementError, match=r"resources\.gpus = 2: a trial trains on one device; ask for 1, or"):
+    with pytest.raises(PlacementError, match=r"resources\.gpus = 2: a process trains on one device; ask for 1 and for"):
         train(trial_of(tiny), TrialFolder(tmp_path / "t"), Resources(gpus=2), NO_IMAGES)
     assert not (tmp_path / "t").exists()
     assert placed(Resources(gpus=0.5, microbatch=3)).microbatch == 3
