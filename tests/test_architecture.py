@@ -106,11 +106,13 @@ def test_only_the_command_line_and_run_import_analysis() -> None:
     users = {module_of(path) for path in FILES if "analysis" in imported_packages(path)}
     assert {name for name in users if name.startswith("rfscale")} <= {
         "rfscale.cli.common",
+        "rfscale.cli.coordcheck",
         "rfscale.cli.laws",
         "rfscale.cli.plan",
         "rfscale.cli.predict",
         "rfscale.cli.rate",
         "rfscale.cli.results",
+        "rfscale.run.extend",
         "rfscale.run.figures",
         "rfscale.run.forecasts",
         "rfscale.run.gallery",

@@ -104,6 +104,10 @@ class JointLaw:
         """Of each parameter."""
         return {name: _sides(values) for name, values in self._parameters(arm, self.draws).items()}
 
+    def drawn(self, arm: str) -> dict[str, Array]:
+        """E, A, alpha, B, beta of an arm, (R + 1,) each: the fit, then every draw of the law."""
+        return self._parameters(arm, np.vstack([self.theta[None], self.draws]))
+
     def predict(self, arm: str, n: ArrayLike, d: ArrayLike) -> Prediction:
         """The loss of an arm at new points, with the interval of the law and of one more trial's loss there."""
         size, samples = _points(n, d)

@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 
 from analysis.compare import plot
 from analysis.compare.arms import Comparison
-from analysis.laws import plot_ladder
+from analysis.laws import plot_frontier, plot_ladder
+from analysis.laws.frontier import Frontier
 from analysis.laws.ladder import Ladder
+from analysis.laws.profiles import Isoflops
 from analysis.quality import plot as plot_quality
 from analysis.quality.summary import Quality
 from analysis.report.pictures import Draw
@@ -37,6 +39,8 @@ class Results:
     quality: Quality | None
     growth: Growth | None
     tuning: Tuning | None
+    frontier: Frontier | None
+    isoflops: Isoflops | None
     look: Mapping[str, Look]
 
     @property
@@ -50,7 +54,16 @@ class Results:
 
 
 Section = Literal[
-    "trend", "ranking", "laws", "training", "attention", "tuned", "quality", "quality by size", "quality by steps"
+    "trend",
+    "ranking",
+    "laws",
+    "frontier",
+    "training",
+    "attention",
+    "tuned",
+    "quality",
+    "quality by size",
+    "quality by steps",
 ]
 
 
@@ -91,6 +104,29 @@ def _held_out(r: Results) -> tuple[str, Draw] | None:
         f"The largest size, {next(iter(bars.values())).label}, as the law of the smaller ones predicts it, with a 95 % "
         f"interval (an arrow: it goes on), beside what was measured there (open marks).",
         lambda: plot_ladder.plot_held_out(r.ladder, look=r.look),
+    )
+
+
+def _frontier(r: Results) -> tuple[str, Draw] | None:
+    found = r.frontier
+    if found is None:
+        return None
+    best = f" Of {next(iter(r.look))} alone." if len(found.arms) > plot_ladder.LAWS_UP_TO else ""
+    return (
+        "Loss, best size and best number of samples at each compute, as the law has them, and the FLOPs to equal loss "
+        f"along it; dashed beyond the runs (marks). Bands: 95 %, where they are narrow enough to say something.{best}",
+        lambda: plot_frontier.panels_frontier(found, r.ladder, r.look),
+    )
+
+
+def _isoflops(r: Results) -> tuple[str, Draw] | None:
+    found = r.isoflops
+    if found is None or not found.profiles:
+        return None
+    return (
+        f"Loss of {found.arm} against size at equal compute, read off the ends of its trainings. Lines: a parabola for "
+        "each budget. Diamonds: its lowest point, where that is inside the sizes.",
+        lambda: plot_frontier.plot_isoflops(found),
     )
 
 
@@ -222,6 +258,8 @@ FIGURES = (
     ReportFigure("loss_against_compute", "laws", _loss_against_compute),
     ReportFigure("loss_against_parameters", "laws", _loss_against_parameters),
     ReportFigure("held_out", "laws", _held_out),
+    ReportFigure("frontier", "frontier", _frontier),
+    ReportFigure("isoflop", "frontier", _isoflops),
     ReportFigure("quality_against_loss", "quality", _quality_against_loss),
     ReportFigure("quality_against_compute", "quality by size", _quality_against_compute),
     ReportFigure("quality_against_steps", "quality by steps", _quality_against_steps),

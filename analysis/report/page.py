@@ -2,8 +2,8 @@
 
 `write_report` reads a sweep, compares its arms, fits its laws, draws the figures and writes a folder:
 `report.html` (self-contained), every figure as PNG, SVG and PDF, and `trials.csv`, `curves.csv`, `rejected.csv`,
-`ranking.csv`, `laws.csv`, `attention.csv` where attention was measured, `tuned.csv` where values were tuned, and
-`quality.csv` where generated images were scored.
+`ranking.csv`, `laws.csv`, `attention.csv` where attention was measured, `tuned.csv` where values were tuned,
+`frontier.csv` where there is a law, and `quality.csv` where generated images were scored.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from analysis.compare.spaces import apart_card
 from analysis.compare.wording_cards import holds_card, winner_card
 from analysis.html import shown
 from analysis.laws import wording as wording_laws
+from analysis.laws import wording_frontier
 from analysis.laws.ahead import next_scale
+from analysis.laws.frontier import frontier
 from analysis.laws.ladder import FURTHER, Ladder, ladder_laws
+from analysis.laws.profiles import isoflops
 from analysis.laws.wording_ahead import next_card
 from analysis.quality import wording as wording_quality
 from analysis.quality.summary import Quality, assess
@@ -149,7 +152,8 @@ def report_of(
     places = kept_places(looks_file, arms) if looks_file is not None else places_of(arms, {})
     look = looks(arms, comparison.reference, places)
     tuning = tuning_of(table, comparison, ladder) if comparison.choices else None
-    results = Results(compared, comparison, ladder, quality, growth(attention, compared), tuning, look)
+    front, isoflop = frontier(ladder), isoflops(compared, ladder, comparison.best.arm)
+    results = Results(compared, comparison, ladder, quality, growth(attention, compared), tuning, front, isoflop, look)
     with house_style():
         pictures = list(_pictures(results))
     on_page = [picture for picture in pictures if picture.drawing.markup]
@@ -168,6 +172,8 @@ def report_of(
     }
     if results.growth is not None:
         frames["attention"] = results.growth.points
+    if front is not None:
+        frames["frontier"] = front.frame()
     if tuning is not None:
         frames["tuned"] = tuning.frame()
     if quality is not None:
@@ -245,6 +251,9 @@ def _page(
         told=wording_quality,
         growth=results.growth,
         grown=wording_stability,
+        frontier=results.frontier,
+        isoflops=results.isoflops,
+        front=wording_frontier,
         tuning=results.tuning,
         tuned=wording_tuning,
         trials=_trial_rows(table),

@@ -80,6 +80,8 @@ class BackboneSpec(Spec):
     """Forward FLOPs of one block before the last, of one sample."""
     block_parameters: ClassVar[str] = ""
     """Parameters of one block before the last."""
+    mup: ClassVar[bool] = False
+    """Whether `lr_rule: mup` knows it: every matrix is named and drawn as in `rfscale.backbones.layers`."""
     source: ClassVar[str] = ""
     """Paper and section."""
     backbone: str

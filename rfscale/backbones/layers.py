@@ -19,6 +19,8 @@ from rfscale.data.batch import Condition
 
 EPSILON = 1e-6
 """Of every norm in the networks."""
+NORMAL = ("time_embedding", "pooled_embedding")
+"""What begins the names of the weights that are drawn from N(0, 0.02^2), at every width."""
 
 
 class Transformer(nn.Module):
@@ -91,7 +93,7 @@ class Transformer(nn.Module):
             parameter.fill_(1.0)
         elif name.endswith("bias") or "modulation" in name or name.startswith("head"):
             parameter.zero_()
-        elif name.startswith(("time_embedding", "pooled_embedding")):
+        elif name.startswith(NORMAL):
             parameter.normal_(0.0, 0.02, generator=generator)
         else:
             fused = name.endswith(("qkv.weight", "kv.weight"))

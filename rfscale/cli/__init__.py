@@ -5,6 +5,7 @@ from rfscale.cli.common import app
 from rfscale.cli import init
 from rfscale.cli import encode
 from rfscale.cli import plan
+from rfscale.cli import coordcheck
 from rfscale.cli import train
 from rfscale.cli import stop
 from rfscale.cli import quality
@@ -19,6 +20,7 @@ from rfscale.cli import autoencoder
 __all__ = [
     "app",
     "autoencoder",
+    "coordcheck",
     "encode",
     "init",
     "laws",

@@ -27,6 +27,7 @@ from rfscale.cli.common import (
     tuned_fields,
 )
 from rfscale.cli.effort import show_forecast
+from rfscale.cli.follow import extend_lists, write_next
 from rfscale.cli.race import say_drops, show_race
 from rfscale.flow.formulations import FAMILIES, canonical, signature
 from rfscale.registry import KINDS
@@ -67,9 +68,15 @@ def plan(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", readable=False, help="with --budget: file of the sweep [default: <pilot>-next.yaml beside it]"
+            "--out", readable=False, help="with --budget or --next: file of the sweep [default: <name>-next.yaml]"
         ),
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--next", help="write the sweep with the lists of tuned axes extended where a best value ends one"
+        ),
+    ] = False,
     measure: Annotated[
         bool,
         typer.Option("--measure", help="time a few steps of every size on this machine, and say what it will take"),
@@ -91,18 +98,31 @@ def plan(
 
     Trains nothing and writes nothing. Status is new, partial (begun; will resume), finished, or dropped. With --budget,
     the sweep is a pilot: its curves tell which trainings would best sharpen the predicted loss of a larger one, and
-    these are written as the next sweep file. With --measure, a few steps of every size are timed here, and the seconds
-    are kept in the store: `rfscale run` then says how much time is left, and how far it is from the forecast. With
-    --race, what a race of the sweep is expected to cost, begun from nothing: the mean of races in made worlds.
+    these are written as the next sweep file. With --next, where an arm's best value of a tuned axis is at the end of
+    its list, that list goes on, at that rung alone, in a new sweep file; what is trained already stays. With --measure,
+    a few steps of every size are timed here, and the seconds are kept in the store: `rfscale run` then says how much
+    time is left, and how far it is from the forecast. With --race, what a race of the sweep is expected to cost, begun
+    from nothing: the mean of races in made worlds.
     """
     study = Study(sweep, open_store(store))
     of_budget = (("--target", target), ("--out", out), ("--formulation", formulation))
     if race:
-        others = (("--measure", measure or None), ("--budget", budget), ("--workers", workers))
+        others = (
+            ("--measure", measure or None),
+            ("--budget", budget),
+            ("--next", follow or None),
+            ("--workers", workers),
+        )
         for option, value in (*others, ("--price-per-hour", price_per_hour), *of_budget):
             if value is not None:
                 raise SweepError(f"{option} and --race ask for two different things; give one of them")
         show_race(study, as_json)
+        return
+    if follow:
+        for option, value in (("--budget", budget), ("--measure", measure or None), *of_budget):
+            if value is not None and option != "--out":
+                raise SweepError(f"{option} and --next ask for two different things; give one of them")
+        extend_lists(study, out, as_json)
         return
     if measure:
         for option, value in (("--budget", budget), *of_budget):
@@ -118,7 +138,8 @@ def plan(
         return
     for option, value in of_budget:
         if value is not None:
-            raise SweepError(f"{option} has no effect without --budget; add --budget FLOPS, or remove it")
+            others = " or --next" if option == "--out" else ""
+            raise SweepError(f"{option} has no effect without --budget{others}; add --budget FLOPS, or remove it")
     _show_plan(study, as_json)
 
 
@@ -207,20 +228,7 @@ def _propose(
         goal = Target(int(point["depth"]), int(point["steps"]))
     with terminal(as_json).busy("looking for the best trainings"):
         proposal = propose_sweep(study.sweep, study.sweep.origin.definition, table, budget, name, goal)
-    if out is None:
-        path = study.sweep.origin.file or Path(study.sweep.name)
-        out = path.with_name(f"{path.stem}-next.yaml")
-    if out.exists():
-        raise SweepError(f"{out} exists already; move it, or name another file with --out")
-    try:
-        out.write_text(proposal.to_yaml(), encoding="utf-8")
-    except OSError as error:
-        raise SweepError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
-    if as_json:
-        print_json({**proposal.to_dict(), "file": str(out)})
-        return
-    say(proposal.text())
-    typer.echo(f"Sweep: {out}  (rfscale run {out})")
+    write_next(study, proposal, out, as_json)
 
 
 def _axis_row(axis: Axis) -> dict[str, Any]:

@@ -65,7 +65,8 @@ class Training(Optimisation):
     batch: Batch = 64
     learning_rate: Rate = 1e-3
     # constant: every width gets `learning_rate`, as in the paper. inverse_width: learning_rate * lr_base_width / width.
-    lr_rule: Literal["constant", "inverse_width"] = "constant"
+    # mup: each matrix its own, from `learning_rate` at lr_base_width (rfscale/train/mup.py).
+    lr_rule: Literal["constant", "inverse_width", "mup"] = "constant"
     lr_base_width: Width | None = None
     warmup_steps: Warmup | None = None  # None: min(1000, steps / 20)
     ema_every: Steps | None = None  # None: max(1, steps / 5000), the paper's 100 at its 500,000 steps
@@ -74,10 +75,12 @@ class Training(Optimisation):
     def _one_budget(self) -> Training:
         if (self.steps is None) == (self.samples is None):
             raise ValueError("give either steps or samples, exactly one of them")
-        if self.lr_rule == "inverse_width" and self.lr_base_width is None:
-            raise ValueError("lr_rule inverse_width needs lr_base_width, the width at which learning_rate holds")
+        if self.lr_rule != "constant" and self.lr_base_width is None:
+            raise ValueError(f"lr_rule {self.lr_rule} needs lr_base_width, the width at which learning_rate holds")
         if self.lr_rule == "constant" and self.lr_base_width is not None:
-            raise ValueError("lr_base_width has no effect under lr_rule constant; remove it, or set inverse_width")
+            raise ValueError(
+                "lr_base_width has no effect under lr_rule constant; remove it, or set inverse_width or mup"
+            )
         if self.warmup_steps is not None and self.warmup_steps > min(self.budgets):
             raise ValueError(
                 f"warmup_steps = {self.warmup_steps} is longer than a training of {min(self.budgets)} steps; shorten it"
@@ -94,6 +97,8 @@ class Training(Optimisation):
         given = self.model_dump(exclude={"steps", "samples", "lr_base_width"}) | {"schedule": self.schedule}
         if self.lr_rule == "inverse_width":
             given["learning_rate"] *= (self.lr_base_width or width) / width
+        if self.lr_rule == "mup":
+            given["mup_base_width"] = self.lr_base_width
         if self.warmup_steps is None:
             given["warmup_steps"] = min(1000, steps // 20)
         return ResolvedTraining(**{**given, "steps": steps, "ema_every": self.ema_every or max(1, steps // 5000)})
@@ -241,6 +246,18 @@ class Grid(Strict):
     training: Training
     seeds: Annotated[tuple[Seed, ...], Listed, Field(min_length=1)] = (0,)
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _mup_keeps_heads(self) -> Grid:
+        if self.training.lr_rule == "mup":
+            heads = {at.width // at.heads: at for at in map(self.model.at, self.model.depths)}
+            if len(heads) > 1:
+                widths = " and ".join(str(head) for head in sorted(heads)[:2])
+                raise ValueError(
+                    f"lr_rule mup needs heads of one width at all sizes, and these have {widths}; leave out heads and "
+                    "widths, so that heads grow in number"
+                )
+        return self
 
     @field_validator("formulations", mode="before")
     @classmethod

@@ -36,6 +36,7 @@ from rfscale.numbers import (
     Steps,
     Warmup,
     WeightDecay,
+    Width,
 )
 from rfscale.registry import KINDS, load_plugin
 from rfscale.spec.schedule import SCHEDULES, AnySchedule, Constant
@@ -92,6 +93,7 @@ class ResolvedTraining(Optimisation):
     lr_rule: str = "constant"  # where learning_rate comes from; no part of the identity
     warmup_steps: Warmup
     ema_every: Steps
+    mup_base_width: Width | None = None  # of lr_rule mup: the width at which learning_rate holds as it stands
 
     @model_validator(mode="after")
     def _has_room(self) -> ResolvedTraining:
@@ -106,6 +108,8 @@ class ResolvedTraining(Optimisation):
 
 # Fields that a trial carries but that do not change its result.
 _NOT_IDENTITY = {"lr_rule"}
+# Fields that were added later: on record only where they are not what they were before.
+_LATER = {"mup_base_width"}
 
 
 @lru_cache(maxsize=64)
@@ -183,6 +187,23 @@ class Trial(Strict):
                     "text.dropout drops each encoder by itself, and training.text_dropout all of them at once; "
                     "write one of the two"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _mup_fits(self) -> Trial:
+        base = self.training.mup_base_width
+        if base is None:
+            return self
+        if not type(self.model).mup:
+            raise ValueError(
+                f"lr_rule mup does not know the backbone `{self.model.backbone}`; take `mmdit`, or another rule"
+            )
+        head = self.model.width // self.model.heads
+        if base % math.lcm(head, 4):
+            raise ValueError(
+                f"lr_base_width = {base} is no width of heads of {head}, which lr_rule mup keeps; take a multiple of "
+                f"{math.lcm(head, 4)}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -269,7 +290,8 @@ class Trial(Strict):
         `training.samples` is there beside steps and batch: a sweep may fix either length.
         """
         fields = self.model_dump(mode="json", exclude={"data", "plugins"})
-        fields["training"] = {k: v for k, v in fields["training"].items() if k not in _NOT_IDENTITY}
+        apart = _NOT_IDENTITY | {k for k in _LATER if fields["training"][k] is None}
+        fields["training"] = {k: v for k, v in fields["training"].items() if k not in apart}
         fields["training"]["samples"] = self.training.samples
         if self.plugins:
             fields["plugins"] = [plugin.sha256 for plugin in self.plugins]

@@ -24,6 +24,7 @@ from rfscale import names
 from rfscale.spec.trial import ResolvedTraining, Trial
 from rfscale.store import DamagedError, TrialFolder
 from rfscale.store.files import check_folder, damaged, replacing_folder, seal
+from rfscale.train import mup
 from rfscale.train.placement import Placement
 from rfscale.train.ranks import ALONE, Ranks
 from rfscale.train.spread import checkpoint_activations, parted, replicated, set_to, shard, whole
@@ -74,6 +75,7 @@ class TrainState:
         """The state before the first step: weights drawn from the trial's seed, on its device."""
         drawn = torch.Generator().manual_seed(trial.seed)
         model = trial.model.build(trial.data, trial.text, drawn)
+        mup.initialise(model, trial.training)
 
         def spread(network: nn.Module) -> None:
             if placement.activation_checkpointing:
@@ -210,15 +212,8 @@ class _Read:
 
 
 def _optimizer(model: nn.Module, training: ResolvedTraining) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only, as is usual."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": training.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
     return torch.optim.AdamW(
-        groups,
+        mup.groups(model, training),
         lr=training.learning_rate,
         betas=(training.beta1, training.beta2),
         eps=training.adam_eps,

@@ -18,6 +18,7 @@ from rfscale.data.text import EncoderSpec
 from rfscale.flow.formulations import Formulation, formulation
 from rfscale.flow.noise import Stream, normal, stratified, uniform, uniforms
 from rfscale.spec.trial import ResolvedTraining, Trial
+from rfscale.train.mup import RATE
 from rfscale.train.placement import Placement
 from rfscale.train.schedule import Schedule, schedule_of
 from rfscale.train.spread import alone, own_part, whole
@@ -116,7 +117,7 @@ def take_step(state: TrainState, batch: Batch, recipe: Recipe, sums: Sums) -> No
         losses = [ranks.add_up(torch.stack(losses).sum())]
     sums.add(losses, whole(nn.utils.clip_grad_norm_(state.parameters, training.grad_clip)))
     for group in state.optimizer.param_groups:
-        group["lr"] = recipe.schedule.rate(step)
+        group["lr"] = recipe.schedule.rate(step) * group.get(RATE, 1.0)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     if (step + 1) % training.ema_every == 0:

@@ -132,6 +132,7 @@ def test_defaults_are_pinned() -> None:
         "precision": "fp32",
         "text_dropout": 0.1,
         "timestep_shift": 1.0,
+        "mup_base_width": None,
     }
     shapes, glyphs, digits, folder = (DATA.get(name) for name in ("shapes", "glyphs", "digits", "folder"))
     assert shapes(name="shapes").model_dump() == {"name": "shapes", "resolution": 16, "max_objects": 4}
@@ -602,8 +603,8 @@ BAD_VALUES: dict[str, tuple[Mapping, str]] = {
     "steps and samples": ({"training": {"samples": 3}}, "training: give either steps or samples, exactly one of them"),
     "rule without its width": ({"training": {"lr_rule": "inverse_width"}}, "lr_rule inverse_width needs lr_base_width"),
     "unknown rule": (
-        {"training": {"lr_rule": "mup"}},
-        "training.lr_rule = 'mup': it should be 'constant' or 'inverse_",
+        {"training": {"lr_rule": "muq"}},
+        "training.lr_rule = 'muq': it should be 'constant', 'inverse_width' or 'mup'",
     ),
     "training that is a number": (
         {"training": 30},

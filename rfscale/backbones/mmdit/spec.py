@@ -20,6 +20,7 @@ class MMDiTSpec(TransformerSpec):
     """SD3's MM-DiT: image and text are two streams that meet in one attention (paper, section 4)."""
 
     costs = MMDiTShape
+    mup = True
     equation = (
         "(c, x) += g attention(M(c), M(x)); c += g MLP(M(c)); x += g MLP(M(x)); c and x have each their own weights"
     )
