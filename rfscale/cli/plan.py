@@ -138,8 +138,8 @@ def plan(
         return
     for option, value in of_budget:
         if value is not None:
-            others = " or --next" if option == "--out" else ""
-            raise SweepError(f"{option} has no effect without --budget{others}; add --budget FLOPS, or remove it")
+            also = " or --next" if option == "--out" else ""
+            raise SweepError(f"{option} has no effect without --budget{also}; add --budget FLOPS, or remove it")
     _show_plan(study, as_json)
 
 

@@ -21,7 +21,7 @@ from rfscale.spec.sweep import Resources
 from rfscale.spec.trial import Trial
 from rfscale.store import TrialFolder
 from rfscale.train.loop import Training
-from rfscale.train.placement import one_device
+from rfscale.train.placement import placed
 from rfscale.train.step import take_step
 from rfscale.validation.profile import LOSS_LOGSNR, noised
 
@@ -34,7 +34,7 @@ def sizes(trial: Trial, steps: int, resources: Resources) -> dict[str, float]:
     noise levels. A place is a linear layer, or a block (its image tokens), by its name in the network; `network` is the
     prediction. Raises as `rfscale.train.loop.train` does."""
     with tempfile.TemporaryDirectory(prefix="rfscale-") as place:
-        run = Training(trial, TrialFolder(Path(place)), one_device(resources), math.inf)
+        run = Training(trial, TrialFolder(Path(place)), placed(resources), math.inf)
         try:
             for batch in run.batches.between(0, steps):
                 take_step(run.state, batch, run.recipe, run.sums)
