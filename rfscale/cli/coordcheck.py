@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from rfscale.cli.common import Json, app, check_picture, one_sentence, print_json, print_table, say, terminal
+from rfscale.cli.common import (
+    Json,
+    StoreFolder,
+    app,
+    check_picture,
+    one_sentence,
+    print_json,
+    print_table,
+    say,
+    terminal,
+)
 from rfscale.run.widths import RULES, SEEDS, STEPS, WITHIN, coordinate_check
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.store import StoreError
@@ -20,6 +30,7 @@ _MOST_STEPS, _MOST_SEEDS = 1000, 100
 @one_sentence
 def coordcheck(
     sweep: Sweep,
+    store: StoreFolder = None,
     widths: Annotated[
         str | None,
         typer.Option(
@@ -37,7 +48,8 @@ def coordcheck(
 
     The sweep's first trial is trained for a few steps at every width, under `lr_rule: mup` and under one rate for all.
     Under mup the mean size of what leaves each layer stays within a factor of 1.5, so a learning rate that is tuned at
-    one width holds at the others; under one rate it does not. Heads keep their width. Nothing goes into a store.
+    one width holds at the others; under one rate it does not. Heads keep their width. A store is only where a sweep is
+    found by its name: nothing goes into it.
     """
     if plot is not None:
         check_picture(plot, "--plot")
