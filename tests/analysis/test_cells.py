@@ -348,7 +348,7 @@ def test_each_arm_and_rung_takes_its_best_tuned_value_and_edges_are_said() -> No
     text = ranking_text(c)
     assert "chosen on the runs that are compared here" in text
     assert "rf at d = 2 (learning rate 0.001, the lowest of 0.001, 0.002, 0.004)" in text
-    assert "Extend the list" in text
+    assert "`rfscale plan SWEEP --next` writes the sweep with these lists extended" in text
     assert tuned_rows(c)[0] == ("tuned: learning rate", "d = 1", "d = 2")
     assert ("edm", "0.004*", "0.002") in tuned_rows(c)
 
