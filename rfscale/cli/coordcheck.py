@@ -44,7 +44,7 @@ def coordcheck(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check that activations keep their size as the width grows.
+    """Check that activations do not grow with width.
 
     The sweep's first trial is trained for a few steps at every width, under `lr_rule: mup` and under one rate for all.
     Under mup the mean size of what leaves each layer stays within a factor of 1.5, so a learning rate that is tuned at

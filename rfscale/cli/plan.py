@@ -99,10 +99,10 @@ def plan(
     Trains nothing and writes nothing. Status is new, partial (begun; will resume), finished, or dropped. With --budget,
     the sweep is a pilot: its curves tell which trainings would best sharpen the predicted loss of a larger one, and
     these are written as the next sweep file. With --next, where an arm's best value of a tuned axis is at the end of
-    its list, that list goes on, at that rung alone, in a new sweep file; what is trained already stays. With --measure,
-    a few steps of every size are timed here, and the seconds are kept in the store: `rfscale run` then says how much
-    time is left, and how far it is from the forecast. With --race, what a race of the sweep is expected to cost, begun
-    from nothing: the mean of races in made worlds.
+    its list, that list goes on, at that rung alone, in a new sweep file. With --measure, a few steps of every size are
+    timed here, and the seconds are kept in the store: `rfscale run` then says how much time is left, and how far it is
+    from the forecast. With --race, what a race of the sweep is expected to cost, begun from nothing: the mean of races
+    in made worlds.
     """
     study = Study(sweep, open_store(store))
     of_budget = (("--target", target), ("--out", out), ("--formulation", formulation))
