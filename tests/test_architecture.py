@@ -118,6 +118,7 @@ def test_only_the_command_line_and_run_import_analysis() -> None:
         "rfscale.run.gallery",
         "rfscale.run.mirror",
         "rfscale.run.places",
+        "rfscale.run.planned",
         "rfscale.run.prediction",
         "rfscale.run.progress",
         "rfscale.run.propose",

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,30 @@ class Gallery:
     truth: Sequence[Pixels] | None = None
     left_out: int = 0
 
+    @cached_property
+    def strips(self) -> Strips:
+        """The pictures as a page has them. Compressing them takes time, outside the lock of Python: call it early."""
+        pictures = [images for images in self.drawn.values() if len(images)]
+        largest = max(max(image.shape[:2]) for image in pictures[0])
+        small = largest <= SMALL
+        side = largest if small else _side(pictures)
+
+        def uri(images: Sequence[Pixels] | None) -> str:
+            return _uri(strip(images, side, small)) if images is not None and len(images) else ""
+
+        with ThreadPoolExecutor(ENCODERS) as encoders:
+            uris = dict(zip(self.drawn, encoders.map(uri, self.drawn.values()), strict=True))
+        return Strips(uris, uri(self.truth), small)
+
+
+@dataclass(frozen=True)
+class Strips:
+    """A data URI for each trial, and of the true images ("" without); whether each pixel is to be a square."""
+
+    uris: Mapping[str, str]
+    truth: str
+    pixelated: bool
+
 
 @dataclass(frozen=True)
 class Row:
@@ -73,24 +98,21 @@ def shown(gallery: Gallery, table: SweepTable, order: Sequence[str]) -> Shown | 
         return None
     trials = trials.assign(place=trials["arm"].map({arm: i for i, arm in enumerate(order)}))
     trials = trials.sort_values(["place", "parameters", "train_flops", "seed"])
-    pictures = [gallery.drawn[trial_id] for trial_id in trials["trial_id"]]
-    largest = max(max(image.shape[:2]) for image in pictures[0])
-    small = largest <= SMALL
-    side = largest if small else _side(pictures)
-    with ThreadPoolExecutor(ENCODERS) as encoders:
-        uris = list(encoders.map(lambda images: _uri(strip(images, side, small)), pictures))
+    strips = gallery.strips
     rows = tuple(
-        Row(str(arm), str(size), str(seed), uri)
-        for arm, size, seed, uri in zip(trials["arm"], trials["size"], trials["seed"], uris, strict=True)
+        Row(str(arm), str(size), str(seed), strips.uris[trial_id])
+        for arm, size, seed, trial_id in zip(
+            trials["arm"], trials["size"], trials["seed"], trials["trial_id"], strict=True
+        )
     )
     by_size = trials.sort_values(["parameters", "train_flops"])
     return Shown(
         gallery.captions,
         rows,
-        _uri(strip(gallery.truth, side, small)) if gallery.truth is not None else "",
+        strips.truth,
         tuple(dict.fromkeys(map(str, by_size["size"]))),
         tuple(map(str, sorted(set(trials["seed"])))),
-        small,
+        strips.pixelated,
         gallery.left_out,
     )
 

@@ -54,9 +54,10 @@ def plot_attention(curves: pd.DataFrame, metric: str, look: Mapping[str, Look], 
     """Each training thin, and their mean thick for as long as all of them are finite (of logits the geometric one); a
     cross where one ends that diverged, or that met a number that is not finite.
     """
+    every = curves.pivot(index="step", columns="trial_id", values=metric)
+    every = every.where(np.isfinite(every))
     for name, part in curves.groupby("arm"):
-        style, wide = look[str(name)], part.pivot_table(index="step", columns="trial_id", values=metric, dropna=False)
-        wide = wide.where(np.isfinite(wide))
+        style, wide = look[str(name)], every[sorted(set(part["trial_id"]))]
         if metric == names.MAX_LOGIT:
             wide = wide.where(wide > 0)
             mean = np.exp(np.log(wide.dropna()).mean(axis=1))

@@ -187,6 +187,8 @@ def _check_database(address: str, new: bool) -> None:
         raise TrackingError(f"MLFLOW_TRACKING_URI is not an address; {_QUOTE}") from error
     if path is not None and not path.is_file():
         return
+    if (address, _inode(path)) in _KNOWN:
+        return
     there, wanted = _schema(address)
     if there is None and not new:
         raise TrackingError(
@@ -197,6 +199,16 @@ def _check_database(address: str, new: bool) -> None:
             f"the MLflow database {names.mask(address)} was written by another MLflow version; back it up, then run "
             f"`mlflow db upgrade {names.mask(address)}`"
         )
+    if there is not None:
+        _KNOWN.add((address, _inode(path)))
+
+
+_KNOWN: set[tuple[str, int]] = set()
+"""Databases, and the files that they were, whose tables this process has found to be of this MLflow."""
+
+
+def _inode(path: Path | None) -> int:
+    return path.stat().st_ino if path is not None else 0
 
 
 def _schema(address: str) -> tuple[str | None, str | None]:

@@ -31,8 +31,9 @@ from rfscale.cli.follow import extend_lists, write_next
 from rfscale.cli.race import say_drops, show_race
 from rfscale.flow.formulations import FAMILIES, canonical, signature
 from rfscale.registry import KINDS
+from rfscale.run.planned import PLAN_STATUSES, Planned
 from rfscale.run.race import drops
-from rfscale.run.study import PLAN_STATUSES, Planned, Study, open_store
+from rfscale.run.study import Study, open_store
 from rfscale.spec.axes import ARMS, Axis, shown
 from rfscale.spec.match import WORDS
 from rfscale.spec.sweep import Size, Sweep, SweepError

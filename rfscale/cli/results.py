@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -36,6 +37,8 @@ from rfscale.run.study import Study, open_store
 from rfscale.run.watch import SILENT
 from rfscale.spec.sweep import Sweep, SweepError
 
+RARE_COLLECTIONS = (100_000, 20, 20)
+"""Of cyclic garbage: with Python's own numbers it is a sixth of the time of a report, whose objects are kept anyhow."""
 EVERY = Real(1.0, 86_400.0)
 """Seconds between two looks of `report --watch`."""
 From = Annotated[
@@ -74,6 +77,7 @@ def report(
     It goes to <store>/reports/<name of the sweep>/report.html. With --from it is made from a published folder alone,
     with the same digits, and without a store.
     """
+    gc.set_threshold(*RARE_COLLECTIONS)
     results = results_of(sweep, source)
     if watch and (as_json or results is not None):
         beside = "--json" if as_json else "--from" if source is not None else "imported runs, which have all ended"

@@ -22,9 +22,10 @@ from rfscale.run.imports import import_runs as runs_into
 from rfscale.run.imports import named as imported_runs
 from rfscale.run.imports.mapping import mapped
 from rfscale.run.origin import recorded
+from rfscale.run.planned import Plan
 from rfscale.run.publish import read_published
 from rfscale.run.results import Results
-from rfscale.run.study import Plan, Ran, Study, open_store
+from rfscale.run.study import Ran, Study, open_store
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.sweep_file import allowing_absent_data, load_sweep
 from rfscale.store import Store, StoreError

@@ -27,6 +27,7 @@ from rfscale.run import origin
 from rfscale.run.imports.origin import notes_on
 from rfscale.run.judging import check_judges, judge, ready_judges
 from rfscale.run.launch import StoppedError, launch
+from rfscale.run.planned import Plan, planned
 from rfscale.run.queue import Outcome
 from rfscale.run.race import Race, blocks, left_out, raced, take_back
 from rfscale.run.rolling import renewed
@@ -41,75 +42,11 @@ from rfscale.store import State, Store, StoreError, default_store
 from rfscale.train import placement
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from analysis.compare.arms import Comparison
+    from analysis.report.gallery import Gallery
     from analysis.report.page import Report
     from analysis.table.folder import Tables
     from analysis.table.read import SweepTable
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What the next `run` will do with a trial: new, partial (it resumes), finished or dropped, and why."""
-
-    trial: Trial
-    status: str
-    reason: str
-
-
-PLAN_STATUSES = (names.NEW, names.PARTIAL, names.FINISHED, names.DROPPED)
-_PLANNED = {
-    **dict.fromkeys((names.RUNNING, names.INTERRUPTED, names.FAILED, names.DAMAGED), names.PARTIAL),
-    names.DIVERGED: names.DROPPED,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Every trial of a sweep and how it stands."""
-
-    sweep: Sweep
-    trials: tuple[Planned, ...]
-    evaluations: int  # of images, over all trials
-
-    @property
-    def train_flops(self) -> int:
-        """Exact training FLOPs of all trials."""
-        return sum(one.trial.train_flops for one in self.trials)
-
-    @property
-    def state_bytes(self) -> int:
-        """Of the largest training state, also as a checkpoint: weights, EMA and AdamW's two moments in fp32."""
-        return max(4 * 4 * sum(one.trial.shape.parameters().values()) for one in self.trials)
-
-    @property
-    def samples(self) -> int:
-        """Training samples of all trials."""
-        return sum(one.trial.training.samples for one in self.trials)
-
-    def count(self, status: str) -> int:
-        """How many trials have the status."""
-        return sum(one.status == status for one in self.trials)
-
-    def frame(self) -> pd.DataFrame:
-        """One row per trial: what it is, its parameters, its status and the reason for that."""
-        import pandas as pd
-
-        arms = (self.sweep.placing(one.trial).arm for one in self.trials)
-        return pd.DataFrame(
-            {"trial_id": one.trial.trial_id, "arm": arm, **one.trial.parameters(), "status": one.status,
-             "reason": one.reason}
-            for one, arm in zip(self.trials, arms, strict=True)
-        )  # fmt: skip
-
-    def _repr_html_(self) -> str:
-        from analysis.html import shown
-
-        told = f"{len(self.trials)} trials, {self.train_flops:.3g} FLOPs of training"
-        columns = ["trial_id", "arm", "depth", "parameters", "train_flops", "steps", "seed", "status", "reason"]
-        notes = (f"Note: {note}." for note in self.sweep.notes)
-        return shown(f"{self.sweep.name}: {self.sweep.question}", told, self.frame()[columns], *notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +130,7 @@ class Study(Views, Sharing):
         quality = self.sweep.quality
         evaluations = sum(len(units(trial, quality)) for trial in self.sweep.trials) if quality is not None else 0
         gone = left_out(self.sweep, self.store)
-        trials = tuple(_planned(trial, state, gone.get(trial.trial_id, "")) for trial, state in self.states())
+        trials = tuple(planned(trial, state, gone.get(trial.trial_id, "")) for trial, state in self.states())
         return Plan(self.noted().sweep, trials, evaluations)
 
     # --- during -------------------------------------------------------------------------------------------------------
@@ -342,8 +279,14 @@ class Study(Views, Sharing):
         origin.check_name(self.sweep, self.store)
         from rfscale.run.gallery import gallery_of
 
-        with ThreadPoolExecutor(1) as beside:  # pictures are decoded while MLflow is read
-            pictures = beside.submit(gallery_of, self.finished(), self.store)
+        def drawn() -> Gallery | None:
+            found = gallery_of(self.finished(), self.store)
+            if found is not None:
+                found.strips  # noqa: B018 -- compressed here, beside the reading of MLflow
+            return found
+
+        with ThreadPoolExecutor(1) as beside:
+            pictures = beside.submit(drawn)
             uri, excluded = self._labelled(watch), self.excluded()
             gallery, folder = pictures.result(), self.store.report(self.sweep.name)
         for trial_id, reason in excluded.items():
@@ -405,17 +348,6 @@ class Study(Views, Sharing):
             uri = own_database(self.store)
             Mirror(self.sweep, self.store, uri).finish()
         return uri
-
-
-def _planned(trial: Trial, state: State, left_out: str) -> Planned:
-    if left_out:
-        return Planned(trial, names.DROPPED, left_out)
-    reason = state.reason
-    if state.status == names.RUNNING:
-        reason = "a process is training it now"
-    elif state.status in (names.DIVERGED, names.FAILED):
-        reason = f"{state.status}: {state.reason}"
-    return Planned(trial, _PLANNED.get(state.status, state.status), reason)
 
 
 def open_store(given: Path | None) -> Store:

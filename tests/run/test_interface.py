@@ -26,8 +26,9 @@ from rfscale.run import interface
 from rfscale.run.figures import Drawing, Figures
 from rfscale.run.images import Gallery, Images
 from rfscale.run.origin import record
+from rfscale.run.planned import Plan
 from rfscale.run.results import Results
-from rfscale.run.study import Compared, Plan, Ran, Study, open_store
+from rfscale.run.study import Compared, Ran, Study, open_store
 from rfscale.spec.sweep import SweepError
 from rfscale.store import Store, StoreError
 from rfscale.train.loop import train
