@@ -30,6 +30,8 @@ def _no_environment_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RFSCALE_STORE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the processes that a test starts
+    for wait in ("FACTOR", "JITTER"):  # MLflow's client asks a server that is away as often, without resting between
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_BACKOFF_{wait}", "0")
 
 
 @pytest.fixture

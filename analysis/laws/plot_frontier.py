@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.compare.numbers import number
-from analysis.laws.frontier import Along, ArmFrontier, Frontier
+from analysis.laws.frontiers import Along, ArmFrontier, Frontier
 from analysis.laws.ladder import Ladder
 from analysis.laws.plot_ladder import BAND_SPAN, LAWS_UP_TO, LOSS_LABEL
 from analysis.laws.profiles import Isoflops

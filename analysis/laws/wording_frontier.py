@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from analysis.compare.numbers import NOT_KNOWN, fixed, with_interval
-from analysis.laws.frontier import ArmFrontier, Frontier
+from analysis.laws.frontiers import ArmFrontier, Frontier
 from analysis.laws.profiles import Isoflops
 
 HEADER = ("arm", "training FLOPs", "best size N*", "best samples D*", "loss", "FLOPs to equal loss")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from analysis.compare import plot
 from analysis.compare.arms import Comparison
 from analysis.laws import plot_frontier, plot_ladder
-from analysis.laws.frontier import Frontier
+from analysis.laws.frontiers import Frontier
 from analysis.laws.ladder import Ladder
 from analysis.laws.profiles import Isoflops
 from analysis.quality import plot as plot_quality
@@ -42,6 +42,19 @@ class Results:
     frontier: Frontier | None
     isoflops: Isoflops | None
     look: Mapping[str, Look]
+
+    @classmethod
+    def before_laws(
+        cls,
+        table: SweepTable,
+        comparison: Comparison,
+        quality: Quality | None,
+        growth: Growth | None,
+        look: Mapping[str, Look],
+    ) -> Results:
+        """What is known before the laws are fitted: enough for the figures that need none."""
+        none = Ladder((), comparison.reference, (), "", frozenset())
+        return cls(table, comparison, none, quality, growth, None, None, None, look)
 
     @property
     def ranked(self) -> bool:
@@ -72,12 +85,14 @@ class ReportFigure:
     """`make` gives the caption and the drawing, or None where the data do not allow the figure.
 
     `on_page`: whether it stands in its section; one that the page shows in another way is only written beside it.
+    `laws`: whether it needs the laws, or what was made of them.
     """
 
     name: str
     section: Section
     make: Callable[[Results], tuple[str, Draw] | None]
     on_page: bool = True
+    laws: bool = False
 
 
 def _loss_against_compute(r: Results) -> tuple[str, Draw]:
@@ -255,11 +270,11 @@ def _quality_against_compute(r: Results) -> tuple[str, Draw] | None:
 FIGURES = (
     ReportFigure("trend", "trend", _trend),
     ReportFigure("ranking", "ranking", _ranking, on_page=False),
-    ReportFigure("loss_against_compute", "laws", _loss_against_compute),
-    ReportFigure("loss_against_parameters", "laws", _loss_against_parameters),
-    ReportFigure("held_out", "laws", _held_out),
-    ReportFigure("frontier", "frontier", _frontier),
-    ReportFigure("isoflop", "frontier", _isoflops),
+    ReportFigure("loss_against_compute", "laws", _loss_against_compute, laws=True),
+    ReportFigure("loss_against_parameters", "laws", _loss_against_parameters, laws=True),
+    ReportFigure("held_out", "laws", _held_out, laws=True),
+    ReportFigure("frontier", "frontier", _frontier, laws=True),
+    ReportFigure("isoflop", "frontier", _isoflops, laws=True),
     ReportFigure("quality_against_loss", "quality", _quality_against_loss),
     ReportFigure("quality_against_compute", "quality by size", _quality_against_compute),
     ReportFigure("quality_against_steps", "quality by steps", _quality_against_steps),
@@ -267,8 +282,8 @@ FIGURES = (
     ReportFigure("loss_per_level", "training", _loss_per_level),
     ReportFigure("denoising_profile", "training", _denoising_profile),
     ReportFigure("attention", "attention", _attention),
-    ReportFigure("tuned_loss", "tuned", _tuned_loss),
-    ReportFigure("tuned_law", "tuned", _tuned_law),
+    ReportFigure("tuned_loss", "tuned", _tuned_loss, laws=True),
+    ReportFigure("tuned_law", "tuned", _tuned_law, laws=True),
 )
 
 

@@ -27,13 +27,14 @@ from analysis.html import shown
 from analysis.laws import wording as wording_laws
 from analysis.laws import wording_frontier
 from analysis.laws.ahead import next_scale
-from analysis.laws.frontier import frontier
+from analysis.laws.frontiers import frontier
 from analysis.laws.ladder import FURTHER, Ladder, ladder_laws
 from analysis.laws.profiles import isoflops
 from analysis.laws.wording_ahead import next_card
 from analysis.quality import wording as wording_quality
 from analysis.quality.summary import Quality, assess
 from analysis.report import gallery as pictures_of
+from analysis.report.beside import Painter
 from analysis.report.figures import FIGURES, Results
 from analysis.report.forest import Forest, forest, swatch
 from analysis.report.gallery import Gallery
@@ -95,6 +96,7 @@ def write_report(
     looks_file: Path | None = None,
     forecasts: Sequence[str] = (),
     race: Raced | None = None,
+    painter: Painter | None = None,
 ) -> Report:
     """Write the report of a sweep into `folder` (made if missing; older files of a report are replaced).
 
@@ -122,6 +124,7 @@ def write_report(
         forecasts=forecasts,
         incomplete=incomplete_sentence(table, trials),
         race=race,
+        painter=painter,
     )
 
 
@@ -138,27 +141,29 @@ def report_of(
     forecasts: Sequence[str] = (),
     incomplete: str = "",
     race: Raced | None = None,
+    painter: Painter | None = None,
 ) -> Report:
     """`write_report` of what was read already. `attention`: as `read_attention` gives it; `incomplete`: a sentence
-    where trials have still to end."""
+    where trials have still to end; `painter`: of `analysis.report.beside.painting`."""
     folder = Path(folder)
     comparison = compare(table, reference=reference)
     if race is not None:
         comparison = as_raced(comparison, table, race)
     compared = table.only(comparison.trial_ids)  # with tuned axes, the trials of the values chosen
-    ladder = ladder_laws(compared, comparison.reference)
-    quality = assess(compared, setting=quality_setting)
+    quality, grown = assess(compared, setting=quality_setting), growth(attention, compared)
     arms = [s.arm for s in comparison.standings]
     places = kept_places(looks_file, arms) if looks_file is not None else places_of(arms, {})
     look = looks(arms, comparison.reference, places)
+    if painter is not None:
+        painter.ask(Results.before_laws(compared, comparison, quality, grown, look), figures_named(laws=False))
+    ladder = ladder_laws(compared, comparison.reference)
     tuning = tuning_of(table, comparison, ladder) if comparison.choices else None
     front, isoflop = frontier(ladder), isoflops(compared, ladder, comparison.best.arm)
-    results = Results(compared, comparison, ladder, quality, growth(attention, compared), tuning, front, isoflop, look)
-    with house_style():
-        pictures = list(_pictures(results))
+    results = Results(compared, comparison, ladder, quality, grown, tuning, front, isoflop, look)
+    pictures = _pictures(results, painter)
     on_page = [picture for picture in pictures if picture.drawing.markup]
-    drawn = pictures_of.shown(gallery, compared, arms) if gallery is not None else None
-    page = _page(results, table, on_page, drawn, command, forecasts, incomplete)
+    strips = pictures_of.shown(gallery, compared, arms) if gallery is not None else None
+    page = _page(results, table, on_page, strips, command, forecasts, incomplete)
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         for kind, content in picture.files.items():
@@ -185,19 +190,38 @@ def report_of(
     return Report(path, table, comparison, ladder, quality, _text(table, comparison, ladder, quality, path))
 
 
-def _pictures(results: Results) -> Iterator[Picture]:
-    """Every figure that the data allow, drawn."""
+def _pictures(results: Results, painter: Painter | None) -> list[Picture]:
+    """Every figure that the data allow, those without laws and half of the others by the painter where there is one."""
+    of_laws = figures_named(laws=True)
+    theirs = of_laws[: (len(of_laws) + 1) // 2] if painter is not None else []
+    if painter is not None:
+        painter.ask(results, theirs)
+    with house_style():
+        found = list(drawn(results, [name for name in of_laws if name not in theirs]))
+        painted = painter.end() if painter is not None else None
+        found += painted if painted is not None else drawn(results, [*theirs, *figures_named(laws=False)])
+    places = {figure.name: i for i, figure in enumerate(FIGURES)}
+    return sorted(found, key=lambda picture: places[picture.name])
+
+
+def figures_named(laws: bool) -> list[str]:
+    """The names of the figures that need the laws, or of the others."""
+    return [figure.name for figure in FIGURES if figure.laws == laws]
+
+
+def drawn(results: Results, names: Collection[str]) -> Iterator[Picture]:
+    """The figures of these names that the data allow, within `house_style`."""
     numbers = {arm: i for i, arm in enumerate(results.look)}
     for figure in FIGURES:
-        made = figure.make(results)
+        made = figure.make(results) if figure.name in names else None
         if made is None:
             continue
         caption, draw = made
-        drawn = Drawn.of(draw)
-        files = {kind: drawn.written(kind) for kind in FORMATS}
+        laid_out = Drawn.of(draw)
+        files = {kind: laid_out.written(kind) for kind in FORMATS}
         drawing = Inline("", 0, frozenset(), ())
         if figure.on_page:
-            drawing = inline(files["svg"], figure.name, caption, drawn.bare, numbers)
+            drawing = inline(files["svg"], figure.name, caption, laid_out.bare, numbers)
         yield Picture(figure.name, figure.section, caption, drawing, files)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.table.store import AbsentError, TrackingError
+from analysis.table.store import AbsentError, TrackingError, quiet
 from rfscale import names
 from rfscale.judges.units import units
 from rfscale.paths import expanded
@@ -43,6 +43,7 @@ from rfscale.train import placement
 
 if TYPE_CHECKING:
     from analysis.compare.arms import Comparison
+    from analysis.report.beside import Painter
     from analysis.report.gallery import Gallery
     from analysis.report.page import Report
     from analysis.table.folder import Tables
@@ -277,45 +278,56 @@ class Study(Views, Sharing):
     def report(self, *, setting: str | None = None, reference: str | None = None, watch: Watch = SILENT) -> Report:
         """Write figures, tables and a page into the store. Raises as `compare` does, QualityError and StoreError."""
         origin.check_name(self.sweep, self.store)
-        from rfscale.run.gallery import gallery_of
-
-        def drawn() -> Gallery | None:
-            found = gallery_of(self.finished(), self.store)
-            if found is not None:
-                found.strips  # noqa: B018 -- compressed here, beside the reading of MLflow
-            return found
-
-        with ThreadPoolExecutor(1) as beside:
-            pictures = beside.submit(drawn)
-            uri, excluded = self._labelled(watch), self.excluded()
-            gallery, folder = pictures.result(), self.store.report(self.sweep.name)
-        for trial_id, reason in excluded.items():
-            watch.say(f"left out: {trial_id}, {reason}")
-        from analysis.report.page import write_report  # loads matplotlib: not before MLflow has answered
-        from rfscale.run.forecasts import tally
+        from analysis.report.beside import painting
 
         try:
-            with watch.busy("writing the report"):
-                report = write_report(
-                    uri,
-                    self.sweep.name,
-                    folder,
-                    reference=reference,
-                    command=self.command,
-                    quality_setting=setting,
-                    trials=self.ids - left_out(self.sweep, self.store).keys(),
-                    excluded=excluded,
-                    race=raced(self.sweep, self.store),
-                    gallery=gallery,
-                    looks_file=self.store.looks,
-                    forecasts=tally(self.store).sentences,
-                )
+            with painting() as painter:  # begun first: it is ready to draw when MLflow has been read
+                report = self._written(painter, setting, reference, watch)
         except OSError as error:
+            folder = self.store.report(self.sweep.name)
             raise StoreError(
                 f"cannot write the report to {folder} ({error.strerror}); correct its permissions"
             ) from error
         watch.reported(report)
         return report
+
+    def _written(self, painter: Painter | None, setting: str | None, reference: str | None, watch: Watch) -> Report:
+        quiet()  # MLflow is imported while the painter is; pictures are decoded after that, beside the rest
+        with ThreadPoolExecutor(1) as beside:
+            pictures = beside.submit(self._gallery)
+            uri, excluded = self._labelled(watch), self.excluded()
+            gallery = pictures.result()
+        for trial_id, reason in excluded.items():
+            watch.say(f"left out: {trial_id}, {reason}")
+        from threadpoolctl import threadpool_limits
+
+        from analysis.report.page import write_report  # loads matplotlib: not before MLflow has answered
+        from rfscale.run.forecasts import tally
+
+        with watch.busy("writing the report"), threadpool_limits(1):  # small matrices: more threads only spin
+            return write_report(
+                uri,
+                self.sweep.name,
+                self.store.report(self.sweep.name),
+                reference=reference,
+                command=self.command,
+                quality_setting=setting,
+                trials=self.ids - left_out(self.sweep, self.store).keys(),
+                excluded=excluded,
+                race=raced(self.sweep, self.store),
+                gallery=gallery,
+                looks_file=self.store.looks,
+                forecasts=tally(self.store).sentences,
+                painter=painter,
+            )
+
+    def _gallery(self) -> Gallery | None:
+        from rfscale.run.gallery import gallery_of
+
+        found = gallery_of(self.finished(), self.store)
+        if found is not None:
+            found.strips  # noqa: B018 -- compressed here, beside the reading of MLflow
+        return found
 
     def _last_report(self, watch: Watch) -> Report:
         """The report, kept by MLflow too where it answers."""

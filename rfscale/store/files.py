@@ -102,7 +102,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:  # a stale handle, no permission, a bad block: nothing is known of what it holds
         raise unreadable(path, error) from error

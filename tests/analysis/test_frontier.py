@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic_sweep import ALPHA, BATCH, BETA, A, B, E, World, parameters_of, true_loss, world_trials, write_sweep
 
-from analysis.laws.frontier import Frontier, frontier
+from analysis.laws.frontiers import Frontier, frontier
 from analysis.laws.ladder import Ladder, ladder_laws
 from analysis.laws.predict import best_spent
 from analysis.laws.profiles import isoflops
