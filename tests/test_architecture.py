@@ -116,8 +116,8 @@ def test_only_the_command_line_and_run_import_analysis() -> None:
         "rfscale.run.figures",
         "rfscale.run.forecasts",
         "rfscale.run.gallery",
-        "rfscale.run.mirror",
-        "rfscale.run.places",
+        "rfscale.run.tracking.mirror",
+        "rfscale.run.tracking.places",
         "rfscale.run.planned",
         "rfscale.run.prediction",
         "rfscale.run.progress",
@@ -132,7 +132,7 @@ def test_only_the_command_line_and_run_import_analysis() -> None:
         "rfscale.run.race",
         "rfscale.run.results",
         "rfscale.run.study",
-        "rfscale.run.summary",
+        "rfscale.run.tracking.summary",
         "rfscale.run.views",
         "rfscale.run.watch",
     }
@@ -153,8 +153,7 @@ def test_one_adapter_per_outside_system() -> None:
     assert users == {
         "ray": {"rfscale.run.launch"},
         "mlflow": {
-            *("rfscale.run.copies", "rfscale.run.logged", "rfscale.run.mirror"),
-            *("rfscale.run.places", "rfscale.run.summary"),
+            *(f"rfscale.run.tracking.{name}" for name in ("copies", "logged", "mirror", "places", "summary")),
             *("analysis.table.histories", "analysis.table.read", "analysis.table.store"),
         },
         "sqlalchemy": {"analysis.table.store"},
@@ -186,7 +185,7 @@ def test_modules_that_plan_import_no_torch() -> None:
         "run/tasks",
         "train/placement",
         "train/schedule",
-        "run/mirror",
+        "run/tracking/mirror",
         "run/progress",
         "environment",
     ):

@@ -216,7 +216,7 @@ def ui(
     The address that is printed opens at the sweep that was run last.
     """
     from analysis.table.store import SETTINGS, connect, keeps_files_itself
-    from rfscale.run.mirror import tracking_uri
+    from rfscale.run.tracking.mirror import tracking_uri
 
     uri = tracking_uri(open_store(store))
     if keeps_files_itself(uri):

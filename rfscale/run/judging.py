@@ -41,7 +41,7 @@ def judge(
 ) -> dict[str, str]:
     """Score what is missing and mirror it to MLflow; returns the trials that failed, with reasons."""
     from rfscale.judges.evaluate import check_same_judge, missing
-    from rfscale.run.mirror import Mirror
+    from rfscale.run.tracking.mirror import Mirror
 
     unread: dict[str, str] = {}
 

@@ -152,7 +152,7 @@ class Study(Views, Sharing):
         return self.noted(decode=True)._run(address, budget if race else None, watch)
 
     def _run(self, address: str | None, budget: float | None, watch: Watch) -> Ran:
-        from rfscale.run.mirror import Mirror, check_reachable, tracking_uri
+        from rfscale.run.tracking.mirror import Mirror, check_reachable, tracking_uri
 
         self.check()
         try:
@@ -205,7 +205,7 @@ class Study(Views, Sharing):
 
         What is scored already is not scored again, unless `again` is true: then the later scores count.
         """
-        from rfscale.run.mirror import check_reachable, tracking_uri
+        from rfscale.run.tracking.mirror import check_reachable, tracking_uri
 
         quality = self.sweep.quality or Quality()
         placement.check_sweep(self.sweep)
@@ -331,7 +331,7 @@ class Study(Views, Sharing):
 
     def _last_report(self, watch: Watch) -> Report:
         """The report, kept by MLflow too where it answers."""
-        from rfscale.run.summary import publish
+        from rfscale.run.tracking.summary import publish
 
         report = self.report(watch=watch)
         with suppress(TrackingError):
@@ -344,8 +344,8 @@ class Study(Views, Sharing):
         Where a server does not answer, that is a database in the store, made from the store for this. Raises
         TrackingError.
         """
-        from rfscale.run.mirror import Mirror, own_database, tracking_uri
-        from rfscale.run.places import relabel
+        from rfscale.run.tracking.mirror import Mirror, own_database, tracking_uri
+        from rfscale.run.tracking.places import relabel
 
         uri = tracking_uri(self.store)
         try:

@@ -14,7 +14,7 @@ from rfscale.store import Store
 
 if TYPE_CHECKING:
     from analysis.report.page import Report
-    from rfscale.run.mirror import Mirror
+    from rfscale.run.tracking.mirror import Mirror
 
 Moment = Callable[[Outcome, set[str], str], None]  # outcome so far, ids given to Ray, trouble with MLflow ("" for none)
 

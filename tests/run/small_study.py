@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 import rfscale
-from rfscale.run.mirror import Mirror
 from rfscale.run.origin import record
 from rfscale.run.study import Study
+from rfscale.run.tracking.mirror import Mirror
 from rfscale.train.loop import train
 
 DEFINITION: dict[str, Any] = {

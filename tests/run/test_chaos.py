@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos import SWEEP, Place, Tally, chaos, check
-from rfscale.run.mirror import Mirror
+from rfscale.run.tracking.mirror import Mirror
 from rfscale.spec.sweep import Samples
 from rfscale.spec.sweep_file import load_sweep
 from rfscale.store import read_json, write_json

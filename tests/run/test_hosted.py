@@ -28,8 +28,8 @@ from analysis.table.read import read_sweep
 from analysis.table.store import TrackingError, connect
 from rfscale import names
 from rfscale.cli import app
-from rfscale.run import mirror as mirror_module
-from rfscale.run.mirror import Mirror
+from rfscale.run.tracking import mirror as mirror_module
+from rfscale.run.tracking.mirror import Mirror
 from rfscale.spec.sweep import Sweep
 from rfscale.store import Store
 

@@ -14,9 +14,9 @@ import pytest
 
 from rfscale import names
 from rfscale.run.images import draw, draw_by
-from rfscale.run.logged import PARAMETERS, VARIABLE
-from rfscale.run.mirror import Mirror, tracking_uri
-from rfscale.run.moved import follow
+from rfscale.run.tracking.logged import PARAMETERS, VARIABLE
+from rfscale.run.tracking.mirror import Mirror, tracking_uri
+from rfscale.run.tracking.moved import follow
 from rfscale.spec.sweep import Samples, Sweep
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.store import Store

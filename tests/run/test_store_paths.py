@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from analysis.table.store import TrackingError, database_address, database_path
 from rfscale import names
 from rfscale.cli import app
-from rfscale.run.mirror import Mirror, tracking_uri
+from rfscale.run.tracking.mirror import Mirror, tracking_uri
 from rfscale.spec.sweep import Samples, Sweep
 from rfscale.spec.sweep_file import load_sweep
 from rfscale.store import Store

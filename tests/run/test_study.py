@@ -20,11 +20,11 @@ import rfscale
 from analysis.table.read import read_sweep
 from rfscale import names
 from rfscale.judges import JudgeError
-from rfscale.run import mirror as mirror_module
 from rfscale.run import study as study_module
-from rfscale.run.mirror import Mirror
 from rfscale.run.queue import LaunchError, Outcome
 from rfscale.run.study import Study
+from rfscale.run.tracking import mirror as mirror_module
+from rfscale.run.tracking.mirror import Mirror
 from rfscale.run.work import to_train
 from rfscale.spec.sweep import Sweep
 from rfscale.store import Store, StoreError

@@ -7,8 +7,8 @@ from typing import Any
 
 from analysis.table.read import read_sweep
 from rfscale import names
-from rfscale.run.mirror import Mirror, tracking_uri
-from rfscale.run.summary import publish
+from rfscale.run.tracking.mirror import Mirror, tracking_uri
+from rfscale.run.tracking.summary import publish
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.store import Store
 from rfscale.train.loop import train

@@ -25,10 +25,10 @@ from mlflow.exceptions import MlflowException
 
 from analysis.table.store import AbsentError, TrackingError
 from rfscale import names
-from rfscale.run import mirror as tracking
-from rfscale.run.mirror import Mirror, check_reachable, tracking_uri
 from rfscale.run.origin import command
-from rfscale.run.places import relabel, text
+from rfscale.run.tracking import mirror as tracking
+from rfscale.run.tracking.mirror import Mirror, check_reachable, tracking_uri
+from rfscale.run.tracking.places import relabel, text
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.spec.trial import Trial
@@ -339,7 +339,7 @@ SYNC_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from rfscale import names
-from rfscale.run import mirror as tracking
+from rfscale.run.tracking import mirror as tracking
 from rfscale.store import Store
 sys.path[:0] = [{tests!r}, {tests!r} + "/.."]
 from test_tracking import make_sweep
@@ -766,7 +766,7 @@ def test_two_launches_that_create_the_database_at_once_both_work(local: Store, s
     code = (
         f"import sys; sys.path[:0] = {[str(p) for p in Path(__file__).parents[:2]]!r}; from pathlib import Path\n"
         "from test_tracking import make_sweep; from rfscale.store import Store\n"
-        "from rfscale.run.mirror import Mirror\n"
+        "from rfscale.run.tracking.mirror import Mirror\n"
         "Mirror(make_sweep(sys.argv[1]), Store(Path(sys.argv[2]))).finish()"
     )
     both = [
@@ -783,7 +783,7 @@ def test_usage_reports_are_off(local: Store, sweep: Sweep) -> None:
     code = (
         f"import sys; sys.path[:0] = {[str(p) for p in Path(__file__).parents[:2]]!r}; from pathlib import Path\n"
         "from test_tracking import make_sweep; from rfscale.store import Store\n"
-        "from rfscale.run.mirror import Mirror\n"
+        "from rfscale.run.tracking.mirror import Mirror\n"
         "Mirror(make_sweep('quiet'), Store(Path(sys.argv[1]))).finish()\n"
         "from mlflow.telemetry import get_telemetry_client; print(get_telemetry_client())"
     )

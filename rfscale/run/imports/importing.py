@@ -91,7 +91,7 @@ def _import_table(source: Path, store: Store, asked: Mapped, progress: Progress)
 
 
 def _import_published(source: Path, store: Store, progress: Progress) -> Imported:
-    from rfscale.run.mirror import Mirror, check_reachable, tracking_uri
+    from rfscale.run.tracking.mirror import Mirror, check_reachable, tracking_uri
 
     origin = Origin.now(source, check_sums(source, without=None))
     sweep = load_sweep(source / "sweep.yaml")

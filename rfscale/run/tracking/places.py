@@ -1,6 +1,6 @@
 """What of an MLflow run follows the sweep file, its arm, the roles and its identity, kept to what the file says now.
 
-The part of the mirror (`rfscale.run.mirror`) that knows no journal; together they are all that writes MLflow.
+The part of the mirror (`rfscale.run.tracking.mirror`) that knows no journal; together they are all that writes MLflow.
 """
 
 from __future__ import annotations

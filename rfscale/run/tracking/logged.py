@@ -1,4 +1,4 @@
-"""The EMA weights of a finished trial as a logged model of MLflow, which loads and serves it (`rfscale.run.served`).
+"""The EMA weights of a finished trial as a logged model of MLflow, loaded and served by `rfscale.run.tracking.served`.
 
 In a store with a database of its own the file is the one of the trial, under a second name, where the disk allows that:
 it takes no room. `$RFSCALE_LOG_MODELS=0` leaves it out, for a server that should not hold weights.
@@ -53,7 +53,7 @@ def log_model(client: MlflowClient, experiment: str, run_id: str, name: str, tri
     )  # fmt: skip
     described.add_flavor(
         "python_function",
-        loader_module="rfscale.run.served", data=DATA, python_version=platform.python_version(), env={},
+        loader_module="rfscale.run.tracking.served", data=DATA, python_version=platform.python_version(), env={},
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="rfscale-") as temporary:
         local = _local(made.artifact_location)

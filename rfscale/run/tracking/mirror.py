@@ -1,4 +1,4 @@
-"""Journals -> MLflow. With `rfscale.run.places` all that writes MLflow.
+"""Journals -> MLflow. With `rfscale.run.tracking.places` all that writes MLflow.
 
 MLflow is a mirror: a trial's journal is the truth, and one process, the one that launches the sweep, carries it over.
 Each run remembers, in a tag written after the points, how many bytes of the journal it holds and a hash of the last
@@ -39,11 +39,11 @@ from analysis.table.store import (
     said_of,
 )
 from rfscale import names
-from rfscale.run.copies import Copy, data_of, description, hash_of, pictures_of, started
-from rfscale.run.logged import delete_run, log_model
-from rfscale.run.moved import artifacts_of, follow
 from rfscale.run.origin import command
-from rfscale.run.places import has_identity, place_of, relabel_runs, search, send_identity, text
+from rfscale.run.tracking.copies import Copy, data_of, description, hash_of, pictures_of, started
+from rfscale.run.tracking.logged import delete_run, log_model
+from rfscale.run.tracking.moved import artifacts_of, follow
+from rfscale.run.tracking.places import has_identity, place_of, relabel_runs, search, send_identity, text
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import Point, State, Store, StoreError, TrialFolder, read_json

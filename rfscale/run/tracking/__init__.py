@@ -1,0 +1,1 @@
+"""MLflow, a mirror of the store: all that writes it. `analysis.table` reads it."""
