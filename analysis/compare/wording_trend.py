@@ -182,8 +182,9 @@ def yardstick_sentence(comparison: Comparison) -> str:
         pairs = [f"{a} before {b}" for a, b in other.turned[:TURNED_SHOWN]]
         more = f" and {len(other.turned) - TURNED_SHOWN} more" if len(other.turned) > TURNED_SHOWN else ""
         sure = "significant" if comparison.n_seeds > 1 else "the same at every size"
-        told += (
-            f". Of {other.n_told} pairs whose order is {sure} by both, {len(other.turned)} "
-            f"{'is' if len(other.turned) == 1 else 'are'} turned around; val/loss has {'; '.join(pairs)}{more}"
-        )
+        turned = f"{len(other.turned)} {'is' if len(other.turned) == 1 else 'are'} turned around"
+        of = f"Of {other.n_told} pairs whose order is {sure} by both, {turned}"
+        if other.n_told == 1:
+            of = f"The one pair whose order is {sure} by both is turned around"
+        told += f". {of}; val/loss has {'; '.join(pairs)}{more}"
     return f"{told}. So which is better depends on what it is to be better at."

@@ -44,11 +44,14 @@ def forest(rows: Sequence[tuple[str, Estimate]], reference: str, what: str, look
     def x(value: float) -> float:
         return max(0.0, min(WIDTH, (math.log(value) - low) / (high - low) * WIDTH))
 
-    ticks = [(x(tick), tick_label(tick)) for tick in log_ticks(math.exp(low), math.exp(high), 4)]
-    shown = [(at, label) for i, (at, label) in enumerate(ticks) if not i or at - ticks[i - 1][0] > 28]
+    shown: dict[float, str] = {}
+    ticks = log_ticks(math.exp(low), math.exp(high), 4)
+    for tick in sorted(ticks, key=lambda tick: tick != 1):  # where two have no room, 1 stays
+        at = min(max(x(tick), 10), WIDTH - 10)
+        if all(abs(at - other) > 28 for other in shown):
+            shown[at] = tick_label(tick)
     axis = "".join(
-        f'<text x="{min(max(at, 10), WIDTH - 10):.1f}" y="14" text-anchor="middle">{escape(label)}</text>'
-        for at, label in shown
+        f'<text x="{at:.1f}" y="14" text-anchor="middle">{escape(label)}</text>' for at, label in sorted(shown.items())
     )
     middle = f'<path class="one" d="M{x(1.0):.1f} 0V{HEIGHT:g}"/>'
     return Forest(_svg(axis, ""), {arm: _row(arm, ratio, reference, what, look[arm], x, middle) for arm, ratio in rows})
