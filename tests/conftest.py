@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy is loaded: two test files run side by side, each in one thread
+
 import torch
 import yaml
 
