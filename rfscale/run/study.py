@@ -43,7 +43,6 @@ from rfscale.train import placement
 
 if TYPE_CHECKING:
     from analysis.compare.arms import Comparison
-    from analysis.report.beside import Painter
     from analysis.report.gallery import Gallery
     from analysis.report.page import Report
     from analysis.table.folder import Tables
@@ -278,11 +277,8 @@ class Study(Views, Sharing):
     def report(self, *, setting: str | None = None, reference: str | None = None, watch: Watch = SILENT) -> Report:
         """Write figures, tables and a page into the store. Raises as `compare` does, QualityError and StoreError."""
         origin.check_name(self.sweep, self.store)
-        from analysis.report.beside import painting
-
         try:
-            with painting() as painter:  # begun first: it is ready to draw when MLflow has been read
-                report = self._written(painter, setting, reference, watch)
+            report = self._written(setting, reference, watch)
         except OSError as error:
             folder = self.store.report(self.sweep.name)
             raise StoreError(
@@ -291,8 +287,8 @@ class Study(Views, Sharing):
         watch.reported(report)
         return report
 
-    def _written(self, painter: Painter | None, setting: str | None, reference: str | None, watch: Watch) -> Report:
-        quiet()  # MLflow is imported while the painter is; pictures are decoded after that, beside the rest
+    def _written(self, setting: str | None, reference: str | None, watch: Watch) -> Report:
+        quiet()  # it imports MLflow; pictures are decoded after that, beside the rest
         with ThreadPoolExecutor(1) as beside:
             pictures = beside.submit(self._gallery)
             uri, excluded = self._labelled(watch), self.excluded()
@@ -301,10 +297,13 @@ class Study(Views, Sharing):
             watch.say(f"left out: {trial_id}, {reason}")
         from threadpoolctl import threadpool_limits
 
-        from analysis.report.page import write_report  # loads matplotlib: not before MLflow has answered
+        from analysis.report.beside import painting
         from rfscale.run.forecasts import tally
 
-        with watch.busy("writing the report"), threadpool_limits(1):  # small matrices: more threads only spin
+        # Both load matplotlib: not before MLflow has answered. The painter is ready when the table has been read.
+        with watch.busy("writing the report"), painting() as painter, threadpool_limits(1):  # small matrices
+            from analysis.report.page import write_report
+
             return write_report(
                 uri,
                 self.sweep.name,
