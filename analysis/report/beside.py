@@ -62,9 +62,9 @@ class Painter:
 
 
 @contextmanager
-def painting() -> Iterator[Painter | None]:
-    """A painter for as long as the block lasts; None on a single core."""
-    painter = Painter() if len(os.sched_getaffinity(0)) > 1 else None
+def painting(wanted: bool = True) -> Iterator[Painter | None]:
+    """A painter for as long as the block lasts; None on a single core, and where none is wanted."""
+    painter = Painter() if wanted and len(os.sched_getaffinity(0)) > 1 else None
     try:
         yield painter
     finally:

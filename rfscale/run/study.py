@@ -43,6 +43,7 @@ from rfscale.train import placement
 
 if TYPE_CHECKING:
     from analysis.compare.arms import Comparison
+    from analysis.report.beside import Painter
     from analysis.report.gallery import Gallery
     from analysis.report.page import Report
     from analysis.table.folder import Tables
@@ -277,8 +278,12 @@ class Study(Views, Sharing):
     def report(self, *, setting: str | None = None, reference: str | None = None, watch: Watch = SILENT) -> Report:
         """Write figures, tables and a page into the store. Raises as `compare` does, QualityError and StoreError."""
         origin.check_name(self.sweep, self.store)
+        from analysis.report.beside import painting
+
+        trials = self.finished()
         try:
-            report = self._written(setting, reference, watch)
+            with painting(bool(trials)) as painter:  # begun first: it is ready to draw when MLflow has been read
+                report = self._written(trials, painter, setting, reference, watch)
         except OSError as error:
             folder = self.store.report(self.sweep.name)
             raise StoreError(
@@ -287,23 +292,22 @@ class Study(Views, Sharing):
         watch.reported(report)
         return report
 
-    def _written(self, setting: str | None, reference: str | None, watch: Watch) -> Report:
+    def _written(
+        self, trials: list[Trial], painter: Painter | None, setting: str | None, reference: str | None, watch: Watch
+    ) -> Report:
         quiet()  # it imports MLflow; pictures are decoded after that, beside the rest
         with ThreadPoolExecutor(1) as beside:
-            pictures = beside.submit(self._gallery)
+            pictures = beside.submit(self._gallery, trials)
             uri, excluded = self._labelled(watch), self.excluded()
             gallery = pictures.result()
         for trial_id, reason in excluded.items():
             watch.say(f"left out: {trial_id}, {reason}")
         from threadpoolctl import threadpool_limits
 
-        from analysis.report.beside import painting
+        from analysis.report.page import write_report  # loads matplotlib: not before MLflow has answered
         from rfscale.run.forecasts import tally
 
-        # Both load matplotlib: not before MLflow has answered. The painter is ready when the table has been read.
-        with watch.busy("writing the report"), painting() as painter, threadpool_limits(1):  # small matrices
-            from analysis.report.page import write_report
-
+        with watch.busy("writing the report"), threadpool_limits(1):  # small matrices: more threads only spin
             return write_report(
                 uri,
                 self.sweep.name,
@@ -320,10 +324,10 @@ class Study(Views, Sharing):
                 painter=painter,
             )
 
-    def _gallery(self) -> Gallery | None:
+    def _gallery(self, trials: list[Trial]) -> Gallery | None:
         from rfscale.run.gallery import gallery_of
 
-        found = gallery_of(self.finished(), self.store)
+        found = gallery_of(trials, self.store)
         if found is not None:
             found.strips  # noqa: B018 -- compressed here, beside the reading of MLflow
         return found
