@@ -181,7 +181,22 @@ class DigitsData(DataSource):
         return DigitsDataset(self)
 
 
-class PairsData(DataSource):
+class StoredData(DataSource):
+    """Data in files, which may not be on this machine: then a plan can still be made of them, `unread`."""
+
+    _unread: bool = PrivateAttr(default=False)
+
+    @property
+    def known(self) -> bool:
+        return not self._unread
+
+    def unread(self) -> Self:
+        found = self.model_copy()
+        found._unread = True
+        return found
+
+
+class PairsData(StoredData):
     """Images with captions, whatever holds them. A subclass gives a field `path`, and `listing`; the rest is here.
 
     Batches are a function of the pairs, the seed and the sample number alone: one data set in two containers gives the
@@ -203,21 +218,10 @@ class PairsData(DataSource):
     )
     flips: bool = Field(default=False, description="whether half of the training samples are mirrored")
 
-    _unread: bool = PrivateAttr(default=False)
-
     @model_validator(mode="after")
     def _areas_are_one(self) -> Self:
         check_areas(self.buckets, self.resolution)
         return self
-
-    @property
-    def known(self) -> bool:
-        return not self._unread
-
-    def unread(self) -> Self:
-        found = self.model_copy()
-        found._unread = True
-        return found
 
     @property
     def sides(self) -> tuple[Sides, ...]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, GetCoreSchemaHandler, JsonValue, PrivateAttr, model_validator
+from pydantic import Field, GetCoreSchemaHandler, JsonValue, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from rfscale.data.base import DataError, Dataset, Extent
 from rfscale.data.encoded.files import INDEX, check_files, read_record
 from rfscale.data.pairs import CAPTION, CaptionsField, Weights, read_weights
 from rfscale.data.space import Space
-from rfscale.data.spec import DATA, DataSource
+from rfscale.data.spec import DATA, DataSource, StoredData
 from rfscale.numbers import Whole
 from rfscale.paths import expanded
 from rfscale.registry import PathField, paths_of
@@ -37,7 +37,7 @@ class ChosenField(CaptionsField):
         return core_schema.no_info_plain_validator_function(read)
 
 
-class EncodedData(DataSource):
+class EncodedData(StoredData):
     """Latents and what text encoders give for the captions, in shards that `rfscale encode` wrote."""
 
     name: Literal["encoded"]
@@ -54,8 +54,6 @@ class EncodedData(DataSource):
     autoencoder: Annotated[str, PathField(or_name=True)] = Field(
         default="", description="where the autoencoder lies that decodes, if not where it was"
     )
-
-    _unread: bool = PrivateAttr(default=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -78,15 +76,6 @@ class EncodedData(DataSource):
         return read_record(self.path)
 
     # --- what it is ---------------------------------------------------------------------------------------------------
-
-    @property
-    def known(self) -> bool:
-        return not self._unread
-
-    def unread(self) -> Self:
-        found = self.model_copy()
-        found._unread = True
-        return found
 
     @property
     def channels(self) -> int:
