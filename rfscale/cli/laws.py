@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rfscale.cli.common import Json, app, check_picture, one_sentence, say
 from rfscale.store import StoreError
+
+if TYPE_CHECKING:
+    from analysis.laws.command import TableFit
 
 
 def _column(option: str, help_: str) -> Any:
@@ -123,6 +126,10 @@ def fit(
         window=window,
         weights=weights,
     )
+    _show_fit(found, plot, as_json)
+
+
+def _show_fit(found: TableFit, plot: Path | None, as_json: bool) -> None:
     if as_json:
         typer.echo(found.to_json())
     else:

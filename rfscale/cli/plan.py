@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,13 +32,13 @@ from rfscale.cli.follow import extend_lists, write_next
 from rfscale.cli.race import say_drops, show_race
 from rfscale.flow.formulations import FAMILIES, canonical, signature
 from rfscale.registry import KINDS
-from rfscale.run.planned import PLAN_STATUSES, Planned
+from rfscale.run.planned import PLAN_STATUSES, Plan, Planned
 from rfscale.run.race import drops
 from rfscale.run.study import Study, open_store
 from rfscale.spec.axes import ARMS, Axis, shown
 from rfscale.spec.match import WORDS
 from rfscale.spec.sweep import Size, Sweep, SweepError
-from rfscale.spec.trunks import shared, trunks_of
+from rfscale.spec.trunks import Shared, shared, trunks_of
 
 _PLAN_COLUMNS = ("depth", "width", "heads", "parameters", "train_flops", "steps", "batch", "seed", "status", "reason")
 _SPARE = ("heads", "width", "batch")  # of no use for telling two trials apart: said by the depth, or the same for all
@@ -50,49 +51,62 @@ _LABELS = {"equation": "block", "block_flops": "FLOPs", "block_parameters": "par
 _LONGEST_VALUES = 100  # characters: what is longer is shown by its ends
 
 
+_MODES: dict[str, tuple[str, ...]] = {
+    "--race": (),
+    "--next": ("--out",),
+    "--measure": ("--workers", "--price-per-hour"),
+    "--budget": ("--formulation", "--target", "--out"),
+}
+"""What `plan` can be asked for instead of the list of trials, and the options that each heeds."""
+
+Budget = Annotated[
+    float | None,
+    typer.Option("--budget", help="training FLOPs to spend next: proposes a sweep, with this one as the pilot"),
+]
+FormulationOption = Annotated[
+    str | None, typer.Option("--formulation", help="with --budget: whose loss to predict [default: the best]")
+]
+TargetOption = Annotated[
+    str | None, typer.Option("--target", help="with --budget: predict this training, such as depth=8,steps=2400")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", readable=False, help="with --budget or --next: file of the sweep [default: <name>-next.yaml]"
+    ),
+]
+Next = Annotated[
+    bool,
+    typer.Option("--next", help="write the sweep with the lists of tuned axes extended where a best value ends one"),
+]
+Measure = Annotated[
+    bool, typer.Option("--measure", help="time a few steps of every size on this machine, and say what it will take")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="with --measure: trials at once [default: as many as this machine runs]")
+]
+Price = Annotated[
+    float | None, typer.Option("--price-per-hour", help="with --measure: price of an hour of a machine like this one")
+]
+Race = Annotated[
+    bool, typer.Option("--race", help="the blocks of `rfscale run --race`, and what they are expected to cost")
+]
+
+
 @app.command()
 @one_sentence
 def plan(
     sweep: Annotated[Sweep, ABSENT],
     store: StoreFolder = None,
-    budget: Annotated[
-        float | None,
-        typer.Option("--budget", help="training FLOPs to spend next: proposes a sweep, with this one as the pilot"),
-    ] = None,
-    formulation: Annotated[
-        str | None, typer.Option("--formulation", help="with --budget: whose loss to predict [default: the best]")
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option("--target", help="with --budget: predict this training, such as depth=8,steps=2400"),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", readable=False, help="with --budget or --next: file of the sweep [default: <name>-next.yaml]"
-        ),
-    ] = None,
-    follow: Annotated[
-        bool,
-        typer.Option(
-            "--next", help="write the sweep with the lists of tuned axes extended where a best value ends one"
-        ),
-    ] = False,
-    measure: Annotated[
-        bool,
-        typer.Option("--measure", help="time a few steps of every size on this machine, and say what it will take"),
-    ] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", help="with --measure: trials at once [default: as many as this machine runs]"),
-    ] = None,
-    price_per_hour: Annotated[
-        float | None,
-        typer.Option("--price-per-hour", help="with --measure: price of an hour of a machine like this one"),
-    ] = None,
-    race: Annotated[
-        bool, typer.Option("--race", help="the blocks of `rfscale run --race`, and what they are expected to cost")
-    ] = False,
+    budget: Budget = None,
+    formulation: FormulationOption = None,
+    target: TargetOption = None,
+    out: Out = None,
+    follow: Next = False,
+    measure: Measure = False,
+    workers: Workers = None,
+    price_per_hour: Price = None,
+    race: Race = False,
     as_json: Json = False,
 ) -> None:
     """Show every trial: its size, its cost, where it stands.
@@ -106,42 +120,45 @@ def plan(
     in made worlds.
     """
     study = Study(sweep, open_store(store))
-    of_budget = (("--target", target), ("--out", out), ("--formulation", formulation))
-    if race:
-        others = (
-            ("--measure", measure or None),
-            ("--budget", budget),
-            ("--next", follow or None),
-            ("--workers", workers),
-        )
-        for option, value in (*others, ("--price-per-hour", price_per_hour), *of_budget):
-            if value is not None:
-                raise SweepError(f"{option} and --race ask for two different things; give one of them")
+    mode = _mode_of(
+        {
+            "--race": race or None,
+            "--next": follow or None,
+            "--measure": measure or None,
+            "--budget": budget,
+            "--workers": workers,
+            "--price-per-hour": price_per_hour,
+            "--target": target,
+            "--out": out,
+            "--formulation": formulation,
+        }
+    )
+    if mode == "--race":
         show_race(study, as_json)
-        return
-    if follow:
-        for option, value in (("--budget", budget), ("--measure", measure or None), *of_budget):
-            if value is not None and option != "--out":
-                raise SweepError(f"{option} and --next ask for two different things; give one of them")
+    elif mode == "--next":
         extend_lists(study, out, as_json)
-        return
-    if measure:
-        for option, value in (("--budget", budget), *of_budget):
-            if value is not None:
-                raise SweepError(f"{option} and --measure ask for two different things; give one of them")
+    elif mode == "--measure":
         show_forecast(study, workers, price_per_hour, as_json)
-        return
-    for option, given in (("--workers", workers), ("--price-per-hour", price_per_hour)):
-        if given is not None:
-            raise SweepError(f"{option} has no effect without --measure; add --measure, or remove it")
-    if budget is not None:
+    elif budget is not None:
         _propose(study, budget, formulation, target, out, as_json)
-        return
-    for option, value in of_budget:
-        if value is not None:
-            also = " or --next" if option == "--out" else ""
-            raise SweepError(f"{option} has no effect without --budget{also}; add --budget FLOPS, or remove it")
-    _show_plan(study, as_json)
+    else:
+        _show_plan(study, as_json)
+
+
+def _mode_of(options: Mapping[str, object]) -> str | None:
+    """The one thing asked for, or None: the list. Raises SweepError for a second, and for an option without effect."""
+    given = [option for option, value in options.items() if value is not None]
+    mode = next((option for option in given if option in _MODES), None)
+    for option in given:
+        if mode is None:
+            needed = [name for name, heeded in _MODES.items() if option in heeded]
+            first = needed[-1]
+            also = "".join(f" or {name}" for name in needed[:-1])
+            add = f"{first} FLOPS" if first == "--budget" else first
+            raise SweepError(f"{option} has no effect without {first}{also}; add {add}, or remove it")
+        if option not in (mode, *_MODES[mode]):
+            raise SweepError(f"{option} and {mode} ask for two different things; give one of them")
+    return mode
 
 
 def _show_plan(study: Study, as_json: bool) -> None:
@@ -187,12 +204,21 @@ def _show_plan(study: Study, as_json: bool) -> None:
     if definition.sizes:
         print_table(_sizes_title(definition), _SIZE_COLUMNS, [_size_row(size) for size in definition.sizes])
     print_table(title, ("trial_id", "arm", *tuned_fields(definition), *_PLAN_COLUMNS), rows, _SPARE)
+    _show_totals(study, planned, totals, saved)
+    if definition.quality is not None:
+        typer.echo(f"{totals['evaluations']} evaluations of images")
+    print_notes(definition)
+    typer.echo(said_of(study.store))
+
+
+def _show_totals(study: Study, planned: Plan, totals: Mapping[str, Any], saved: Shared) -> None:
+    """What all trials together take, what a race left out, and what trunks save."""
     parts = [f"{totals['trials']} trials", f"{totals['train_flops']:.3g} FLOPs of training"]
     size, unit = (planned.state_bytes / 1e9, "GB") if planned.state_bytes >= 1e9 else (planned.state_bytes / 1e6, "MB")
     parts.append(f"a training state of {size:.3g} {unit} at most")
     parts += [f"{totals[status]} {status}" for status in PLAN_STATUSES if totals[status]]
-    if definition.duplicates:
-        parts.append(f"{definition.duplicates} duplicates merged")
+    if planned.sweep.duplicates:
+        parts.append(f"{planned.sweep.duplicates} duplicates merged")
     say(", ".join(parts))
     say_drops(drops(study.sweep, study.store))
     if saved.trunks:
@@ -201,10 +227,6 @@ def _show_plan(study: Study, as_json: bool) -> None:
             f"trained once: {saved.paid:.3g} FLOPs paid, {saved.alone - saved.paid:.3g} saved, "
             f"{saved.alone / saved.paid:.2f} times less than one by one"
         )
-    if definition.quality is not None:
-        typer.echo(f"{totals['evaluations']} evaluations of images")
-    print_notes(definition)
-    typer.echo(said_of(study.store))
 
 
 def _propose(
