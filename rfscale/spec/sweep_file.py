@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from rfscale.backbones.cost import TransformerShape
 from rfscale.data.base import AbsentError, DataError
 from rfscale.data.spec import DataSource
 from rfscale.numbers import Listed
@@ -31,6 +32,8 @@ MAX_TRIALS = 5000
 """Trials of one sweep, before duplicates are merged: the paper's study has 61 formulations on a few sizes."""
 MAX_LABEL = 100
 """Characters of the label of an arm."""
+LADDER = 3
+"""Sizes: through fewer no law is fitted."""
 
 
 class _Header(Strict):
@@ -140,7 +143,7 @@ def parse_sweep(raw: Mapping[str, Any], source: str = "sweep", folder: Path | No
         trials=tuple(trials.values()),
         layout=placed,
         duplicates=len(points) - len(trials),
-        notes=tuple(_notes(raw, grids)),
+        notes=(*_notes(raw, grids), *_too_narrow(trials.values())),
         sizes=tuple(sizes(points, placed)),
     )
 
@@ -252,6 +255,23 @@ def _notes(raw: Mapping[str, Any], grids: Iterable[Mapping[str, Any]]) -> Iterat
         if seed > 0:
             several = ", ".join(map(str, range(seed))) if seed <= 8 else f"0, 1, ..., {seed - 1}"
             yield f"seeds: {seed} is one seed, whose number is {seed}; for {seed} seeds write seeds: [{several}]"
+
+
+def _too_narrow(trials: Iterable[Trial]) -> Iterator[str]:
+    """Where a ladder of three sizes or more has a network narrower than a patch: what it gives has less rank than what
+    it reads, so its loss stays high however long it trains, and falls with the width and not by a power law."""
+    found = {trial.model: trial.shape for trial in trials}.values()
+    shapes = [shape for shape in found if isinstance(shape, TransformerShape)]
+    if len({shape.depth for shape in shapes}) < LADDER:
+        return
+    narrow = [shape for shape in shapes if shape.image_width < shape.patch_width]
+    if narrow:
+        worst = min(narrow, key=lambda shape: (shape.image_width - shape.patch_width, shape.depth))
+        yield (
+            f"model: at depth {worst.depth} the width {worst.image_width} is less than the {worst.patch_width} numbers "
+            f"of a patch ({worst.patch} x {worst.patch} x {worst.channels}), which do not all pass through it, so its "
+            "loss may follow no power law of size; take a smaller patch or a wider model"
+        )
 
 
 def _check_part(part: Mapping[str, Any], source: str) -> None:

@@ -678,3 +678,25 @@ def test_a_world_of_ours_has_its_judge_and_other_data_must_name_one(tiny: Mappin
         Quality.model_validate({"judges": ["shapes"]}).judges_of(digits)
     with pytest.raises(JudgeError, match=r"there is no file /nowhere/list\.txt \(prompts\); correct the path"):
         Quality.model_validate({"judges": [{"name": "clip", "prompts": "/nowhere/list.txt"}]}).judges_of(digits)
+
+
+@pytest.mark.parametrize(
+    ("patch", "widths", "said"),
+    [
+        (4, (44, 48, 96), True),
+        (4, (48, 64, 96), False),
+        (2, (12, 24, 36), False),
+        (2, (8, 24, 36), True),
+        (4, (44, 64), False),
+    ],
+)
+def test_a_ladder_with_a_network_narrower_than_a_patch_is_said(
+    tiny: Mapping, patch: int, widths: tuple[int, ...], said: bool
+) -> None:
+    """A patch of p x p pixels of 3 colours is 3 p^2 numbers: through fewer than that they do not all pass."""
+    model = {"depths": list(range(1, len(widths) + 1)), "widths": list(widths), "heads": 1, "patch": patch}
+    raw = {**tiny, "model": model}
+    notes = [note for note in parse_sweep(raw).notes if "numbers of a patch" in note]
+    assert len(notes) == said
+    if said:
+        assert f"at depth 1 the width {widths[0]} is less than the {3 * patch**2} numbers" in notes[0]
