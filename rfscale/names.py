@@ -18,6 +18,9 @@ class RfscaleError(Exception):
     What it quotes, such as an address or another error, is shown without passwords.
     """
 
+    failure = "bad configuration"
+    """The class of a trial that ends with it (`rfscale.failures`); "" where the error it was raised from says more."""
+
     def __str__(self) -> str:
         return mask(super().__str__())
 
@@ -357,6 +360,8 @@ TAG_QUESTION = "rfscale.question"
 TAG_COMMAND = "rfscale.command"  # of an experiment and of a run: the command line that runs the sweep again
 TAG_STATUS = "rfscale.status"  # one of STATUSES
 TAG_REASON = "rfscale.reason"  # why a trial is not finished, one sentence
+TAG_FAILURE = "rfscale.failure"  # the class of it: one of a small closed set, such as `out of GPU memory`
+TAG_SHARE = "rfscale.device_share"  # of a GPU that other trials were trained on too, such as 0.25: its timing is theirs
 TAG_COMMIT = "rfscale.commit"
 TAG_VERSIONS = "rfscale.versions"  # JSON: package -> version
 TAG_DEVICE = "rfscale.device"

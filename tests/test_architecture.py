@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data",),  # what is trained on
     ("registry",),  # how a choice is named, listed and built
     ("environment", "numbers", "paths"),  # facts, and what any spec is made of
+    ("failures",),  # the classes in which a trial ends badly
     ("names", "quoting"),
 )
 

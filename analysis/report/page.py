@@ -327,8 +327,12 @@ TRIAL_COLUMNS: dict[str, Callable[[pd.Series], str]] = {
     "val/loss": lambda row: wording.number(row[names.VAL_LOSS]),
     "standard error": lambda row: wording.number(row[names.VAL_LOSS_SE], 2),
     "without EMA": lambda row: wording.number(row[names.VAL_LOSS_RAW]),
-    "seconds": lambda row: wording.number(row[names.TRAIN_SECONDS], 3),
+    "seconds": lambda row: wording.number(row[names.TRAIN_SECONDS], 3) + (" on a shared GPU" if _shared(row) else ""),
 }
+
+
+def _shared(row: pd.Series) -> bool:
+    return bool(row.get("device_share", 1.0) < 1)
 
 
 def _trial_rows(table: SweepTable) -> list[list[str]]:

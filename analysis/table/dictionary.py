@@ -16,6 +16,11 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "trial_id": ("", "id of the trial: a hash of the fields that change its result"),
     "run_id": ("", "id of its run in the MLflow of those who trained it"),
     "status": ("", "how the trial ended; of an arm's law or standing: what its numbers are worth"),
+    "failure": ("", "in which class it ended badly: one of a small closed set, such as out of GPU memory"),
+    "device_share": (
+        "1",
+        "share of its GPU that the trial had; below 1 others trained there too, and its seconds say so",
+    ),
     "reason": ("", "why the trial is in no other table, or why there is no number"),
     "arm": ("", "what is compared: the label of the trial's arm"),
     "step": ("steps", "training steps up to the point"),

@@ -35,7 +35,7 @@ CURVES = (names.VAL_LOSS, names.VAL_LOSS_SE, names.VAL_LOSS_RAW, names.TRAIN_LOS
 CURVE_COLUMNS = ("trial_id", "step", "samples", "flops", "key", "value")
 QUALITY_COLUMNS = ("trial_id", *scores.COLUMNS)
 CEILING_COLUMNS = ("judge", "metric", "value")
-REJECTED_COLUMNS = ("trial_id", "arm", "formulation", "depth", "seed", "status", "reason")
+REJECTED_COLUMNS = ("trial_id", "arm", "formulation", "depth", "seed", "status", "failure", "reason")
 
 OTHER_TRIAL = "the sweep file has no such trial: it was trained by another version of the file"
 OLD_RECORD = (
@@ -66,9 +66,9 @@ class SweepTable:
     trial has no such key). `roles`: which of these keys the sweep compares, and along what. `curves`: `trial_id, step,
     samples, flops, key, value`, by step; FLOPs are step x `train_flops_per_step` as recorded. `profile`: `trial_id,
     logsnr, value`, MSE of the denoised image at the last step. `rejected`: `trial_id, arm, formulation, depth, seed,
-    status, reason` of every run that is in none of these, with its identity where the sweep file has it. `quality`:
-    `trial_id, step, metric, judge, solver_steps, guidance, weights, value, se` of every score of generated images,
-    `step` that of the training; `ceilings`: `judge, metric, value`, what true images score.
+    status, failure, reason` of every run that is in none of these, with its identity where the sweep file has it.
+    `quality`: `trial_id, step, metric, judge, solver_steps, guidance, weights, value, se` of every score of generated
+    images, `step` that of the training; `ceilings`: `judge, metric, value`, what true images score.
     """
 
     name: str
@@ -285,6 +285,7 @@ def _row(run: Run) -> tuple[dict[str, Any], str]:
     if missing:
         return {}, f"its run lacks the parameter{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
     row: dict[str, Any] = {"trial_id": trial_id, "run_id": run.info.run_id, "status": status, "arm": _arm(run)}
+    row["device_share"] = float(run.data.tags.get(names.TAG_SHARE) or 1)
     for key, known in names.PARAMS.items():
         value = run.data.params.get(key)
         if value is None:
@@ -335,6 +336,7 @@ def _rejected(run: Run, reason: str) -> dict[str, Any]:
         "depth": _integer(params.get("depth")),
         "seed": _integer(params.get("seed")),
         "status": run.data.tags.get(names.TAG_STATUS, ""),
+        "failure": run.data.tags.get(names.TAG_FAILURE, ""),
         "reason": reason,
     }
 

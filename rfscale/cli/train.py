@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from typing import Annotated
 
@@ -31,6 +32,7 @@ from rfscale.cli.common import (
     with_resources,
 )
 from rfscale.cli.race import drop_rows, say_drops
+from rfscale.failures import FAILURES
 from rfscale.numbers import Real
 from rfscale.run.imports import origin_of
 from rfscale.run.imports.stored import status_rows
@@ -116,7 +118,7 @@ def train(
     place.check_writable()
     import torch
 
-    from rfscale.train.loop import train as train_trial
+    from rfscale.train.fitting import train_fitting
     from rfscale.train.stopping import heeding_sigterm
 
     if resources.gpus and not torch.cuda.is_available():
@@ -129,7 +131,7 @@ def train(
     torch.set_num_threads(max(1, min(int(resources.cpus), os.cpu_count() or 1)))
     keep = definition.quality is not None and definition.quality.checkpoints == "all"
     with heeding_sigterm() as stop, joined(gpu=bool(resources.gpus)) as ranks:
-        ended = train_trial(
+        ended = train_fitting(
             trial,
             folder,
             resources,
@@ -223,6 +225,7 @@ def status(
             "step": state.step,
             "loss": state.loss,
             "status": names.DROPPED if trial.trial_id in gone else state.status,
+            **said_of_failure("" if trial.trial_id in gone else state.failure),
             "reason": gone.get(trial.trial_id)
             or state.reason
             or str(origin_of(study.store.trial(trial.trial_id)) or ""),
@@ -233,19 +236,24 @@ def status(
     if as_json:
         print_json({"sweep": study.sweep.name, "trials": rows, "totals": count, "dropped": drop_rows(study)})
         return
-    print_table(
-        study.sweep.name,
-        ("trial_id", "arm", *tuned_fields(study.sweep), "depth", "seed", "step", "steps", "loss", "status", "reason"),
-        rows,
-    )
+    failure = ("failure",) if any(row["failure"] for row in rows) else ()
+    fields = (*tuned_fields(study.sweep), "depth", "seed", "step", "steps", "loss", "status", *failure, "reason")
+    print_table(study.sweep.name, ("trial_id", "arm", *fields), rows)
     for trial, state in study.states():
         log = study.store.trial(trial.trial_id).log
         if state.status in (names.FAILED, names.DIVERGED) and log.exists():
             typer.echo(f"log of {trial.trial_id}: {log}")
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items() if number))
+    for kind, number in Counter(row["failure"] for row in rows if row["failure"]).most_common():
+        say(f"{number} {kind}: {FAILURES[kind].then}" if kind in FAILURES else f"{number} {kind}")
     say_drops(drops(study.sweep, study.store))
     typer.echo(said_of(study.store))
     say("loss: val/loss where finished, else the last training loss, which formulations do not share")
+
+
+def said_of_failure(failure: str) -> dict[str, str]:
+    """The class in which a trial ended badly, "" for none, and what happens next."""
+    return {"failure": failure, "then": FAILURES[failure].then if failure in FAILURES else ""}
 
 
 def _say_imported(results: Results | None, store: Store, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rfscale.failures import HUNG
 from rfscale.run.tasks import Problem
 from rfscale.spec.trial import Trial
 from rfscale.store import TrialFolder
@@ -68,7 +69,7 @@ class Watchdog:
             return problem
         self.ended.remove(trial.trial_id)
         sentence = "it hung again and again: no step was made for so long that its process was ended"
-        return Problem(("hung",), sentence, died=True)
+        return Problem(("hung",), sentence, died=True, failure=HUNG)
 
 
 def end_process(folder: TrialFolder) -> bool:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from rfscale import names
+from rfscale.failures import DIED, HOST_MEMORY, LOST_NODE
 from rfscale.run.hung import Watchdog
 from rfscale.run.joining import at_most, cannot_join, cannot_start, has_token, loopback_only, silent_head
 from rfscale.run.queue import LaunchError, Outcome, Queue, Work, stop_on_same_error
@@ -389,11 +390,11 @@ def _problem(ray: Any, reference: Any) -> Problem | None:
         return Problem.of(error.cause)
     except ray.exceptions.OutOfMemoryError as error:
         sentence = "its machine ran out of memory; set resources.memory_gb so that fewer trials share it"
-        return Problem((type(error).__name__,), sentence, died=True)
+        return Problem((type(error).__name__,), sentence, died=True, failure=HOST_MEMORY)
     except (ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError) as error:
         sentence = f"the machines that it ran on died again and again, before it went on ({type(error).__name__})"
-        return Problem((type(error).__name__,), sentence, died=True, machine=True)
+        return Problem((type(error).__name__,), sentence, died=True, machine=True, failure=LOST_NODE)
     except ray.exceptions.RayError as error:
         sentence = f"its process died again and again, before it wrote a newer checkpoint ({type(error).__name__})"
-        return Problem((type(error).__name__,), sentence, died=True)
+        return Problem((type(error).__name__,), sentence, died=True, failure=DIED)
     return problem

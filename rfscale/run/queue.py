@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rfscale import names
+from rfscale.failures import BAD_NODE
 from rfscale.run.tasks import Problem
 from rfscale.spec.sweep import Resources
 from rfscale.spec.trial import Trial
@@ -53,6 +54,8 @@ class Work:
     begun: Callable[[Trial], bool] = lambda trial: True  # whether a worker has it in hand
     pulse: Callable[[Trial], float | None] = lambda trial: None  # changes with every sign of life of the worker
     end: Callable[[Trial], bool] = lambda trial: False  # end the worker's process, if it is on this machine
+    # A task ended without its trial's end: whether the next one takes less memory, after an error that asks for that.
+    again: Callable[[Trial, Problem], bool] = lambda trial, problem: False
 
 
 @dataclass(slots=True)
@@ -79,9 +82,11 @@ class Queue:
 
     def ended(self, trial: Trial, problem: Problem | None) -> bool:
         """Note how a task ended; returns whether the trial waits because another process has it."""
-        if problem is not None and problem.died and self._goes_on(trial, problem):
-            self.give_back([trial])
-            return False
+        if problem is not None:
+            smaller = self.work.again(trial, problem)
+            if smaller or (problem.died and self._goes_on(trial, problem)):
+                self.give_back([trial])
+                return False
         state = self.work.ended(trial, problem)
         if state.status == names.INTERRUPTED:
             self.give_back([trial])
@@ -166,22 +171,25 @@ def trained(folder: TrialFolder, problem: Problem | None) -> State:
     if problem is None:
         hint = "the store must be a folder that every node of the cluster sees"
         reason = state.reason or f"its task ended, but {folder.path} is empty here: {hint}"
+        failure = state.failure or BAD_NODE
     elif problem.claimed:
         return State(names.RUNNING, state.step, "", state.loss)
     else:
-        reason = problem.sentence
+        reason, failure = problem.sentence, problem.failure
         if problem.died and state.status != names.NEW:  # nobody else is left to write it
             result = {"status": names.FAILED, "step": state.step, "reason": reason, "metrics": {}, "files": {}}
+            result["failure"] = failure
             with suppress(OSError):  # it is said all the same
                 write_json(folder.result, result)
-    return State(names.FAILED, state.step, reason, state.loss)
+    return State(names.FAILED, state.step, reason, state.loss, failure)
 
 
 def judged(trial: Trial, problem: Problem | None) -> State:
     """How an evaluation ended: what it scored is in the journal."""
     if problem is None:
         return State(names.FINISHED, trial.training.steps)
-    return State(names.RUNNING if problem.claimed else names.FAILED, trial.training.steps, problem.sentence)
+    status = names.RUNNING if problem.claimed else names.FAILED
+    return State(status, trial.training.steps, problem.sentence, failure=problem.failure)
 
 
 def newest_checkpoint(*folders: TrialFolder) -> int:

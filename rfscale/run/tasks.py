@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import signal
 import socket
@@ -16,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from rfscale import names
+from rfscale.failures import ERROR, failure_of
 from rfscale.registry import allowing_plugins
 from rfscale.spec.sweep import Quality, Resources, Samples
 from rfscale.spec.trial import Trial
 from rfscale.spec.trunks import Trunk
-from rfscale.store import ClaimedError, Store, StoreError, TrialFolder, trial_at
+from rfscale.store import ClaimedError, Store, StoreError, trial_at
 from rfscale.train.ranks import ALONE, FailedRankError, LostRankError, Ranks, joined
-from rfscale.train.stopping import Stop, heeding_sigterm
+from rfscale.train.stopping import heeding_sigterm
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -38,6 +38,7 @@ class Problem:
     machine: bool = False  # and so did its machine
     said: bool = False  # the sentence is a whole one, for people
     echo: bool = False  # of the end of another process of the trial, which says more
+    failure: str = ERROR  # one of `rfscale.failures.FAILURES`
 
     @classmethod
     def of(cls, error: Exception) -> Problem:
@@ -55,6 +56,7 @@ class Problem:
             claimed=isinstance(error, ClaimedError),
             died=isinstance(error, LostRankError),
             echo=isinstance(error, LostRankError | FailedRankError),
+            failure=failure_of(error),
         )
 
 
@@ -86,23 +88,32 @@ def train_task(
     samples: dict[str, Any],
     keep_weights: bool,
     trunk: dict[str, Any] | None = None,
+    after: dict[str, str] | None = None,
     *,
     several: bool = False,
 ) -> Problem | None:
     """Train one trial. What it measured and how it ended are in its folder. `trunk`: as of `rfscale.train.loop.train`;
-    `several`: with the other processes that the environment names.
+    `after`: how the attempt before ended, where it could not say so itself; `several`: with the other processes that
+    the environment names.
 
     Told to stop, by SIGTERM or by its launcher (an interrupt), it writes a checkpoint, and the process ends: no other
     trial is begun on a machine that is going away.
     """
     settings = _one_process(resources)
+    from rfscale.train.fitting import train_fitting
+    from rfscale.train.record import Before
+
     try:
         with allowing_plugins():  # whoever made the trial was allowed to, and it says which text they had
             trial = Trial.model_validate_json(trial_json)
         place, pictures = trial_at(folder), Samples.model_validate(samples)
         with heeding_sigterm(signal.SIGINT) as stop, _met(settings, several) as ranks:
             shared = Trunk.model_validate(trunk) if trunk is not None else None
-            ended = _in_memory(trial, place, settings, pictures, keep_weights, stop, shared, ranks)
+            earlier = Before(**after) if after is not None else Before()
+            ended = train_fitting(
+                trial, place, settings, pictures, keep_weights=keep_weights, stop=stop, trunk=shared, ranks=ranks,
+                before=earlier,
+            )  # fmt: skip
     except Exception as error:
         return Problem.of(error)
     if ended == names.INTERRUPTED:
@@ -112,40 +123,6 @@ def train_task(
 
 def _met(settings: Resources, several: bool) -> AbstractContextManager[Ranks]:
     return joined(gpu=bool(settings.gpus)) if several else nullcontext(ALONE)
-
-
-def _in_memory(
-    trial: Trial,
-    folder: TrialFolder,
-    settings: Resources,
-    samples: Samples,
-    keep_weights: bool,
-    stop: Stop,
-    trunk: Trunk | None,
-    ranks: Ranks,
-) -> str:
-    """`train`; where the GPU's memory does not hold the microbatch, again from the last checkpoint with half of it.
-
-    The global batch stays what it is, and with it the result, up to rounding. One of several processes cannot begin
-    again by itself: there it is an error.
-    """
-    import torch
-
-    from rfscale.train.loop import note, train
-
-    while True:
-        size = settings.microbatch or trial.training.batch
-        try:
-            return train(
-                trial, folder, settings, samples, keep_weights=keep_weights, stop=stop, trunk=trunk, ranks=ranks
-            )
-        except torch.OutOfMemoryError:
-            if size == 1 or ranks.count > 1:
-                raise
-        settings = settings.model_copy(update={"microbatch": (size + 1) // 2})
-        note(folder, [f"the GPU's memory does not hold a microbatch of {size}: it went on with {settings.microbatch}"])
-        gc.collect()  # what the failed step left in cycles
-        torch.cuda.empty_cache()
 
 
 def evaluate_task(trial_json: str, store: str, quality: dict[str, Any], resources: dict[str, Any]) -> Problem | None:

@@ -7,13 +7,15 @@ from contextlib import suppress
 from typing import Any
 
 from rfscale import names
+from rfscale.failures import OUT_OF_MEMORY
 from rfscale.run.hung import end_process
 from rfscale.run.queue import Outcome, Work, journal_bytes, judged, newest_checkpoint, next_to_train, trained
-from rfscale.run.tasks import evaluate_task, train_task
+from rfscale.run.tasks import Problem, evaluate_task, train_task
 from rfscale.spec.sweep import Quality, Sweep
 from rfscale.spec.trial import Trial
 from rfscale.spec.trunks import trunks_of
 from rfscale.store import Store, StoreError, TrialFolder
+from rfscale.train.fits import halve
 
 Allowed = Callable[[list[Trial], Outcome], list[Trial]]
 
@@ -38,11 +40,14 @@ def training(sweep: Sweep, store: Store, allowed: Allowed = everybody) -> Work:
     keep = sweep.quality is not None and sweep.quality.checkpoints == "all"
     trunks = trunks_of(sweep) if store.remote is None else ()  # they lie on one disk
     shared = {branch.trial_id: trunk for trunk in trunks for branch in trunk.branches}
+    after: dict[str, dict[str, str]] = {}  # trial id -> how its last attempt ended, where that could not say so
+    halved: dict[str, int] = {}  # trial id -> the microbatch that it takes next
 
     def arguments(trial: Trial) -> tuple[Any, ...]:
         trunk, asked = shared.get(trial.trial_id), sweep.resources.at(trial.model.depth)
         settings = (asked.model_dump(), sweep.samples.model_dump(), keep)
-        return f"{store.place}/trials/{trial.trial_id}", *settings, trunk.model_dump() if trunk else None
+        place, earlier = f"{store.place}/trials/{trial.trial_id}", after.pop(trial.trial_id, None)
+        return place, *settings, trunk.model_dump() if trunk else None, earlier
 
     def on_trunk(trial: Trial) -> list[TrialFolder]:
         trunk = shared.get(trial.trial_id)
@@ -53,8 +58,20 @@ def training(sweep: Sweep, store: Store, allowed: Allowed = everybody) -> Work:
             store.refresh([trial.trial_id])
         return store.trial(trial.trial_id)
 
+    def again(trial: Trial, problem: Problem) -> bool:
+        if problem.died:
+            after[trial.trial_id] = {"failure": problem.failure, "reason": problem.sentence}
+        if problem.failure not in OUT_OF_MEMORY:
+            return False
+        half = halve(seen(trial), problem.failure)
+        if half is None or half >= halved.get(trial.trial_id, half + 1):
+            return False
+        halved[trial.trial_id] = half
+        return True
+
     return Work(
         train_task,
+        again=again,
         resources=lambda trial: sweep.resources.at(trial.model.depth),
         arguments=arguments,
         ready=lambda waiting, outcome, count: next_to_train(

@@ -19,6 +19,7 @@
     <store>/trunks/                          the steps that trials of several lengths share, while one still needs them
     <store>/store.json                       the id of the store, by which it knows its own runs in MLflow
     <store>/ledger.jsonl                     which trials people left out or had trained again: who, when and why
+    <store>/fits/                            the microbatch that fits a shape of trial on a kind of device
     <store>/sweeps/                          what each name of a sweep means here, and requests to stop it
     <store>/forecasts.jsonl                  losses predicted before they were measured, and forecasts.head.json
     <store>/judges/                          what a judge trains or computes once

@@ -29,6 +29,8 @@ _TEMPORARY = re.compile(r"\..+\.\d+")
 class StoreError(RfscaleError, RuntimeError):
     """The store cannot be used as asked; the message is one sentence."""
 
+    failure = ""  # that of the error of the system that it was raised from
+
 
 class DamagedError(StoreError):
     """A file does not hold what was written there; asking again gives the same."""

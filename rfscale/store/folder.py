@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rfscale import names
+from rfscale.failures import DAMAGED_JOURNAL, DIVERGED
 from rfscale.store.files import (
     DamagedError,
     StoreError,
@@ -44,6 +45,7 @@ class State:
     step: int = 0
     reason: str = ""
     loss: float = math.nan
+    failure: str = ""  # one of `rfscale.failures.FAILURES` where it ended badly, "" where an older version wrote it
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,8 @@ class TrialFolder:
                     return State(names.FINISHED, result["step"], "", result["metrics"][names.VAL_LOSS])
                 return State(names.PARTIAL, step, reason, loss)
             if status == names.DIVERGED or not self._locked():
-                return State(status, max(step, result.get("step") or 0), reason, loss)
+                failure = str(result.get("failure") or (DIVERGED if status == names.DIVERGED else ""))
+                return State(status, max(step, result.get("step") or 0), reason, loss, failure)
         if self._locked():
             return State(names.RUNNING, step, "", loss)
         if not self.record.exists():
@@ -194,6 +197,11 @@ class TrialFolder:
         """File name -> SHA-256 of the weights of a trial that has ended; none where an older version wrote them."""
         found = (read_json(self.result) or {}).get("sha256") or {}
         return {str(name): str(value) for name, value in dict(found).items()}
+
+    def memory_bytes(self) -> int | None:
+        """The most that the trial took of its device, None where that was not measured. Raises as `read_json`."""
+        found = (read_json(self.result) or {}).get("memory_bytes")
+        return int(found) if isinstance(found, int) else None
 
     def _missing(self, result: dict[str, Any]) -> str:
         if not math.isfinite(result["metrics"].get(names.VAL_LOSS, math.nan)):
@@ -316,27 +324,28 @@ class TrialFolder:
                         found.add((point.step, key))
         return found
 
-    def begin(self) -> list[str]:
+    def begin(self) -> dict[str, str]:
         """Under `claim`: forget how an earlier attempt ended, and remove what it was writing when it was killed.
 
         A damaged file is set aside under the name it has with `.damaged` after it, and is in the sentences that are
-        returned. Raises StoreError where a file cannot be read: it may be whole.
+        returned, each with its class (`rfscale.failures`), where it has one. Raises StoreError where a file cannot be
+        read: it may be whole.
         """
         hold = held(self.path)
-        said = list(hold.replica.notes) if hold is not None and hold.replica is not None else []
+        said = dict(hold.replica.notes) if hold is not None and hold.replica is not None else {}
         for file in (self.record, self.result):
             try:
                 read_json(file)
             except DamagedError as error:
                 set_aside(file)
-                said.append(f"{error}, so it was set aside")
+                said[f"{error}, so it was set aside"] = ""
         remove_temporary(self.path)
         if lines := broken_lines(self.journal):  # the points are measured again, each with the value it had
             # The checkpoints first: killed in between, the next attempt still sees the damage and begins again.
             for path in self.checkpoints():
                 shutil.rmtree(path)
             blank(self.journal, lines)
-            said.append(f"{self.journal} had {len(lines)} damaged lines, so the trial began again at step 0")
+            said[f"{self.journal} had {len(lines)} damaged lines, so the trial began again at step 0"] = DAMAGED_JOURNAL
         self.result.unlink(missing_ok=True)
         return said
 

@@ -107,7 +107,8 @@ class Remote:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(lambda one: self._look(port, one, now - one.modified), wanted))
             if trials is None:
-                list(pool.map(lambda one: self._take(port, one), port.list("sweeps")))
+                for kept in ("sweeps", "fits"):
+                    list(pool.map(lambda one: self._take(port, one), port.list(kept)))
                 self._take_ledger(port, pool)
 
     def _look(self, port: Port, head: Listed, silent: float) -> None:

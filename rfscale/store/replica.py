@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rfscale import names
+from rfscale.failures import DAMAGED_CHECKPOINT, DAMAGED_JOURNAL
 from rfscale.store.files import DamagedError, read_json, replacing, sha256, write_json
 from rfscale.store.lease import Lease
 from rfscale.store.port import Port, append
@@ -81,7 +82,7 @@ class Replica:
     def __init__(self, folder: Path, port: Port, lease: Lease) -> None:
         self.folder, self.port, self.lease = folder, port, lease
         self.carried = Carried.of(lease.kept)
-        self.notes: list[str] = []
+        self.notes: dict[str, str] = {}  # sentences on what was damaged, each with its class
         self._elsewhere: set[str] = set()  # what was not brought: weights of a trial that has ended, older checkpoints
         self._known: dict[str, tuple[int, int, str]] = {}  # name -> size, time of change and SHA-256 of what lies here
 
@@ -102,7 +103,9 @@ class Replica:
             states = {name for name in self.carried.files if _is_state(name)}
             files = {name: one for name, one in self.carried.files.items() if name not in states}
             self.carried = replace(self.carried, files=files)
-            self.notes.append(f"{self.port.address} has the journal damaged, so the trial began again at step 0")
+            self.notes[f"{self.port.address} has the journal damaged, so the trial began again at step 0"] = (
+                DAMAGED_JOURNAL
+            )
         if not (ahead and any(self.folder.glob(f"{_CHECKPOINT}*[0-9]"))):
             self._bring_state()
         Note(self.lease.epoch, True, True, "", self.carried).write(self.folder)
@@ -117,7 +120,7 @@ class Replica:
                 self._elsewhere |= {name for name in self.carried.files if _is_state(name) and name not in parts}
                 return
             shutil.rmtree(self.folder / checkpoint, ignore_errors=True)
-            self.notes.append(f"{self.port.address} has {checkpoint} damaged, so it is not used")
+            self.notes[f"{self.port.address} has {checkpoint} damaged, so it is not used"] = DAMAGED_CHECKPOINT
 
     def carry(self) -> None:
         """Bring to the store what changed here since. Raises LostError, StoreError and OSError."""
@@ -185,7 +188,7 @@ class Replica:
         there = self.carried.files[name]
         whole = fetch(self.folder, self.port, name, there)
         if not whole and not _is_state(name):
-            self.notes.append(f"{self.port.address} has {name} of the trial damaged, so it is left out")
+            self.notes[f"{self.port.address} has {name} of the trial damaged, so it is left out"] = ""
         return whole
 
     def _has_ended(self) -> bool:

@@ -22,16 +22,18 @@ from pathlib import Path
 import torch
 
 from rfscale import names
-from rfscale.environment import describe
+from rfscale.failures import DAMAGED_CHECKPOINT, DIVERGED, failure_of
 from rfscale.spec.sweep import Resources, Samples
 from rfscale.spec.trial import Trial
 from rfscale.spec.trunks import Branch
 from rfscale.spec.trunks import Trunk as Planned
-from rfscale.store import ClaimedError, TrialFolder, read_json, write_json
+from rfscale.store import ClaimedError, TrialFolder, write_json
 from rfscale.train.batches import Batches
 from rfscale.train.log import TrialLog
+from rfscale.train.memory import watching_memory
 from rfscale.train.placement import Placement, placed
 from rfscale.train.ranks import ALONE, LostRankError, Ranks
+from rfscale.train.record import Before, failed, note, record_attempt
 from rfscale.train.state import TrainState
 from rfscale.train.step import Recipe, Sums, take_step
 from rfscale.train.stopping import Stop
@@ -56,6 +58,8 @@ class Interrupted(names.RfscaleError, RuntimeError):
 class DivergedError(names.RfscaleError, RuntimeError):
     """The loss is not finite, or far above that of the untrained network. Trying again gives the same."""
 
+    failure = DIVERGED
+
 
 def train(
     trial: Trial,
@@ -67,6 +71,7 @@ def train(
     stop: Stop = Stop(),
     trunk: Planned | None = None,
     ranks: Ranks = ALONE,
+    before: Before = Before(),
 ) -> str:
     """Train a trial to its end, or resume it; returns how it ended, as result.json has it: `finished`, `diverged`, or
     `interrupted` where `stop` asked for it.
@@ -74,9 +79,10 @@ def train(
     A trial that has ended meanwhile, in whosever hands, is left as it is. `keep_weights` keeps the EMA weights of every
     validation point, for judges; it changes no number. `trunk`: the trials of the same store that share steps with this
     one (`rfscale.train.trunk`), which changes none either. `ranks`: the processes that train it together, each of which
-    calls this; the first one alone looks at `folder`. Any error is recorded with status `failed` and raised again, but
-    not LostRankError: the trial is as after the death of its process. Raises PlacementError where the resources ask for
-    what a trial cannot use, and StoreError when another process trains this trial or its files cannot be read.
+    calls this; the first one alone looks at `folder`. `before`: what the attempt before this one came to. Any error is
+    recorded with status `failed` and raised again, but not LostRankError: the trial is as after the death of its
+    process. Raises PlacementError where the resources ask for what a trial cannot use, and StoreError when another
+    process trains this trial or its files cannot be read.
     """
     placement = placed(resources, trial.training.batch, ranks)
     if not ranks.first:
@@ -86,16 +92,17 @@ def train(
         ended = folder.known_state(thorough=True).status  # only what is asked under the lock is sure
         if ranks.told(ended) in _OVER:
             return ended
-        notes = folder.begin()
-        _record_attempt(trial, folder, placement, notes)
+        found = folder.begin()
+        record_attempt(trial, folder, placement, found, before)
         log.begin()
         result: dict[str, object] = {"status": names.FAILED, "step": 0, "reason": "", "metrics": {}, "files": {}}
         run = None
         try:
-            with ranks.hearing():
+            with ranks.hearing(), watching_memory(placement.device) as peak:
                 run = Training(trial, folder, placement, resources.checkpoint_seconds, keep_weights, stop, trunk)
                 result["metrics"] = run.to_the_end(log.then(progress))
                 result["files"] = run.finish(samples)
+                result["memory_bytes"] = peak()
             result["sha256"] = checksums(folder)
             result |= {"status": names.FINISHED, "step": run.state.at.step}
             folder.check()
@@ -105,11 +112,14 @@ def train(
             raise
         except DivergedError as error:
             result |= {"status": names.DIVERGED, "reason": str(error), "step": run.state.at.step if run else 0}
+            result |= failed(folder, DIVERGED, str(error))
         except LostRankError:
             raise
         except Exception as error:
+            reason = f"{type(error).__name__}: {names.one_line(error)}"
             result |= {
-                "reason": f"{type(error).__name__}: {names.one_line(error)}",
+                **failed(folder, failure_of(error), reason),
+                "reason": reason,
                 "traceback": traceback.format_exc(),
                 "step": run.state.at.step if run else 0,
             }
@@ -169,7 +179,7 @@ class Training:
         self.validation = self.batches.validation(trial.evaluation.images)
         self.state = TrainState.at_the_start(trial, placement)
         if found := self.state.restore(folder):
-            note(folder, found)
+            note(folder, found, DAMAGED_CHECKPOINT)
         self.trunk: Trunk | None = None
         shared = False
         if trunk is not None and not keep:
@@ -359,30 +369,3 @@ class Training:
 
 def _log_every(steps: int) -> int:
     return min(500, max(1, steps // 100))
-
-
-def _record_attempt(trial: Trial, folder: TrialFolder, placement: Placement, notes: list[str]) -> None:
-    """trial.json: what was asked and what it is derived to, and for each attempt when, with what code and on what.
-
-    `notes`: what was found damaged.
-    """
-    device = placement.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} thread(s)"
-    name += f", {placement.label}" if placement.label else ""
-    attempt = {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **describe(name), "notes": notes}
-    before = read_json(folder.record) or {}
-    record = {
-        "trial_id": trial.trial_id,
-        "trial": trial.model_dump(mode="json"),
-        "identity": trial.identity_record(),
-        "parameters": trial.parameters(),
-        "attempts": [*before.get("attempts", []), attempt],
-    }
-    write_json(folder.record, record)
-
-
-def note(folder: TrialFolder, notes: list[str]) -> None:
-    """Add to the notes of the present attempt."""
-    record = read_json(folder.record) or {}
-    record["attempts"][-1]["notes"] += notes
-    write_json(folder.record, record)

@@ -5,11 +5,11 @@ Nothing here can change a result by more than rounding: the global batch is the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rfscale.names import RfscaleError
-from rfscale.spec.sweep import Resources, Sharding, Sweep
+from rfscale.spec.sweep import OfATrial, Resources, Sharding, Sweep
 from rfscale.train.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -31,6 +31,21 @@ class Placement:
     ranks: Ranks = ALONE
     sharding: Sharding = "replicate"
     activation_checkpointing: bool = False
+    asked: OfATrial = field(default_factory=OfATrial)  # with as many processes as there are
+
+    @property
+    def kind(self) -> str:
+        """Of the device: trials of one size take the same memory of all of one kind."""
+        if self.device.type != "cuda":
+            return "cpu"
+        import torch
+
+        return torch.cuda.get_device_name(self.device)
+
+    @property
+    def share(self) -> float:
+        """Of its GPU: below 1, other trials may train on the rest of it, and its timing is theirs too."""
+        return self.asked.gpus if 0 < self.asked.gpus < 1 else 1.0
 
     @property
     def sharded(self) -> bool:
@@ -76,12 +91,12 @@ def placed(resources: Resources, batch: int | None = None, ranks: Ranks = ALONE)
 
     How many processes there are, those that started them decide; `resources` says how the trial is spread over them.
     """
-    check(resources.model_copy(update={"processes": ranks.count}), batch)
+    asked = resources.model_copy(update={"processes": ranks.count})
+    check(asked, batch)
     import torch
 
     found = torch.device("cuda" if resources.gpus and torch.cuda.is_available() else "cpu")
     if found.type == "cuda" and ranks.count > 1:
         found = torch.device("cuda", torch.cuda.current_device())
-    return Placement(
-        found, resources.microbatch, resources.compile, ranks, resources.sharding, resources.activation_checkpointing
-    )
+    more = (resources.sharding, resources.activation_checkpointing, asked)
+    return Placement(found, resources.microbatch, resources.compile, ranks, *more)

@@ -10,6 +10,7 @@ connection close at once, and a machine that is silent after `SILENT_MINUTES`.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rfscale import names
+from rfscale.failures import DIED, failure_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,9 +36,15 @@ _FAILED = "failed"
 class LostRankError(names.RfscaleError, RuntimeError):
     """Another process of the trial ended without a word: nothing is known of a fault of the trial."""
 
+    failure = DIED
+
 
 class FailedRankError(names.RfscaleError, RuntimeError):
-    """Another process of the trial failed; the message says why."""
+    """Another process of the trial failed; the message says why, and `failure` in which class."""
+
+    def __init__(self, message: str, failure: str) -> None:
+        super().__init__(message)
+        self.failure = failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +112,7 @@ class Ranks:
             if self.count == 1 or not _is_of_another(error):
                 raise
             if why := self._why():
-                raise FailedRankError(why) from error
+                raise FailedRankError(*why) from error
             raise LostRankError(
                 f"another of the {self.count} processes of the trial ended without a word, so this one ended too; "
                 "the same command goes on from the last checkpoint"
@@ -116,17 +124,18 @@ class Ranks:
             return
         reason = f"process {self.rank} of {self.count} failed: {type(error).__name__}: {names.one_line(error, 300)}"
         with suppress(Exception):  # the process that keeps the meeting place may be the one that ended
-            self.meeting.set(_FAILED, reason)
+            self.meeting.set(_FAILED, json.dumps((reason, failure_of(error))))
 
-    def _why(self) -> str:
+    def _why(self) -> tuple[str, str] | None:
         deadline = time.monotonic() + _WHY_SECONDS
         with suppress(Exception):
             while not self.meeting.check([_FAILED]):
                 if time.monotonic() > deadline:
-                    return ""
+                    return None
                 time.sleep(0.05)
-            return str(self.meeting.get(_FAILED).decode())
-        return ""
+            reason, failure = json.loads(self.meeting.get(_FAILED).decode())
+            return str(reason), str(failure)
+        return None
 
 
 ALONE = Ranks()

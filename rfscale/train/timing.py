@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import math
 import platform
-import resource
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from rfscale.spec.sweep import Resources, Samples
 from rfscale.spec.trial import Trial
 from rfscale.store import TrialFolder
 from rfscale.train.loop import Training
+from rfscale.train.memory import watching_memory
 from rfscale.train.placement import placed
 from rfscale.train.step import take_step
 from rfscale.train.weights import save_weights
@@ -65,7 +63,7 @@ def time_parts(trial: Trial, resources: Resources, samples: Samples) -> Parts:
     """Time a few steps of a trial and everything around them. Raises as `rfscale.train.loop.train` does."""
     placement = placed(resources)
     on_gpu = placement.device.type == "cuda"
-    with tempfile.TemporaryDirectory(prefix="rfscale-") as place, _watching_memory(placement.device) as memory:
+    with tempfile.TemporaryDirectory(prefix="rfscale-") as place, watching_memory(placement.device) as memory:
         folder = TrialFolder(Path(place))
         with _Clock() as setup:
             run = Training(trial, folder, placement, math.inf)
@@ -149,31 +147,6 @@ def _bytes(folder: Path) -> int:
 
 
 # --- the machine ------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _watching_memory(device: torch.device) -> Iterator[_Peak]:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):  # Linux; elsewhere the peak is that of the largest trial so far
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    yield _Peak(device)
-
-
-@dataclass(frozen=True, slots=True)
-class _Peak:
-    device: torch.device
-
-    def __call__(self) -> int:
-        """Bytes: of the GPU what torch held at once, elsewhere of the whole process."""
-        if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_reserved(self.device))
-        with suppress(OSError, StopIteration):
-            lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-            return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _processor() -> str:

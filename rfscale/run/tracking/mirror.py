@@ -342,6 +342,8 @@ class Mirror:
             self._client.set_terminated(copy.run_id, _ENDED.get(state.status, "KILLED"), folder.last_written())
         tags = {
             names.TAG_REASON: state.reason,
+            names.TAG_FAILURE: state.failure,
+            names.TAG_SHARE: f"{share:.4g}" if (share := attempt.get("device_share", 1.0)) < 1 else "",
             names.TAG_COMMIT: attempt["commit"],
             names.TAG_VERSIONS: json.dumps(attempt["versions"]),
             names.TAG_DEVICE: attempt["device"],
