@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ from analysis.table.store import (
 from rfscale import names
 from rfscale.run.origin import command
 from rfscale.run.tracking.copies import Copy, data_of, description, hash_of, pictures_of, started
+from rfscale.run.tracking.decided import Decided
 from rfscale.run.tracking.logged import delete_run, log_model
 from rfscale.run.tracking.moved import artifacts_of, follow
 from rfscale.run.tracking.places import has_identity, place_of, relabel_runs, search, send_identity, text
@@ -92,13 +93,25 @@ def experiment_named(name: str, client: MlflowClient, uri: str, store: Store) ->
     if found is None:
         # Artifacts lie in the store; a server decides for itself where they go.
         location = None if keeps_files_itself(uri) else artifacts_of(store.root)
-        return str(client.create_experiment(name, artifact_location=location))
+        return _created(name, client, location)
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"the MLflow experiment {name!r} was deleted; restore it with "
             f"`mlflow experiments restore -x {found.experiment_id}`, or rename the sweep"
         )
     return str(found.experiment_id)
+
+
+def _created(name: str, client: MlflowClient, location: str | None) -> str:
+    """A new experiment, or the one that another process has made meanwhile."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        if (found := client.get_experiment_by_name(name)) is None:
+            raise
+        return str(found.experiment_id)
 
 
 class Mirror:
@@ -127,6 +140,8 @@ class Mirror:
         try:
             self._client = _client(self.uri)
             self._experiment = self._get_experiment()
+            made = self._client.get_experiment(self._experiment).creation_time
+            self._decided = Decided(self.store, f"{self._experiment} {made}")
             origin = command(self.sweep, self.store)[:TAG_LENGTH]
             about = {names.TAG_COMMAND: origin, names.TAG_QUESTION: self.sweep.question}
             for key, value in {**about, names.TAG_DESCRIPTION: description(self.sweep, origin)}.items():
@@ -253,6 +268,8 @@ class Mirror:
 
         A server may hold runs of the same trial that other stores wrote: they are left alone.
         """
+        from mlflow.exceptions import MlflowException
+
         # Asked again before one is created: the answer to an earlier creation may have been lost on its way.
         runs = self._found.pop(trial.trial_id, None) or self._runs(
             f"tags.`{names.TAG_TRIAL_ID}` = '{trial.trial_id}'"
@@ -260,12 +277,15 @@ class Mirror:
         # Runs of older versions name no store: one that began at the same moment mirrors this training.
         same = [run for run in runs if run.started == started(record) and run.store in (self._id, "")]
         copy = max(same, key=lambda run: (run.store, run.cursor, run.run_id)) if same else self._create(trial, record)
+        if len(same) > 1 or (same and not copy.cursor):  # whoever made it may not have it for good yet
+            copy = self._decide(trial, copy)
         if not copy.store:
             self._client.set_tag(copy.run_id, names.TAG_STORE, self._id)
             copy.store = self._id
         for run in runs:
             if run.run_id != copy.run_id and run.store in self._own:
-                delete_run(self._client, self._experiment, run.run_id)
+                with suppress(MlflowException):  # another launcher may have done it
+                    delete_run(self._client, self._experiment, run.run_id)
         return copy
 
     def _create(self, trial: Trial, record: dict[str, Any]) -> Copy:
@@ -280,7 +300,31 @@ class Mirror:
         }
         began = started(record)
         run = self._client.create_run(self._experiment, began, tags, run_name=self._named(trial))
-        return Copy(run.info.run_id, began, self._id)
+        return self._decide(trial, Copy(run.info.run_id, began, self._id))
+
+    def _decide(self, trial: Trial, copy: Copy) -> Copy:
+        """The one run of the training that all who mirror the store write to: this one, or one that was there first,
+        and then this one is deleted."""
+        from mlflow.exceptions import MlflowException
+
+        first = self._decided.run_of(trial.trial_id, copy.started, copy.run_id, self._is_there)
+        if first == copy.run_id:
+            return copy
+        found = _copy(self._client.get_run(first))
+        if copy.store in self._own:
+            with suppress(MlflowException):  # the one who was first may have deleted it already
+                delete_run(self._client, self._experiment, copy.run_id)
+        return found
+
+    def _is_there(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self._client.get_run(run_id).info.lifecycle_stage) == "active"
+        except MlflowException as error:
+            if not _is_refusal(error):
+                raise
+            return False
 
     def _named(self, trial: Trial) -> str:
         return f"{self.sweep.placing(trial).arm} d{trial.model.depth} s{trial.seed}"
