@@ -10,18 +10,19 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
 from rfscale import names
-from rfscale.failures import DIED, HOST_MEMORY, LOST_NODE
 from rfscale.run.hung import Watchdog
 from rfscale.run.joining import at_most, cannot_join, cannot_start, has_token, loopback_only, silent_head
+from rfscale.run.nodes import Nodes
 from rfscale.run.queue import LaunchError, Outcome, Queue, Work, stop_on_same_error
 from rfscale.run.room import bundle, slots, too_large
 from rfscale.run.stop import NOW, Requests, launching
 from rfscale.run.tasks import Problem, free_port, rank_task, telling
+from rfscale.run.where import not_on, problem_of, telling_where
 from rfscale.run.work import Allowed, everybody, judging, to_train, training
 from rfscale.spec.sweep import Quality, Resources, Sweep
 from rfscale.spec.trial import Trial
@@ -155,7 +156,7 @@ def _keep_busy(
                     raise _RayDiedError(dead)
                 # Twice what runs at once keeps every slot busy, and no more than that waits inside Ray. Without a
                 # single slot, when nodes were lost, one trial still waits there: that makes a cluster start new ones.
-                nodes = nodes if nodes and address is None else _nodes(ray)
+                nodes = nodes if nodes and address is None else _nodes(ray, queue.nodes)
                 free = 2 * max(1, *(slots(need, nodes) for need in needs)) - len(tasks.trials)
                 for trial in queue.next(free) if asked is None else ():
                     tasks.begin(trial)
@@ -165,7 +166,10 @@ def _keep_busy(
                     if problem is not None and problem.machine and (dead := _dead(ray, address)):
                         raise _RayDiedError(dead)  # not one of the cluster's machines, but Ray itself
                     del tasks.trials[trial.trial_id]
-                    elsewhere |= queue.ended(trial, problem)
+                    known = len(queue.nodes.drained)
+                    elsewhere |= queue.ended(trial, problem, tasks.node_of.pop(trial.trial_id, ""))
+                    if len(queue.nodes.drained) > known:  # what waits inside Ray may wait for that machine
+                        queue.give_back(tasks.take_back(queue.nodes.drained))
                     stop_on_same_error(queue.outcome)
                 for trial in watchdog.silent(tasks.trials.values()):
                     if not queue.work.end(trial):
@@ -200,7 +204,7 @@ def each(
                     job = waiting.pop(0)
                     running[remote.remote(*job)] = job
                 for reference in ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)[0]:
-                    ended(running.pop(reference), _problem(ray, reference))
+                    ended(running.pop(reference), problem_of(ray, reference)[0])
     finally:
         _call_off(ray, list(running))
         ray.shutdown()
@@ -214,6 +218,8 @@ class _Tasks:
         self.ray, self.work = ray, work
         self.trials: dict[str, Trial] = {}
         self.of: dict[Any, str] = {}  # reference -> id of its trial
+        self.node_of: dict[str, str] = {}  # id of a trial whose task has ended -> the machine
+        self._without: tuple[str, ...] = ()  # machines that are left out
         self._made: dict[Any, Any] = {}
         self._groups: dict[str, Any] = {}
         self._problems: dict[str, list[Problem]] = {}
@@ -229,10 +235,12 @@ class _Tasks:
         from ray.util import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        group = placement_group([bundle(need)] * need.processes, strategy="PACK")
+        places = {"bundle_label_selector": [not_on(self._without)] * need.processes} if self._without else {}
+        group = placement_group([bundle(need)] * need.processes, strategy="PACK", **places)
         self._groups[trial.trial_id] = group
-        places = (PlacementGroupSchedulingStrategy(group, index) for index in range(need.processes))
-        on = [{"scheduling_strategy": place} for place in places]
+        on = [
+            {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, index)} for index in range(need.processes)
+        ]
         meeting = self.ray.remote(num_cpus=0, max_retries=0)(_meeting_place).options(**on[0]).remote()
         for rank, options in enumerate(on):
             task = self._remote(need).options(**options).remote(meeting, rank, need.processes, *given)
@@ -241,14 +249,18 @@ class _Tasks:
     def _remote(self, need: Resources) -> Any:
         if need not in self._made:
             self._made[need] = _remote(self.ray, need, rank_task if need.processes > 1 else self.work.task)
-        return self._made[need]
+        without = self._without and need.processes == 1
+        return self._made[need].options(label_selector=not_on(self._without)) if without else self._made[need]
 
     def ended(self) -> list[tuple[Trial, Problem | None]]:
         """The trials of which no task runs any more, and why they failed; waits half a second for the first one."""
         references = list(self.of)
         for reference in self.ray.wait(references, timeout=POLL_SECONDS)[0] if references else ():
             trial_id = self.of.pop(reference)
-            if (problem := _problem(self.ray, reference)) is not None:
+            problem, node = problem_of(self.ray, reference)
+            if node:
+                self.node_of[trial_id] = node
+            if problem is not None:
                 self._problems.setdefault(trial_id, []).append(problem)
                 self._until.setdefault(trial_id, time.monotonic() + LEAVE_SECONDS)
         left = set(self.of.values())
@@ -266,8 +278,12 @@ class _Tasks:
         for reference in [reference for reference, of in self.of.items() if of == trial_id]:
             self.ray.cancel(reference, force=True)
 
-    def take_back(self) -> list[Trial]:
-        """What waits inside Ray and was not begun. One that begins just now writes a checkpoint and leaves."""
+    def take_back(self, without: Collection[str] = ()) -> list[Trial]:
+        """What waits inside Ray and was not begun. One that begins just now writes a checkpoint and leaves.
+
+        `without`: machines that nothing is given to from now on.
+        """
+        self._without = tuple(without)
         taken = [trial for trial in self.trials.values() if not self.work.begun(trial)]
         for trial in taken:
             del self.trials[trial.trial_id]
@@ -361,8 +377,12 @@ def _start(address: str | None) -> Any:
     return ray
 
 
-def _nodes(ray: Any) -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _nodes(ray: Any, known: Nodes | None = None) -> list[dict[str, float]]:
+    """What each machine has; of the `known` ones those that are left out do not count."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if known is not None:
+        known.alive = {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})" for node in alive}
+    return [node["Resources"] for node in alive if known is None or node["NodeID"] not in known.drained]
 
 
 def _remote(ray: Any, need: Resources, task: Callable[..., Problem | None], reused: bool = False) -> Any:
@@ -379,22 +399,4 @@ def _remote(ray: Any, need: Resources, task: Callable[..., Problem | None], reus
         options["num_gpus"] = need.gpus
     if need.processes > 1 or (need.gpus and not reused):
         options["max_calls"] = 1  # a new process per trial gives the GPU's memory back
-    return ray.remote(**options)(task)
-
-
-def _problem(ray: Any, reference: Any) -> Problem | None:
-    """Why a task that has ended failed, None if it did not."""
-    try:
-        problem: Problem | None = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:  # the worker could not even import the task
-        return Problem.of(error.cause)
-    except ray.exceptions.OutOfMemoryError as error:
-        sentence = "its machine ran out of memory; set resources.memory_gb so that fewer trials share it"
-        return Problem((type(error).__name__,), sentence, died=True, failure=HOST_MEMORY)
-    except (ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError) as error:
-        sentence = f"the machines that it ran on died again and again, before it went on ({type(error).__name__})"
-        return Problem((type(error).__name__,), sentence, died=True, machine=True, failure=LOST_NODE)
-    except ray.exceptions.RayError as error:
-        sentence = f"its process died again and again, before it wrote a newer checkpoint ({type(error).__name__})"
-        return Problem((type(error).__name__,), sentence, died=True, failure=DIED)
-    return problem
+    return ray.remote(**options)(telling_where(ray, task))

@@ -83,6 +83,10 @@ class Display:
         if self._promised is None and submitted:
             self._promised = forecast(self.sweep, self.board.pace.known, self.board.left)
             self.board.promise(self._began, self._promised)
+        for node, sentence in outcome.drained.items():
+            if node not in self._said:
+                self._said.add(node)
+                self.console.print(f"  {sentence}", highlight=False, markup=False)
         states = self.board.states
         for trial in self.sweep.trials:
             if trial.trial_id not in self._said and (

@@ -16,6 +16,7 @@ from typing import Any
 
 from rfscale import names
 from rfscale.failures import BAD_NODE
+from rfscale.run.nodes import Nodes
 from rfscale.run.tasks import Problem
 from rfscale.spec.sweep import Resources
 from rfscale.spec.trial import Trial
@@ -38,6 +39,7 @@ class Outcome:
     finished: list[str] = field(default_factory=list)
     unfinished: dict[str, State] = field(default_factory=dict)
     kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of the errors of those that failed
+    drained: dict[str, str] = field(default_factory=dict)  # machines that are left out, with a sentence each
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Queue:
     waiting: list[Trial]
     retries: int
     outcome: Outcome = field(default_factory=Outcome)
+    nodes: Nodes = field(default_factory=Nodes)
+    _began: dict[str, Trial] = field(default_factory=dict)  # of this launch, by id
     _reached: dict[str, int] = field(default_factory=dict)  # trial id -> its progress when it was last looked at
     _deaths: dict[str, int] = field(default_factory=dict)  # in a row, without progress
 
@@ -74,15 +78,22 @@ class Queue:
         taken = self.work.ready(self.waiting, self.outcome, count)
         for trial in taken:
             self._reached.setdefault(trial.trial_id, self.work.progress(trial))
+            self._began[trial.trial_id] = trial
         return taken
 
     def give_back(self, trials: list[Trial]) -> None:
         """Put them in front again: what carried them ended, and that says nothing of them."""
         self.waiting[:0] = trials
 
-    def ended(self, trial: Trial, problem: Problem | None) -> bool:
-        """Note how a task ended; returns whether the trial waits because another process has it."""
-        if problem is not None:
+    def ended(self, trial: Trial, problem: Problem | None, node: str = "") -> bool:
+        """Note how a task ended, on which machine where that is known; returns whether the trial waits because another
+        process has it."""
+        if problem is None:
+            self.nodes.fine(node)
+        elif self._may_be_the_machine(trial, problem) and (blamed := self.nodes.blamed(node, trial.trial_id, problem)):
+            self._take_up_again(blamed)
+            return False
+        else:
             smaller = self.work.again(trial, problem)
             if smaller or (problem.died and self._goes_on(trial, problem)):
                 self.give_back([trial])
@@ -95,6 +106,21 @@ class Queue:
         else:
             note_end(self.outcome, trial, state, problem)
         return state.status == names.RUNNING
+
+    def _may_be_the_machine(self, trial: Trial, problem: Problem) -> bool:
+        """A trial that went on there before its process died, or that another process has, says nothing against it."""
+        went_on = problem.died and self.work.progress(trial) > self._reached.get(trial.trial_id, 0)
+        return not problem.claimed and not went_on
+
+    def _take_up_again(self, trial_ids: list[str]) -> None:
+        """It was their machine's fault."""
+        waiting = {trial.trial_id for trial in self.waiting}
+        self.outcome.drained = self.nodes.drained
+        for trial_id in trial_ids:
+            self.outcome.unfinished.pop(trial_id, None)
+            self.outcome.kinds.pop(trial_id, None)
+            self._deaths.pop(trial_id, None)
+        self.give_back([self._began[trial_id] for trial_id in trial_ids if trial_id not in waiting])
 
     def advanced(self, running: list[Trial]) -> int:
         """A number that is larger than before where any trial went on or ended since."""

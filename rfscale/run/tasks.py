@@ -7,23 +7,26 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rfscale import names
-from rfscale.failures import ERROR, failure_of
+from rfscale.failures import BAD_NODE, ERROR, failure_of
 from rfscale.registry import allowing_plugins
 from rfscale.spec.sweep import Quality, Resources, Samples
 from rfscale.spec.trial import Trial
 from rfscale.spec.trunks import Trunk
-from rfscale.store import ClaimedError, Store, StoreError, trial_at
+from rfscale.store import ClaimedError, Store, StoreError, TrialFolder, read_json, trial_at
 from rfscale.train.ranks import ALONE, FailedRankError, LostRankError, Ranks, joined
 from rfscale.train.stopping import heeding_sigterm
 
+SEEN_SECONDS = 5.0
+"""For what another machine wrote to appear here, on a shared file system."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -89,24 +92,27 @@ def train_task(
     keep_weights: bool,
     trunk: dict[str, Any] | None = None,
     after: dict[str, str] | None = None,
+    store_id: str = "",
     *,
     several: bool = False,
 ) -> Problem | None:
     """Train one trial. What it measured and how it ended are in its folder. `trunk`: as of `rfscale.train.loop.train`;
-    `after`: how the attempt before ended, where it could not say so itself; `several`: with the other processes that
-    the environment names.
+    `after`: how the attempt before ended, where it could not say so itself; `store_id`: of a store that every machine
+    sees, where it is no URL; `several`: with the other processes that the environment names.
 
     Told to stop, by SIGTERM or by its launcher (an interrupt), it writes a checkpoint, and the process ends: no other
     trial is begun on a machine that is going away.
     """
-    settings = _one_process(resources)
-    from rfscale.train.fitting import train_fitting
-    from rfscale.train.record import Before
-
     try:
+        from rfscale.train.fitting import train_fitting
+        from rfscale.train.record import Before
+
+        settings = _one_process(resources)
         with allowing_plugins():  # whoever made the trial was allowed to, and it says which text they had
             trial = Trial.model_validate_json(trial_json)
         place, pictures = trial_at(folder), Samples.model_validate(samples)
+        if store_id and (unseen := _unseen(place, store_id)):
+            return Problem(("unseen store",), unseen, failure=BAD_NODE)
         with heeding_sigterm(signal.SIGINT) as stop, _met(settings, several) as ranks:
             shared = Trunk.model_validate(trunk) if trunk is not None else None
             earlier = Before(**after) if after is not None else Before()
@@ -119,6 +125,18 @@ def train_task(
     if ended == names.INTERRUPTED:
         sys.exit(128 + signal.SIGTERM)
     return None
+
+
+def _unseen(folder: TrialFolder, store_id: str) -> str:
+    """A sentence where this machine does not see the store, "" where it does. Nothing is written where it is not."""
+    root, deadline = folder.path.parent.parent, time.monotonic() + SEEN_SECONDS
+    while True:
+        with suppress(StoreError):
+            if (read_json(root / "store.json") or {}).get("id") == store_id:
+                return ""
+        if time.monotonic() > deadline:
+            return f"{socket.gethostname()} does not see the store {root}: every machine needs the same folder there"
+        time.sleep(0.2)
 
 
 def _met(settings: Resources, several: bool) -> AbstractContextManager[Ranks]:

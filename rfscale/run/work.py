@@ -40,6 +40,7 @@ def training(sweep: Sweep, store: Store, allowed: Allowed = everybody) -> Work:
     keep = sweep.quality is not None and sweep.quality.checkpoints == "all"
     trunks = trunks_of(sweep) if store.remote is None else ()  # they lie on one disk
     shared = {branch.trial_id: trunk for trunk in trunks for branch in trunk.branches}
+    store_id = store.identity() if store.remote is None else ""
     after: dict[str, dict[str, str]] = {}  # trial id -> how its last attempt ended, where that could not say so
     halved: dict[str, int] = {}  # trial id -> the microbatch that it takes next
 
@@ -47,7 +48,7 @@ def training(sweep: Sweep, store: Store, allowed: Allowed = everybody) -> Work:
         trunk, asked = shared.get(trial.trial_id), sweep.resources.at(trial.model.depth)
         settings = (asked.model_dump(), sweep.samples.model_dump(), keep)
         place, earlier = f"{store.place}/trials/{trial.trial_id}", after.pop(trial.trial_id, None)
-        return place, *settings, trunk.model_dump() if trunk else None, earlier
+        return place, *settings, trunk.model_dump() if trunk else None, earlier, store_id
 
     def on_trunk(trial: Trial) -> list[TrialFolder]:
         trunk = shared.get(trial.trial_id)

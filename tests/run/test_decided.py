@@ -106,9 +106,8 @@ def test_two_processes_on_a_real_server_make_one_run_of_each_trial(
         "mirror = Mirror(sweep, Store(Path(root)), uri)\nmirror.finish()\n"
     )
     environment = environment_in(tmp_path)
-    environment["PYTHONPATH"] = (
-        f"{Path(__file__).parent}:{Path(__file__).parents[1]}:{environment.get('PYTHONPATH', '')}"
-    )
+    ours = (Path(__file__).parent, Path(__file__).parents[1], environment.get("PYTHONPATH", ""))
+    environment["PYTHONPATH"] = ":".join(map(str, ours))
     command = [sys.executable, "-c", code, sweep.name, str(store.root), running_server.uri, "go"]
     started = [
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

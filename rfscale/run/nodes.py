@@ -1,0 +1,51 @@
+"""Machines that fail everything: their failures in a row are theirs, and no trial's. No Ray.
+
+A machine without the data, with a broken GPU or a full disk fails every trial within seconds, and so takes all that
+wait. After `IN_A_ROW` trials that failed there, none having ended well in between, it is left out for the rest of the
+launch; one on which rfscale cannot be imported, or which does not see the store, after the first. Those trials are
+trained elsewhere, and nothing counts. Where no other machine is left, the failures are the trials'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rfscale.failures import BAD_CONFIGURATION, BAD_NODE, DIED, ERROR, FULL_DISK, HUNG, READ_ONLY_DISK
+from rfscale.run.tasks import Problem
+
+IN_A_ROW = 3
+_MAY_BE_THE_MACHINE = (BAD_CONFIGURATION, DIED, HUNG, FULL_DISK, READ_ONLY_DISK, ERROR)
+
+
+@dataclass(slots=True)
+class Nodes:
+    """The machines of a launch."""
+
+    alive: Mapping[str, str] = field(default_factory=dict)  # id -> what people call it
+    drained: dict[str, str] = field(default_factory=dict)  # id -> a sentence
+    _row: dict[str, list[str]] = field(default_factory=dict)  # id -> trials that failed there in a row
+
+    def fine(self, node: str) -> None:
+        """A trial ended well there."""
+        self._row.pop(node, None)
+
+    def blamed(self, node: str, trial_id: str, problem: Problem) -> list[str]:
+        """A task failed there: the trials that are given back since it is the machine's fault; none where it is not
+        known to be."""
+        if node in self.drained:  # it ran there already when the machine was left out
+            return [trial_id] if problem.failure in (BAD_NODE, *_MAY_BE_THE_MACHINE) else []
+        others = [one for one in self.alive if one != node and one not in self.drained]
+        if not node or not others:
+            return []
+        row = self._row.setdefault(node, [])
+        if problem.failure in (BAD_NODE, *_MAY_BE_THE_MACHINE) and trial_id not in row:
+            row.append(trial_id)
+        if problem.failure != BAD_NODE and len(row) < IN_A_ROW:
+            return []
+        count = "a trial" if len(row) == 1 else f"{len(row)} trials in a row"
+        self.drained[node] = (
+            f"machine {self.alive.get(node, node)} is left out for the rest of this run: {count} failed there "
+            f"({problem.sentence}); they are trained on the others, and nothing counts"
+        )
+        return self._row.pop(node)

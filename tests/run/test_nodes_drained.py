@@ -1,0 +1,170 @@
+"""A machine that fails everything is left out, and its failures are no trial's."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_launch import SETTINGS, SMALL, small
+
+from rfscale import names
+from rfscale.failures import BAD_NODE, DIED, DIVERGED, ERROR, GPU_MEMORY
+from rfscale.run.launch import launch
+from rfscale.run.nodes import IN_A_ROW, Nodes
+from rfscale.run.queue import LaunchError, Outcome, Queue
+from rfscale.run.tasks import Problem
+from rfscale.run.work import training
+from rfscale.store import Store
+
+WRONG = Problem(("ValueError",), "ValueError: no driver", failure=ERROR)
+BLIND = Problem(("unseen store",), "b does not see the store", failure=BAD_NODE)
+
+
+def two() -> Nodes:
+    return Nodes(alive={"a": "a (1)", "b": "b (2)"})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    place = Store(tmp_path / "store")
+    place.check_writable()
+    return place
+
+
+# --- no Ray -----------------------------------------------------------------------------------------------------------
+
+
+def test_failures_in_a_row_are_the_machines_and_a_good_end_between_forgives_them() -> None:
+    nodes = two()
+    assert nodes.blamed("b", "1", WRONG) == nodes.blamed("b", "2", WRONG) == []
+    nodes.fine("b")
+    assert nodes.blamed("b", "1", WRONG) == nodes.blamed("b", "2", WRONG) == []
+    nodes.fine("a")
+    assert nodes.blamed("b", "3", WRONG) == ["1", "2", "3"]
+    assert nodes.drained["b"] == (
+        "machine b (2) is left out for the rest of this run: 3 trials in a row failed there (ValueError: no driver); "
+        "they are trained on the others, and nothing counts"
+    )
+    assert nodes.blamed("b", "4", WRONG) == ["4"], "it ran there when the machine was left out"
+    assert nodes.blamed("a", "5", BLIND) == [], "the last machine is never left out"
+
+
+def test_one_bad_trial_and_what_is_no_fault_of_a_machine_leave_none_out() -> None:
+    nodes = two()
+    for _ in range(2 * IN_A_ROW):
+        assert nodes.blamed("b", "1", WRONG) == []
+    for number in range(2 * IN_A_ROW):
+        for failure in (DIVERGED, GPU_MEMORY):
+            assert nodes.blamed("a", str(number), Problem(("x",), "x", failure=failure)) == []
+    assert not nodes.drained
+    assert nodes.blamed("", "1", BLIND) == [], "nobody knows where"
+
+
+def test_a_machine_that_does_not_see_the_store_is_left_out_at_once() -> None:
+    assert two().blamed("b", "1", BLIND) == ["1"]
+
+
+def test_trials_of_a_bad_machine_wait_again_and_do_not_stop_the_sweep(store: Store) -> None:
+    sweep = small(seeds=[0, 1])
+    queue = Queue(training(sweep, store), list(sweep.trials), 0, nodes=two())
+    taken = queue.next(IN_A_ROW)
+    for trial in taken:
+        assert not queue.ended(trial, WRONG, "b")
+    assert queue.outcome == Outcome(drained=queue.nodes.drained)
+    assert {trial.trial_id for trial in queue.waiting} == {trial.trial_id for trial in sweep.trials}
+    queue = Queue(training(sweep, store), list(sweep.trials), 0, nodes=Nodes(alive={"b": "b"}))
+    for trial in queue.next(IN_A_ROW):
+        queue.ended(trial, WRONG, "b")
+    assert len(queue.outcome.unfinished) == IN_A_ROW, "with one machine the failures are the trials'"
+
+
+def test_a_death_after_progress_says_nothing_against_the_machine(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = small(seeds=[0, 1])
+    queue = Queue(training(sweep, store), list(sweep.trials), 3, nodes=two())
+    for trial in queue.next(IN_A_ROW):
+        store.trial(trial.trial_id).checkpoint(5).mkdir(parents=True)
+        queue.ended(trial, Problem(("WorkerCrashedError",), "died", died=True, failure=DIED), "b")
+    assert not queue.nodes.drained
+
+
+# --- two Ray nodes, one of which is bad ---------------------------------------------------------------------------------
+
+BAD: dict[str, str] = {
+    "no rfscale": """
+        import sys
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                if name == "rfscale" or name.startswith("rfscale."):
+                    raise ModuleNotFoundError("No module named 'rfscale'")
+        sys.meta_path.insert(0, Refuse())
+        """,
+    "no store": """
+        from pathlib import Path
+        read = Path.read_text
+        def blind(self, *given, **more):
+            if self.name == "store.json":
+                raise FileNotFoundError(2, "No such file or directory", str(self))
+            return read(self, *given, **more)
+        Path.read_text = blind
+        """,
+    "no driver": """
+        import sys
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                if name == "rfscale.train.loop":
+                    raise OSError("libcuda.so.1: cannot open shared object file")
+        sys.meta_path.insert(0, Refuse())
+        """,
+    "dies": """
+        import os, sys
+        class Die:
+            def find_spec(self, name, path=None, target=None):
+                if name == "rfscale.train.loop":
+                    os._exit(139)
+        sys.meta_path.insert(0, Die())
+        """,
+}
+
+
+@pytest.fixture
+def bad_cluster(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A good node and a bad one, with one CPU each."""
+    from ray.cluster_utils import Cluster
+
+    for key, value in SETTINGS.items():
+        monkeypatch.setenv(key, value)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(textwrap.dedent(BAD[request.param]))
+    made: Any = Cluster()
+    try:
+        made.add_node(num_cpus=1, include_dashboard=False)
+        made.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "site")})
+        yield str(made.address)
+    finally:
+        made.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad_cluster", list(BAD), indirect=True)
+def test_a_bad_node_is_left_out_and_every_trial_is_trained_on_the_other(store: Store, bad_cluster: str) -> None:
+    sweep = small(model={**SMALL["model"], "depths": [1]}, seeds=[0, 1, 2])
+    outcome = launch(sweep, store, address=bad_cluster)
+    assert sorted(outcome.finished) == sorted(trial.trial_id for trial in sweep.trials), outcome
+    (sentence,) = outcome.drained.values()
+    assert "is left out for the rest of this run" in sentence
+    for trial in sweep.trials:
+        assert store.trial(trial.trial_id).state().status == names.FINISHED
+        assert json.loads(store.trial(trial.trial_id).record.read_text())["attempts"]
+
+
+@pytest.mark.slow
+def test_where_every_machine_is_bad_the_run_says_so_and_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    (store.root / "store.json").write_text(json.dumps({"id": "mine"}))
+    sweep = small()
+    monkeypatch.setattr(Store, "identity", lambda self: "another")
+    with pytest.raises(LaunchError, match="does not see the store"):
+        launch(sweep, store)
