@@ -91,7 +91,7 @@ class Queue:
         if problem is None:
             self.nodes.fine(node)
         elif self._may_be_the_machine(trial, problem) and (blamed := self.nodes.blamed(node, trial.trial_id, problem)):
-            self._take_up_again(blamed)
+            self._take_up_again(trial, blamed)
             return False
         else:
             smaller = self.work.again(trial, problem)
@@ -112,15 +112,15 @@ class Queue:
         went_on = problem.died and self.work.progress(trial) > self._reached.get(trial.trial_id, 0)
         return not problem.claimed and not went_on
 
-    def _take_up_again(self, trial_ids: list[str]) -> None:
-        """It was their machine's fault."""
-        waiting = {trial.trial_id for trial in self.waiting}
+    def _take_up_again(self, trial: Trial, trial_ids: list[str]) -> None:
+        """It was their machine's fault. Those that died there, and not failed yet, are on their way already."""
         self.outcome.drained = self.nodes.drained
+        back = [self._began[one] for one in trial_ids if one in self.outcome.unfinished or one == trial.trial_id]
         for trial_id in trial_ids:
             self.outcome.unfinished.pop(trial_id, None)
             self.outcome.kinds.pop(trial_id, None)
             self._deaths.pop(trial_id, None)
-        self.give_back([self._began[trial_id] for trial_id in trial_ids if trial_id not in waiting])
+        self.give_back(back)
 
     def advanced(self, running: list[Trial]) -> int:
         """A number that is larger than before where any trial went on or ended since."""

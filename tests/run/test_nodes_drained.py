@@ -91,7 +91,7 @@ def test_a_death_after_progress_says_nothing_against_the_machine(store: Store, m
     assert not queue.nodes.drained
 
 
-# --- two Ray nodes, one of which is bad ---------------------------------------------------------------------------------
+# --- two Ray nodes, one of which is bad -------------------------------------------------------------------------------
 
 BAD: dict[str, str] = {
     "no rfscale": """
