@@ -375,7 +375,7 @@ TAG_SUMMARY = "rfscale.summary"  # of a run that holds the report and is no tria
 TAG_DESCRIPTION = "mlflow.note.content"  # MLflow's own: what its page says of an experiment
 TAG_CURSOR = "rfscale.journal_bytes"  # bytes of the trial's journal that this run holds, and a hash of their last line
 
-FINISHED, RUNNING, PARTIAL, INTERRUPTED, DIVERGED, FAILED, DAMAGED, NEW, DROPPED = (
+FINISHED, RUNNING, PARTIAL, INTERRUPTED, DIVERGED, FAILED, DAMAGED, NEW, DROPPED, INCOMPLETE = (
     "finished",
     "running",
     "partial",
@@ -385,7 +385,10 @@ FINISHED, RUNNING, PARTIAL, INTERRUPTED, DIVERGED, FAILED, DAMAGED, NEW, DROPPED
     "damaged",
     "new",
     "dropped",
+    "incomplete",
 )
+OVER: tuple[str, ...] = (FINISHED, DIVERGED, INCOMPLETE)
+"""How a trial ends for good: training it again gives the same."""
 STATUSES: dict[str, str] = {
     NEW: "nothing of it exists yet",
     RUNNING: "a process is training it now",
@@ -393,6 +396,7 @@ STATUSES: dict[str, str] = {
     INTERRUPTED: "it was told to stop, wrote a checkpoint and left; the next run goes on from there",
     FINISHED: "last step reached, finite metrics, readable weights",
     DIVERGED: "its loss diverged; training is deterministic, so it is not tried again",
+    INCOMPLETE: "its samples or FLOPs are not the planned ones; `rfscale retry` has the next run train it anew",
     FAILED: "it ended with an error; the next run tries it again",
     DAMAGED: "a file of it cannot be read, or its weights have changed; the next run trains it again",
     DROPPED: "it is in no fit, with the reason beside it",

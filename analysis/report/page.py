@@ -52,7 +52,7 @@ from analysis.tuning.summary import tuning_of
 from rfscale import names
 
 TEMPLATE = "page.html"
-_ENDED = (names.FINISHED, names.DIVERGED, names.DROPPED)  # how a trial that is left out may have ended for good
+_ENDED = (*names.OVER, names.DROPPED)  # how a trial that is left out may have ended for good
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,7 @@ def status(
     print_table(study.sweep.name, ("trial_id", "arm", *fields), rows)
     for trial, state in study.states():
         log = study.store.trial(trial.trial_id).log
-        if state.status in (names.FAILED, names.DIVERGED) and log.exists():
+        if state.status in (names.FAILED, names.DIVERGED, names.INCOMPLETE) and log.exists():
             typer.echo(f"log of {trial.trial_id}: {log}")
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items() if number))
     for kind, number in Counter(row["failure"] for row in rows if row["failure"]).most_common():

@@ -29,8 +29,8 @@ WIDE = 100  # columns from which there is room for a bar in every row
 QUIET_SECONDS = 120.0
 QUIET_POINTS = 20.0
 """A trial that runs is silent after this many seconds without a point, and this many times its usual ones."""
-_COLOURS = {names.FAILED: "red", names.DIVERGED: "yellow", names.DAMAGED: "red"}
-_STAYS = (names.FINISHED, names.DIVERGED)  # states that cannot change while a sweep runs: not read again
+_COLOURS = {names.FAILED: "red", names.DIVERGED: "yellow", names.INCOMPLETE: "yellow", names.DAMAGED: "red"}
+_STAYS = names.OVER  # states that cannot change while a sweep runs: not read again
 _AGAIN = (names.FAILED, names.DAMAGED)  # what the next run trains again
 
 
@@ -89,7 +89,7 @@ class Board:
     def summary(self) -> str:
         """Such as `3 of 12 trials done, 2 running, 7 left, about 2.1 min left`."""
         count = {status: sum(s.status == status for s in self.states.values()) for status in names.STATUSES}
-        bad = count[names.DIVERGED] + count[names.FAILED]
+        bad = count[names.DIVERGED] + count[names.INCOMPLETE] + count[names.FAILED]
         running, done = count[names.RUNNING], count[names.FINISHED]
         parts = [
             f"{done} of {len(self.states)} trials done",
@@ -195,7 +195,7 @@ class Board:
 
     def _troubles(self, width: int) -> Iterator[Text]:
         """A line for each trial in trouble, the worst first."""
-        order = {names.FAILED: 0, names.DAMAGED: 1, names.RUNNING: 2, names.DIVERGED: 3}
+        order = {names.FAILED: 0, names.DAMAGED: 1, names.RUNNING: 2, names.DIVERGED: 3, names.INCOMPLETE: 4}
         found = [
             (order[s.status], trial)
             for trial in self.sweep.trials

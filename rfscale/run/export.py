@@ -150,7 +150,13 @@ def _tensorboard(results: Exports, folder: Path, progress: Progress) -> None:
 
 # --- Weights & Biases -------------------------------------------------------------------------------------------------
 
-_STATE = {names.FINISHED: "finished", names.RUNNING: "running", names.DIVERGED: "failed", names.FAILED: "crashed"}
+_STATE = {
+    names.FINISHED: "finished",
+    names.RUNNING: "running",
+    names.DIVERGED: "failed",
+    names.INCOMPLETE: "failed",
+    names.FAILED: "crashed",
+}
 
 
 def _wandb(results: Exports, folder: Path, progress: Progress) -> None:

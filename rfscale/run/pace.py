@@ -212,7 +212,7 @@ class Pace:
 END_STEPS = 35.0
 """What the end of a trial takes, in its steps, before one is seen: the median over experiments/backbones.yaml."""
 
-_OVER = (names.FINISHED, names.DIVERGED, names.FAILED)
+_OVER = (*names.OVER, names.FAILED)
 
 
 def _flops(trial: Trial) -> float:

@@ -27,6 +27,7 @@ PLAN_STATUSES = (names.NEW, names.PARTIAL, names.FINISHED, names.DROPPED)
 _PLANNED = {
     **dict.fromkeys((names.RUNNING, names.INTERRUPTED, names.FAILED, names.DAMAGED), names.PARTIAL),
     names.DIVERGED: names.DROPPED,
+    names.INCOMPLETE: names.DROPPED,
 }
 
 
@@ -84,6 +85,6 @@ def planned(trial: Trial, state: State, left_out: str) -> Planned:
     reason = state.reason
     if state.status == names.RUNNING:
         reason = "a process is training it now"
-    elif state.status in (names.DIVERGED, names.FAILED):
+    elif state.status in (names.DIVERGED, names.INCOMPLETE, names.FAILED):
         reason = f"{state.status}: {state.reason}"
     return Planned(trial, _PLANNED.get(state.status, state.status), reason)

@@ -161,7 +161,9 @@ def next_to_train(
         if state.status == names.RUNNING:
             continue
         waiting.remove(trial)
-        if state.status == names.DIVERGED or (state.status == names.FINISHED and _whole(store.trial(trial.trial_id))):
+        if state.status in (names.DIVERGED, names.INCOMPLETE) or (
+            state.status == names.FINISHED and _whole(store.trial(trial.trial_id))
+        ):
             note_end(outcome, trial, state)
         else:
             taken.append(trial)
@@ -172,7 +174,7 @@ def _goes_first(branch: Branch, store: Store, outcome: Outcome) -> bool:
     """Whether a trial of the trunk has not ended yet, well or not."""
     if branch.trial_id in outcome.finished or branch.trial_id in outcome.unfinished:
         return False
-    return store.trial(branch.trial_id).state().status not in (names.FINISHED, names.DIVERGED)
+    return store.trial(branch.trial_id).state().status not in names.OVER
 
 
 def _whole(folder: TrialFolder) -> bool:
@@ -192,7 +194,7 @@ def note_end(outcome: Outcome, trial: Trial, state: State, problem: Problem | No
 def trained(folder: TrialFolder, problem: Problem | None) -> State:
     """How a trial whose task has ended stands: its folder decides, and where that cannot say, the error of the task."""
     state = folder.state()
-    if state.status in (names.FINISHED, names.DIVERGED, names.RUNNING, names.INTERRUPTED):
+    if state.status in (*names.OVER, names.RUNNING, names.INTERRUPTED):
         return state
     if problem is None:
         hint = "the store must be a folder that every node of the cluster sees"

@@ -148,7 +148,7 @@ def left_out(sweep: Sweep, store: Store) -> dict[str, str]:
 
 def _untrained(sweep: Sweep, store: Store, gone: Mapping[str, Drop]) -> list[Trial]:
     """The trials of these arms that have not ended."""
-    ended = (names.FINISHED, names.DIVERGED)
+    ended = names.OVER
     trials = (trial for trial in sweep.trials if sweep.placing(trial).arm in gone) if gone else ()
     return [trial for trial in trials if store.trial(trial.trial_id).state().status not in ended]
 

@@ -95,7 +95,7 @@ def watched(sweep: Sweep, store: Store, report: Callable[[], Path], say: Callabl
 
 
 def _ended(sweep: Sweep, store: Store) -> int:
-    ended = (names.FINISHED, names.DIVERGED, names.FAILED, names.DAMAGED)
+    ended = (*names.OVER, names.FAILED, names.DAMAGED)
     return sum(store.trial(trial.trial_id).state().status in ended for trial in sweep.trials)
 
 

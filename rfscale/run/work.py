@@ -30,7 +30,7 @@ def to_train(sweep: Sweep, store: Store) -> list[Trial]:
 
     The weights of finished trials are read from end to end: one whose weights are damaged is among them.
     """
-    ended = (names.FINISHED, names.DIVERGED)
+    ended = names.OVER
     trials = [t for t in sweep.trials if store.trial(t.trial_id).state(thorough=True).status not in ended]
     return sorted(trials, key=lambda t: -t.train_flops)
 

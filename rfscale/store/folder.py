@@ -162,7 +162,7 @@ class TrialFolder:
                 if not reason:
                     return State(names.FINISHED, result["step"], "", result["metrics"][names.VAL_LOSS])
                 return State(names.PARTIAL, step, reason, loss)
-            if status == names.DIVERGED or not self._locked():
+            if status in (names.DIVERGED, names.INCOMPLETE) or not self._locked():
                 failure = str(result.get("failure") or (DIVERGED if status == names.DIVERGED else ""))
                 return State(status, max(step, result.get("step") or 0), reason, loss, failure)
         if self._locked():

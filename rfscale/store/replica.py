@@ -194,7 +194,7 @@ class Replica:
     def _has_ended(self) -> bool:
         """As what lies here says, well or not; then nothing of it is gone on from."""
         with suppress(DamagedError):
-            return (read_json(self.folder / "result.json") or {}).get("status") in (names.FINISHED, names.DIVERGED)
+            return (read_json(self.folder / "result.json") or {}).get("status") in names.OVER
         return False
 
     def _sweep_up(self) -> None:

@@ -28,6 +28,7 @@ from rfscale.spec.trial import Trial
 from rfscale.spec.trunks import Branch
 from rfscale.spec.trunks import Trunk as Planned
 from rfscale.store import ClaimedError, TrialFolder, write_json
+from rfscale.train.achieved import achieved, count, flops_by_sides
 from rfscale.train.batches import Batches
 from rfscale.train.log import TrialLog
 from rfscale.train.memory import watching_memory
@@ -46,7 +47,6 @@ from rfscale.validation.samples import save_samples
 
 DIVERGED_FACTOR = 10.0
 BEAT_SECONDS = 5.0  # between two signs of life
-_OVER = (names.FINISHED, names.DIVERGED)
 
 Progress = Callable[[int, float], None]  # called as progress(step, training loss) at every logged point
 
@@ -90,7 +90,7 @@ def train(
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.claim(), TrialLog(folder, trial.training.steps) as log:
         ended = folder.known_state(thorough=True).status  # only what is asked under the lock is sure
-        if ranks.told(ended) in _OVER:
+        if ranks.told(ended) in names.OVER:
             return ended
         found = folder.begin()
         record_attempt(trial, folder, placement, found, before)
@@ -104,7 +104,7 @@ def train(
                 result["files"] = run.finish(samples)
                 result["memory_bytes"] = peak()
             result["sha256"] = checksums(folder)
-            result |= {"status": names.FINISHED, "step": run.state.at.step}
+            result |= {"status": names.FINISHED, "step": run.state.at.step, **achieved(trial, run.state.at)}
             folder.check()
         except Interrupted as error:
             result |= {"status": names.INTERRUPTED, "reason": str(error), "step": run.state.at.step if run else 0}
@@ -140,7 +140,7 @@ def train(
 
 def _along(trial: Trial, placement: Placement, samples: Samples, keep: bool, stop: Stop, trunk: Planned | None) -> str:
     """The same, of the processes beside the first one: what they write is thrown away."""
-    if (ended := placement.ranks.told("")) in _OVER:
+    if (ended := placement.ranks.told("")) in names.OVER:
         return ended
     with tempfile.TemporaryDirectory(prefix="rfscale-") as place, placement.ranks.hearing():
         run = Training(trial, TrialFolder(Path(place)), placement, math.inf, keep, stop, trunk)
@@ -176,6 +176,7 @@ class Training:
         self.measures = placement.ranks.first or placement.sharded
         self.recipe = Recipe.of(trial, placement)
         self.batches = Batches(trial, placement)
+        self.flops = flops_by_sides(trial)
         self.validation = self.batches.validation(trial.evaluation.images)
         self.state = TrainState.at_the_start(trial, placement)
         if found := self.state.restore(folder):
@@ -235,6 +236,7 @@ class Training:
 
         for batch in self.batches.between(at.step, until):
             take_step(self.state, batch, self.recipe, self.sums)
+            count(self.state.at, batch, self.flops, self.ranks.count)
             last = at.step == steps
             if self._is_logged(at.step):
                 progress(at.step, self._log(time.monotonic() - clock))

@@ -46,6 +46,9 @@ class Position:
     summed_loss: float = 0.0
     summed_norm: float = 0.0
     summed_seconds: float = 0.0
+    # Of all steps, as the batches were; None after a checkpoint of an older version:
+    samples: int | None = 0
+    flops: int | None = 0
 
 
 class TrainState:
@@ -202,7 +205,7 @@ class _Read:
                 index, name = key.split(".")
                 moments.setdefault(int(index), {})[name] = value
             at: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            return cls(model, ema, moments, Position(**at))
+            return cls(model, ema, moments, Position(**{"samples": None, "flops": None, **at}))
         except (SafetensorError, ValueError, TypeError) as error:
             raise damaged(path, names.one_line(error, 200)) from error
         except OSError as error:

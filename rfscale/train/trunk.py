@@ -28,7 +28,7 @@ from rfscale.train.placement import Placement
 from rfscale.train.state import TrainState
 
 HISTORY = "history.json"
-ENDED = (names.FINISHED, names.DIVERGED)
+ENDED = names.OVER
 
 
 @dataclass(slots=True)

@@ -29,13 +29,15 @@ from rfscale.failures import (
     READ_ONLY_DISK,
     failure_of,
 )
-from rfscale.run.queue import Queue
+from rfscale.run.queue import Outcome, Queue, next_to_train
 from rfscale.run.tasks import Problem, train_task
 from rfscale.run.work import training
 from rfscale.spec.sweep import Samples, Sweep
+from rfscale.spec.sweep_file import parse_sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import Store, StoreError, TrialFolder, read_json
 from rfscale.train import loop as loop_module
+from rfscale.train.batches import Batches
 from rfscale.train.fits import Fits, shape_of
 from rfscale.train.loop import DivergedError, train
 from rfscale.train.ranks import LostRankError
@@ -247,3 +249,78 @@ def test_a_trial_that_is_in_no_store_remembers_nothing(sweep: Sweep, tmp_path: P
     folder = TrialFolder(tmp_path / "t")
     assert run(sweep.trials[0], folder, sweep) is None
     assert not list(tmp_path.rglob("fits"))
+
+
+# --- achieved and planned ---------------------------------------------------------------------------------------------
+
+
+def test_what_was_achieved_is_what_was_planned_also_after_a_stop(
+    sweep: Sweep, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = sweep.trials[0]
+    folder, step = store.trial(trial.trial_id), loop_module.take_step
+
+    def stopping(state: Any, *rest: Any) -> None:
+        if state.at.step == 4:
+            raise system(errno.ENOSPC)
+        step(state, *rest)
+
+    often = sweep.model_copy(update={"resources": sweep.resources.model_copy(update={"checkpoint_seconds": 1e-9})})
+    monkeypatch.setattr(loop_module, "take_step", stopping)
+    assert run(trial, folder, often) is not None
+    monkeypatch.setattr(loop_module, "take_step", step)
+    assert run(trial, folder, often) is None
+    result = read_json(folder.result) or {}
+    assert (result["samples"], result["train_flops"]) == (trial.training.samples, trial.train_flops)
+    assert result["status"] == names.FINISHED
+
+
+def test_a_batch_that_was_short_makes_a_trial_incomplete(
+    sweep: Sweep, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = sweep.trials[0]
+    folder, of = store.trial(trial.trial_id), Batches.of
+    monkeypatch.setattr(Batches, "of", lambda self, step: of(self, step)[: 3 if step == 2 else 4])
+    assert run(trial, folder, sweep) is None
+    state = folder.state()
+    each = trial.train_flops // trial.training.samples
+    assert state.status == names.INCOMPLETE
+    assert state.reason == (
+        f"it was trained on 23 samples with {23 * each} FLOPs; planned were 24 samples with {24 * each} FLOPs"
+    )
+    outcome = Outcome()
+    assert next_to_train([trial], store, outcome, 1) == [], "training it again gives the same"
+    assert outcome.unfinished[trial.trial_id] == state
+
+
+def test_a_checkpoint_of_an_older_version_counts_nothing_and_is_not_incomplete(
+    sweep: Sweep, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = sweep.trials[0]
+    folder, step = store.trial(trial.trial_id), loop_module.take_step
+
+    def stopping(state: Any, *rest: Any) -> None:
+        if state.at.step == 4:
+            raise system(errno.ENOSPC)
+        step(state, *rest)
+
+    often = sweep.model_copy(update={"resources": sweep.resources.model_copy(update={"checkpoint_seconds": 1e-9})})
+    monkeypatch.setattr(loop_module, "take_step", stopping)
+    run(trial, folder, often)
+    for checkpoint in folder.checkpoints():
+        at = json.loads((checkpoint / "state.json").read_text())
+        (checkpoint / "state.json").write_text(json.dumps({k: v for k, v in at.items() if k not in ("samples", "flops")}))
+        (checkpoint / "manifest.json").unlink()
+    monkeypatch.setattr(loop_module, "take_step", step)
+    assert run(trial, folder, often) is None
+    result = read_json(folder.result) or {}
+    assert result["status"] == names.FINISHED
+    assert "samples" not in result
+
+
+def test_with_buckets_each_sample_costs_its_own_sides(tiny: dict[str, Any], store: Store) -> None:
+    tiny["data"] |= {"buckets": [[8, 8], [4, 16]]}
+    trial = parse_sweep(tiny).trials[0]
+    folder = store.trial(trial.trial_id)
+    assert train(trial, folder, samples=Samples(images=0)) == names.FINISHED
+    assert (read_json(folder.result) or {})["train_flops"] == trial.train_flops

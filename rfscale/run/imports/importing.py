@@ -108,7 +108,7 @@ def _import_published(source: Path, store: Store, progress: Progress) -> Importe
         result = read_json(path / "result.json")
         if folder.record.exists():
             kept.append(path.name)
-        elif result is None or result["status"] not in (names.FINISHED, names.DIVERGED):
+        elif result is None or result["status"] not in names.OVER:
             left.append(path.name)
         else:
             _take(path, source / "models" / path.name, known[path.name], folder, origin)

@@ -61,7 +61,7 @@ RETRY_SECONDS = 5.0
 LAST_PATIENCE_SECONDS = 30.0
 STOP_SECONDS = 8.0  # for the last pass of a sweep that was interrupted
 
-_ENDED = {names.FINISHED: "FINISHED", names.DIVERGED: "FAILED", names.FAILED: "FAILED"}
+_ENDED = {names.FINISHED: "FINISHED", **dict.fromkeys((names.DIVERGED, names.INCOMPLETE, names.FAILED), "FAILED")}
 
 
 def tracking_uri(store: Store) -> str:
