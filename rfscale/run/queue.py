@@ -161,9 +161,8 @@ def next_to_train(
         if state.status == names.RUNNING:
             continue
         waiting.remove(trial)
-        if state.status in (names.DIVERGED, names.INCOMPLETE) or (
-            state.status == names.FINISHED and _whole(store.trial(trial.trial_id))
-        ):
+        whole = state.status == names.FINISHED and _whole(store.trial(trial.trial_id))
+        if whole or state.status in (names.DIVERGED, names.INCOMPLETE):
             note_end(outcome, trial, state)
         else:
             taken.append(trial)

@@ -36,9 +36,6 @@ def achieved(trial: Trial, at: Position) -> dict[str, Any]:
     found: dict[str, Any] = {"samples": at.samples, "train_flops": at.flops}
     planned = (trial.training.samples, trial.train_flops)
     if (at.samples, at.flops) != planned:
-        found |= {
-            "status": names.INCOMPLETE,
-            "reason": f"it was trained on {at.samples} samples with {at.flops} FLOPs, and {planned[0]} with {planned[1]} "
-            "were planned",
-        }
+        did, plan = (f"{samples} samples with {flops} FLOPs" for samples, flops in ((at.samples, at.flops), planned))
+        found |= {"status": names.INCOMPLETE, "reason": f"it was trained on {did}; planned were {plan}"}
     return found

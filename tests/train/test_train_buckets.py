@@ -22,7 +22,7 @@ from rfscale.spec.judging import JudgeError
 from rfscale.spec.sweep import Quality, Resources, Samples, SweepError
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.spec.trial import Trial
-from rfscale.store import TrialFolder
+from rfscale.store import TrialFolder, read_json
 from rfscale.train import loop as loop_module
 from rfscale.train.loop import train
 from rfscale.train.state import TrainState
@@ -117,6 +117,15 @@ def test_train_flops_are_the_sum_over_the_steps(bucketed: Mapping) -> None:
     assert parameters["tokens"] == parameters["image_tokens"] + 16
     assert len({shape.flops().train for shape in shapes}) == 2
     assert parameters["parameters"] == shapes[0].parameter_count()
+
+
+def test_what_is_achieved_is_counted_at_the_cost_of_each_bucket(bucketed: Mapping, tmp_path: Path) -> None:
+    bucketed["data"] |= {"buckets": [[16, 24], [28, 16]]}
+    trial = trial_of(bucketed, steps=12)
+    folder = TrialFolder(tmp_path / "t")
+    assert train(trial, folder, samples=Samples(images=0)) == names.FINISHED
+    assert (read_json(folder.result) or {})["train_flops"] == trial.train_flops
+    assert len(trial.costs) == 2
 
 
 def test_the_papers_half_million_steps_are_counted(bucketed: Mapping) -> None:
