@@ -54,6 +54,8 @@ def show_forecast(study: Study, workers: int | None, price_per_hour: float | Non
     )
     for sentence in sentences(found):
         say(sentence)
+    if any(sweep.resources.at(trial.model.depth).pack_gpu_gb is not None for trial in sweep.trials):
+        say("note: what was timed had a GPU alone; how long trials take that share one by pack_gpu_gb is not forecast")
     if sweep.quality is not None:
         say("note: images are judged after training, which is not in it")
     typer.echo(said_of(store))

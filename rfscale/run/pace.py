@@ -44,6 +44,7 @@ class Seen:
     points: int = 0
     written: float = math.nan  # when its record was
     host: str = ""
+    share: float = 1.0  # of its GPU; below 1 others were trained there too, and its times are theirs
 
     @property
     def steps(self) -> int:
@@ -67,7 +68,8 @@ class Seen:
             if not attempts:
                 return
             began, host = seconds_of(attempts[-1]["started"]), str(attempts[-1].get("host", ""))
-            self.__init__(began=began, written=written, host=host)  # type: ignore[misc]
+            share = float(attempts[-1].get("device_share", 1.0))
+            self.__init__(began=began, written=written, host=host, share=share)  # type: ignore[misc]
         points, self.cursor = folder.points(self.cursor)
         for point in points:
             when = point.time / 1000
@@ -99,11 +101,17 @@ class Pace:
     seen: dict[str, Seen] = field(default_factory=dict)
     _over: set[str] = field(default_factory=set)
     _sizes: dict[str, Size] = field(default_factory=dict)
+    _shares: set[str] = field(
+        default_factory=set
+    )  # trials that are to share a GPU: to others a shared one says nothing
 
     def __post_init__(self) -> None:
         resources, samples = self.sweep.resources, self.sweep.samples
         for trial in self.sweep.trials:
             self._sizes[trial.trial_id] = size_of(trial, resources, samples), trial.training.steps
+            asked = resources.at(trial.model.depth)
+            if asked.pack_gpu_gb is not None or 0 < asked.gpus < 1:
+                self._shares.add(trial.trial_id)
 
     def look(self, states: Mapping[str, State]) -> None:
         """Read what is new of the trials that run or have ended. One that cannot be read says nothing."""
@@ -167,7 +175,7 @@ class Pace:
         """Seconds per step of each size that has run for long enough, over all of its trials."""
         sums: dict[Size, tuple[int, float]] = {}
         for trial_id, seen in self.seen.items():
-            if seen.steps:
+            if seen.steps and (seen.share == 1 or trial_id in self._shares):
                 steps, seconds = sums.get(self._sizes[trial_id], (0, 0.0))
                 sums[self._sizes[trial_id]] = steps + seen.steps, seconds + seen.seconds
         finished = {self._sizes[trial_id] for trial_id in self._over}

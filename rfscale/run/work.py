@@ -9,6 +9,7 @@ from typing import Any
 from rfscale import names
 from rfscale.failures import OUT_OF_MEMORY
 from rfscale.run.hung import end_process
+from rfscale.run.packing import packed
 from rfscale.run.queue import Outcome, Work, journal_bytes, judged, newest_checkpoint, next_to_train, trained
 from rfscale.run.tasks import Problem, evaluate_task, train_task
 from rfscale.spec.sweep import Quality, Sweep
@@ -40,12 +41,13 @@ def training(sweep: Sweep, store: Store, allowed: Allowed = everybody) -> Work:
     keep = sweep.quality is not None and sweep.quality.checkpoints == "all"
     trunks = trunks_of(sweep) if store.remote is None else ()  # they lie on one disk
     shared = {branch.trial_id: trunk for trunk in trunks for branch in trunk.branches}
+    takes = packed(sweep, store)
     store_id = store.identity() if store.remote is None else ""
     after: dict[str, dict[str, str]] = {}  # trial id -> how its last attempt ended, where that could not say so
     halved: dict[str, int] = {}  # trial id -> the microbatch that it takes next
 
     def arguments(trial: Trial) -> tuple[Any, ...]:
-        trunk, asked = shared.get(trial.trial_id), sweep.resources.at(trial.model.depth)
+        trunk, asked = shared.get(trial.trial_id), takes(trial)
         settings = (asked.model_dump(), sweep.samples.model_dump(), keep)
         place, earlier = f"{store.place}/trials/{trial.trial_id}", after.pop(trial.trial_id, None)
         return place, *settings, trunk.model_dump() if trunk else None, earlier, store_id
@@ -73,7 +75,7 @@ def training(sweep: Sweep, store: Store, allowed: Allowed = everybody) -> Work:
     return Work(
         train_task,
         again=again,
-        resources=lambda trial: sweep.resources.at(trial.model.depth),
+        resources=takes,
         arguments=arguments,
         ready=lambda waiting, outcome, count: next_to_train(
             waiting, store, outcome, count, shared, allowed(waiting, outcome)

@@ -191,6 +191,7 @@ class OfATrial(Strict):
     cpus: Annotated[float, Real(0, 100_000, low_open=True)] = 1
     gpus: Annotated[float, Real(0, 100_000)] = 0
     memory_gb: Annotated[float, Real(0, 1e6, low_open=True)] | None = None
+    pack_gpu_gb: Annotated[float, Real(0, 1e6, low_open=True)] | None = None  # of a GPU; None: no other trial is on it
     microbatch: Batch | None = None  # None: all that the process has of the batch at once
     compile: bool = False
     processes: Processes = 1

@@ -42,6 +42,7 @@ FULL: Mapping = {
         "cpus": 2,
         "gpus": 0.5,
         "memory_gb": 3,
+        "pack_gpu_gb": 80,
         "microbatch": 4,
         "retries": 1,
         "checkpoint_seconds": 30,

@@ -109,7 +109,8 @@ COMPARED = {
     *(("data", key) for key in ("resolution", "max_objects", "max_letters", "validation_fraction")),
     *(("text", key) for key in ("length", "width")),
     *(("samples", key) for key in ("images", "steps", "guidance")),
-    *(("resources", key) for key in ("cpus", "gpus", "memory_gb", "microbatch", "retries", "checkpoint_seconds")),
+    *(("resources", key) for key in ("cpus", "gpus", "memory_gb", "pack_gpu_gb", "microbatch", "retries")),
+    ("resources", "checkpoint_seconds"),
 }
 
 
