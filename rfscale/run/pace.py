@@ -103,7 +103,7 @@ class Pace:
     _sizes: dict[str, Size] = field(default_factory=dict)
     _shares: set[str] = field(
         default_factory=set
-    )  # trials that are to share a GPU: to others a shared one says nothing
+    )  # trials that are to share a GPU, as others did
 
     def __post_init__(self) -> None:
         resources, samples = self.sweep.resources, self.sweep.samples
