@@ -1,8 +1,9 @@
-"""`rfscale plan --measure`: a few steps of every size, in as many processes side by side as the machine runs trials.
+"""`rfscale plan --measure`: a few steps of every size, in as many trials side by side as the machine runs.
 
 Side by side, since trials that run at once share the memory's bandwidth and the caches: two at a time each take longer
 than one alone. Every process times the same size at the same moment; what is kept is their mean. A process is told what
-to do by a line of JSON on its standard input, and answers with one.
+to do by a line of JSON on its standard input, and answers with one. Where a trial takes several processes, so many of
+them train it together, as under torchrun, and the first one's times count.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import IO, Any
 from rfscale import names
 from rfscale.registry import allowing_plugins
 from rfscale.run.rates import Cost, Measured, one_of_each
+from rfscale.run.tasks import free_port
 from rfscale.spec.sweep import Resources, Samples, Sweep
 from rfscale.spec.trial import Trial
 
@@ -42,7 +44,8 @@ def slots_here(resources: Resources) -> int:
     if resources.memory_gb:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
         have["memory_gb"], need["memory_gb"] = _MEMORY_SHARE * whole, resources.memory_gb
-    return min(int(have[key] / amount + 1e-9) for key, amount in need.items() if amount)
+    processes = min(int(have[key] / amount + 1e-9) for key, amount in need.items() if amount)
+    return processes // resources.processes
 
 
 def measure(
@@ -56,7 +59,8 @@ def measure(
     resources = _alike(sweep)
     here = slots_here(resources)
     if not here:
-        asked = f"{resources.cpus:g} CPUs and {resources.gpus:g} GPUs"
+        times = f"{resources.processes} times " if resources.processes > 1 else ""
+        asked = f"{times}{resources.cpus:g} CPUs and {resources.gpus:g} GPUs"
         raise MeasureError(
             f"one trial asks for {asked}, which this machine has not; measure on one that has, or lower `resources`"
         )
@@ -64,7 +68,7 @@ def measure(
     what, found = "sizes timed", {}
     progress(what, 0, len(sizes))
     began = time.monotonic()
-    with _processes(min(here, slots or here), resources) as processes:
+    with _processes(min(here, slots or here) * resources.processes, resources) as processes:
         _all(processes, next(iter(sizes.values())), sweep)  # what every process does once: imports, first calls
         start = time.monotonic() - began
         for done, (size, trial) in enumerate(sizes.items(), 1):
@@ -74,35 +78,33 @@ def measure(
 
 
 def _alike(sweep: Sweep) -> Resources:
-    """What every trial takes: slots are of one size, and what is timed is one process. Raises MeasureError."""
+    """What every trial takes: slots are of one size. Raises MeasureError."""
     asked = [sweep.resources.at(trial.model.depth) for trial in sweep.trials]
-    if any(one.processes > 1 for one in asked):
+    if len({(one.cpus, one.gpus, one.memory_gb, one.processes) for one in asked}) > 1:
         raise MeasureError(
-            "a trial of this sweep takes several processes, and what is timed is one; measure with "
-            "`resources.processes=1`, and without `by_depth`"
-        )
-    if len({(one.cpus, one.gpus, one.memory_gb) for one in asked}) > 1:
-        raise MeasureError(
-            "trials of this sweep differ in the CPUs, GPUs or memory that they take, and a forecast counts slots of "
-            "one size; measure a depth at a time with `model.depths=`"
+            "trials of this sweep differ in the processes, CPUs, GPUs or memory that they take, and a forecast counts "
+            "slots of one size; measure a depth at a time with `model.depths=`"
         )
     return asked[0]
 
 
 def _all(processes: Sequence[subprocess.Popen[str]], trial: Trial, sweep: Sweep) -> list[dict[str, Any]]:
-    """What all of them answer of one trial, timed at the same moment."""
+    """What the first process of each trial answers, all timed at the same moment."""
+    asked = sweep.resources.at(trial.model.depth)
     job = {
         "trial": trial.model_dump_json(),
-        "resources": sweep.resources.at(trial.model.depth).model_dump(),
+        "resources": asked.model_dump(),
         "samples": sweep.samples.model_dump(),
     }
-    for process in processes:
-        _tell(process, job)
+    for first in range(0, len(processes), asked.processes):
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(asked.processes)}
+        for rank, process in enumerate(processes[first : first + asked.processes]):
+            _tell(process, {**job, "meeting": {**meeting, "RANK": str(rank), "LOCAL_RANK": "0"}})
     answers = [_answer_of(process) for process in processes]
     for answer in answers:
         if "error" in answer:
             raise MeasureError(f"a trial cannot be timed here: {answer['error']}")
-    return answers
+    return answers[:: asked.processes]
 
 
 def _mean(answers: Sequence[Mapping[str, Any]], start: float, slots: int) -> Measured:
@@ -186,6 +188,7 @@ def answer() -> None:
     os.dup2(2, 1)  # what anything else prints is no answer
     import torch
 
+    from rfscale.train.ranks import joined
     from rfscale.train.timing import first_step, time_parts
 
     warm = False
@@ -193,14 +196,17 @@ def answer() -> None:
         job = json.loads(line)
         resources = Resources.model_validate(job["resources"])
         torch.set_num_threads(max(1, int(resources.cpus)))
+        os.environ |= job["meeting"]
         try:
             with allowing_plugins():  # whoever made the trial was allowed to
                 trial = Trial.model_validate_json(job["trial"])
-            if not warm:
-                first_step(trial, resources)
-                _say(out, {})
-            else:
-                _say(out, asdict(time_parts(trial, resources, Samples.model_validate(job["samples"]))))
+            with joined(gpu=bool(resources.gpus)) as ranks:
+                if not warm:
+                    first_step(trial, resources, ranks)
+                    found = {}
+                else:
+                    found = asdict(time_parts(trial, resources, Samples.model_validate(job["samples"]), ranks))
+            _say(out, found)
             warm = True
         except Exception as error:
             _say(out, {"error": f"{type(error).__name__}: {names.one_line(error, 300)}"})

@@ -101,9 +101,7 @@ class Pace:
     seen: dict[str, Seen] = field(default_factory=dict)
     _over: set[str] = field(default_factory=set)
     _sizes: dict[str, Size] = field(default_factory=dict)
-    _shares: set[str] = field(
-        default_factory=set
-    )  # trials that are to share a GPU, as others did
+    _shares: set[str] = field(default_factory=set)  # trials that are to share a GPU, as others did
 
     def __post_init__(self) -> None:
         resources, samples = self.sweep.resources, self.sweep.samples

@@ -75,8 +75,8 @@ def check(resources: Resources, batch: int | None = None) -> None:
     if resources.pack_gpu_gb is not None and (resources.gpus != 1 or count > 1):
         raise PlacementError(
             f"resources.pack_gpu_gb = {resources.pack_gpu_gb:g} with gpus = {resources.gpus:g} and processes = {count}"
-            ": trials of one process share a GPU by the memory that they take; ask for gpus: 1 and one process, or leave "
-            "it out"
+            ": trials of one process share a GPU by the memory that they take; ask for gpus: 1 and one process, or "
+            "leave it out"
         )
     if batch is not None and batch % count:
         raise PlacementError(

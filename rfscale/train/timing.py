@@ -21,11 +21,10 @@ from rfscale.store import TrialFolder
 from rfscale.train.loop import Training
 from rfscale.train.memory import watching_memory
 from rfscale.train.placement import placed
+from rfscale.train.ranks import ALONE, Ranks
 from rfscale.train.step import take_step
-from rfscale.train.weights import save_weights
 from rfscale.validation.attention import measure_attention
 from rfscale.validation.profile import evaluate
-from rfscale.validation.samples import save_samples
 
 LEAST_STEPS, MOST_STEPS = 4, 60
 LEAST_SECONDS = 1.5
@@ -49,19 +48,25 @@ class Parts:
     device: str
 
 
-def first_step(trial: Trial, resources: Resources) -> None:
-    """One step: afterwards this process has imported and prepared all that a training needs."""
+def first_step(trial: Trial, resources: Resources, ranks: Ranks = ALONE) -> None:
+    """One step: afterwards this process has imported and prepared all that a training needs.
+
+    `ranks`: the processes that train it together, each of which calls this.
+    """
     with tempfile.TemporaryDirectory(prefix="rfscale-") as place:
-        run = Training(trial, TrialFolder(Path(place)), placed(resources), math.inf)
+        run = Training(trial, TrialFolder(Path(place)), placed(resources, trial.training.batch, ranks), math.inf)
         try:
             _steps(run, 1)
         finally:
             run.close()
 
 
-def time_parts(trial: Trial, resources: Resources, samples: Samples) -> Parts:
-    """Time a few steps of a trial and everything around them. Raises as `rfscale.train.loop.train` does."""
-    placement = placed(resources)
+def time_parts(trial: Trial, resources: Resources, samples: Samples, ranks: Ranks = ALONE) -> Parts:
+    """Time a few steps of a trial and everything around them. Raises as `rfscale.train.loop.train` does.
+
+    `ranks`: as of `first_step`. Each times itself; the first one alone validates and writes, unless weights are shared.
+    """
+    placement = placed(resources, trial.training.batch, ranks)
     on_gpu = placement.device.type == "cuda"
     with tempfile.TemporaryDirectory(prefix="rfscale-") as place, watching_memory(placement.device) as memory:
         folder = TrialFolder(Path(place))
@@ -79,8 +84,7 @@ def time_parts(trial: Trial, resources: Resources, samples: Samples) -> Parts:
             written = sum(_bytes(path) for path in folder.checkpoints())
             with _Clock() as end:
                 _validate(run, wide=True)
-                save_samples(run.state.ema, trial, run.validation, samples, folder.samples)
-                save_weights(folder, run.state.model, run.state.ema, trial.trial_id)
+                run.finish(samples)
         finally:
             run.close()
         step = steps.seconds / count
@@ -129,13 +133,16 @@ def _steps(run: Training, count: int) -> None:
 
 def _enough_steps(run: Training, clock: _Clock) -> int:
     count = 0
-    while count < LEAST_STEPS or (count < MOST_STEPS and clock.so_far() < LEAST_SECONDS):
+    # All processes take the same steps: the first one has the clock.
+    while run.ranks.told(count < LEAST_STEPS or (count < MOST_STEPS and clock.so_far() < LEAST_SECONDS)):
         _steps(run, LEAST_STEPS)
         count += LEAST_STEPS
     return count
 
 
 def _validate(run: Training, wide: bool) -> None:
+    if not run.measures:
+        return
     state, recipe = run.state, run.recipe
     dict(evaluate(state.ema, state.model, recipe.formulation, run.validation, wide, recipe.training.timestep_shift))
     with recipe.precision():

@@ -170,6 +170,22 @@ def test_sizes_are_timed_in_processes_of_their_own(tmp_path: Path) -> None:
     assert forecast(sweep, found, sweep.trials) is not None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["replicate", "shard"])
+def test_trials_of_two_processes_are_timed_in_two(sharding: str) -> None:
+    sweep = sweep_of(
+        formulations=["rf"], seeds=[0], model={"depths": [2], "width_per_depth": 16, "patch": 4},
+        resources={"cpus": 0.5, "processes": 2, "sharding": sharding},
+    )  # fmt: skip
+    found = measure(sweep)
+    (only,) = found.values()
+    assert only.slots == slots_here(sweep.resources) == slots_here(Resources(cpus=0.5)) // 2
+    assert min(*vars_of(only.cost), only.start) > 0
+    parameters = sum(sweep.trials[0].shape.parameters().values())
+    assert 16 * parameters < only.checkpoint_bytes < 16 * parameters + 60_000, "the whole state, whoever has it"
+    assert forecast(sweep, found, sweep.trials) is not None
+
+
 def vars_of(cost: Cost) -> tuple[float, ...]:
     return cost.setup, cost.step, cost.validation, cost.end
 

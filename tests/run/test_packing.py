@@ -113,7 +113,7 @@ def test_what_was_measured_corrects_the_prediction(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("taken", "share"),
-    [(100e9, 1.0), (60e9, 1.0), (30e9, 0.5), (20e9, 0.3333), (1e9, 1 / MOST), (80e9 / 1.15 / 4, 0.25)],
+    [(100e9, 1.0), (60e9, 1.0), (30e9, 0.5), (20e9, 0.3333), (1e9, 1 / MOST), (17.3e9, 0.25)],
 )
 def test_the_share_is_the_largest_number_that_fits(taken: float, share: float) -> None:
     found = share_of(taken, 80)

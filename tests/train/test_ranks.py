@@ -106,6 +106,22 @@ def test_every_backbone_can_be_sharded(tiny: Mapping, tmp_path: Path, backbone: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("resources", [{}, SHARDED], ids=["replicate", "shard"])
+def test_under_mup_each_matrix_has_the_rate_and_the_size_that_it_has_in_one_process(
+    tiny: Mapping, tmp_path: Path, resources: Mapping
+) -> None:
+    """At four times the base width, where hidden matrices have a quarter of the rate: a part of a weight that forgot
+    its whole width would be seen from the first steps on."""
+    tiny["model"] |= {"depths": [2], "width_per_depth": 32, "heads": 8}
+    tiny["training"] |= {"steps": 12, "ema_every": 2, "lr_rule": "mup", "lr_base_width": 16}
+    trial = trial_of(tiny)
+    alone, folder = TrialFolder(tmp_path / "alone"), TrialFolder(tmp_path / "two")
+    train(trial, alone, Resources(), Samples(images=0))
+    assert together(2, trial, folder.path, resources=resources) == [FINISHED, FINISHED]
+    assert_equal(alone, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resources", [{}, SHARDED], ids=["replicate", "shard"])
 def test_samples_and_kept_weights_are_there_as_of_one_process(trial: Trial, tmp_path: Path, resources: Mapping) -> None:
     alone, folder = TrialFolder(tmp_path / "alone"), TrialFolder(tmp_path / "two")
     train(trial, alone, Resources(), Samples(images=2, steps=2), keep_weights=True)
