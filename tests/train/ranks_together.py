@@ -20,6 +20,7 @@ from rfscale.spec.trial import Trial
 from rfscale.spec.trunks import Trunk
 from rfscale.store import TrialFolder
 from rfscale.train import loop
+from rfscale.train.fitting import train_fitting
 from rfscale.train.ranks import joined
 from rfscale.train.stopping import heeding_sigterm
 
@@ -39,14 +40,17 @@ class Given:
     trunk: Trunk | None = None
     rank: int = -1
     step: int = -1
-    event: str = ""  # kill, hang, sigterm or error
+    event: str = ""  # kill, hang, sigterm or error; memory: at any step, where it has more than `step` rows at once
 
 
 def _befall(given: Given, rank: int) -> None:
     step = loop.take_step
 
     def taking(state: Any, *rest: Any) -> None:
-        if rank == given.rank and state.at.step == given.step:
+        if given.event == "memory":
+            if rank == given.rank and (rest[1].placement.microbatch or len(rest[0])) > given.step:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        elif rank == given.rank and state.at.step == given.step:
             if given.event == "error":
                 raise ZeroDivisionError("on purpose")
             os.kill(os.getpid(), signal.SIGTERM if given.event == "sigterm" else signal.SIGKILL)
@@ -61,7 +65,7 @@ def _one(rank: int, count: int, port: int, given: Given, answer: Connection) -> 
     _befall(given, rank)
     try:
         with heeding_sigterm() as stop, joined(gpu=False) as ranks:
-            ended = loop.train(
+            ended = train_fitting(
                 Trial.model_validate_json(given.trial), TrialFolder(given.folder), Resources(**given.resources),
                 Samples(images=given.samples, steps=2), keep_weights=given.keep, stop=stop, trunk=given.trunk,
                 ranks=ranks,

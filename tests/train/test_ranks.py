@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from test_train import Mapping, history, trial_of
 
 from rfscale import names
+from rfscale.failures import GPU_MEMORY
 from rfscale.spec.sweep import Resources, Samples
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.spec.trial import Trial
@@ -191,6 +192,25 @@ def test_an_error_in_another_process_is_the_result_of_the_trial(trial: Trial, tm
     assert first == "FailedRankError: process 1 of 2 failed: ZeroDivisionError: on purpose"
     state = folder.state()
     assert (state.status, state.reason) == (names.FAILED, first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full", [0, 1])
+def test_out_of_memory_in_any_process_is_remembered_and_the_next_attempt_takes_half(
+    trial: Trial, alone: TrialFolder, tmp_path: Path, full: int
+) -> None:
+    """The batch is 8, so each of two processes has 4 rows; one of them holds 2."""
+    folder = TrialFolder(tmp_path / "store" / "trials" / trial.trial_id)
+    ended = together(2, trial, folder.path, rank=full, step=2, event="memory")
+    assert ended[full] == "OutOfMemoryError: CUDA out of memory"
+    assert ended[1 - full] == f"FailedRankError: process {full} of 2 failed: {ended[full]}"
+    assert folder.state().failure == GPU_MEMORY
+    assert together(2, trial, folder.path, rank=full, step=2, event="memory") == [FINISHED, FINISHED]
+    record = read_json(folder.record)
+    assert record is not None
+    assert [attempt["microbatch"] for attempt in record["attempts"]] == [4, 2]
+    assert f"trial {trial.trial_id} of this shape was out of GPU memory" in folder.notes()[-1]
+    assert_equal(alone, folder)
 
 
 @pytest.mark.slow
