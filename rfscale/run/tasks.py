@@ -115,7 +115,7 @@ def train_task(
             return Problem(("unseen store",), unseen, failure=BAD_NODE)
         with heeding_sigterm(signal.SIGINT) as stop, _met(settings, several) as ranks:
             shared = Trunk.model_validate(trunk) if trunk is not None else None
-            earlier = Before(**after) if after is not None else Before()
+            earlier = Before(after["failure"], after["reason"]) if after is not None else Before()
             ended = train_fitting(
                 trial, place, settings, pictures, keep_weights=keep_weights, stop=stop, trunk=shared, ranks=ranks,
                 before=earlier,

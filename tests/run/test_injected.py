@@ -1,4 +1,4 @@
-"""Faults put into trials of one sweep, all at once and for real: each in its class with one sentence, the others finish."""
+"""Faults put into trials of one sweep, all at once and for real: each is in its class, and the others finish."""
 
 from __future__ import annotations
 
