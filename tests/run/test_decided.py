@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import environment_in
 from mlflow import MlflowClient
-from test_tracking import Server, begin, end, make_sweep, measure, running_server
+from test_tracking import Server, begin, end, make_sweep, measure
+from test_tracking import running_server as tracking_server
 
 from rfscale import names
 from rfscale.run.tracking import mirror as tracking
@@ -18,7 +19,7 @@ from rfscale.run.tracking.decided import Decided
 from rfscale.run.tracking.mirror import Mirror
 from rfscale.store import Store
 
-__all__ = ["running_server"]  # a fixture
+__all__ = ["tracking_server"]  # a fixture
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_two_mirrors_that_both_saw_no_run_keep_one(store: Store, tmp_path: Path)
 
 @pytest.mark.slow
 def test_two_processes_on_a_real_server_make_one_run_of_each_trial(
-    store: Store, tmp_path: Path, running_server: Server
+    store: Store, tmp_path: Path, tracking_server: Server
 ) -> None:
     sweep = make_sweep(f"race-{tmp_path.name}", seeds=12)
     for trial in sweep.trials:
@@ -108,7 +109,7 @@ def test_two_processes_on_a_real_server_make_one_run_of_each_trial(
     environment = environment_in(tmp_path)
     ours = (Path(__file__).parent, Path(__file__).parents[1], environment.get("PYTHONPATH", ""))
     environment["PYTHONPATH"] = ":".join(map(str, ours))
-    command = [sys.executable, "-c", code, sweep.name, str(store.root), running_server.uri, "go"]
+    command = [sys.executable, "-c", code, sweep.name, str(store.root), tracking_server.uri, "go"]
     started = [
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
@@ -121,4 +122,4 @@ def test_two_processes_on_a_real_server_make_one_run_of_each_trial(
         process.stdin.write("go\n")
         process.stdin.flush()
     assert [process.wait(240) for process in started] == [0, 0, 0]
-    assert len(runs_of(running_server.uri, sweep.name)) == len(sweep.trials)
+    assert len(runs_of(tracking_server.uri, sweep.name)) == len(sweep.trials)

@@ -152,7 +152,7 @@ def test_an_attempt_that_died_is_told_by_the_next_one(sweep: Sweep, store: Store
     queue.next(1)
     queue.ended(trial, Problem(("WorkerCrashedError",), "it died", died=True, failure=DIED))
     assert queue.waiting == [trial]
-    *_, after = work.arguments(trial)
+    *_, after, _ = work.arguments(trial)
     run(trial, folder, sweep, after)
     first, second = attempts(folder)
     assert (first["failure"], first["reason"]) == (DIED, "it died")
@@ -234,7 +234,7 @@ def test_a_process_that_the_system_ended_for_memory_is_tried_with_half_and_nothi
         queue.ended(trial, full)
         if not queue.waiting:
             break
-        *_, after = work.arguments(trial)
+        *_, after, _ = work.arguments(trial)
         assert after["failure"] == HOST_MEMORY
         run(trial, folder, sweep, after)
         folder.result.unlink()
