@@ -42,6 +42,7 @@ def telling_where(ray: Any, task: Callable[..., Problem | None]) -> Callable[...
             return node, f"rfscale cannot be imported there ({type(error).__name__}: {error})"
         return node, found(*given)
 
+    told.__name__ = told.__qualname__ = name  # the title of the process
     return told
 
 
