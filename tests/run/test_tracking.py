@@ -206,6 +206,8 @@ def test_a_finished_trial_is_there_with_its_points_parameters_tags_and_files(sto
         names.TAG_QUESTION: sweep.question,
         names.TAG_STATUS: names.FINISHED,
         names.TAG_REASON: "",
+        names.TAG_FAILURE: "",
+        names.TAG_SHARE: "",
         names.TAG_COMMIT: "c0ffee",
         names.TAG_VERSIONS: '{"torch": "2.13.0"}',
         names.TAG_ARM: "rf",
