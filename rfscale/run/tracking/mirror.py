@@ -277,7 +277,7 @@ class Mirror:
         # Runs of older versions name no store: one that began at the same moment mirrors this training.
         same = [run for run in runs if run.started == started(record) and run.store in (self._id, "")]
         copy = max(same, key=lambda run: (run.store, run.cursor, run.run_id)) if same else self._create(trial, record)
-        if len(same) > 1 or (same and not copy.cursor):  # whoever made it may not have it for good yet
+        if len(same) > 1 or not copy.cursor:  # whoever made it may not have it for good yet
             copy = self._decide(trial, copy)
         if not copy.store:
             self._client.set_tag(copy.run_id, names.TAG_STORE, self._id)
@@ -300,7 +300,7 @@ class Mirror:
         }
         began = started(record)
         run = self._client.create_run(self._experiment, began, tags, run_name=self._named(trial))
-        return self._decide(trial, Copy(run.info.run_id, began, self._id))
+        return Copy(run.info.run_id, began, self._id)
 
     def _decide(self, trial: Trial, copy: Copy) -> Copy:
         """The one run of the training that all who mirror the store write to: this one, or one that was there first,
@@ -344,7 +344,7 @@ class Mirror:
         reason = "superseded: it held points that the trial's journal has lost"
         self._client.set_tag(copy.run_id, names.TAG_REASON, reason)
         delete_run(self._client, self._experiment, copy.run_id)
-        return self._create(trial, record)
+        return self._decide(trial, self._create(trial, record))
 
     def _mark_damaged(self, trial: Trial, reason: str) -> None:
         """Tag the trial's run, where it has one: its record cannot be read, so nothing else is known of it."""
