@@ -85,6 +85,7 @@ class Place:
     folder: Path
     url: str = ""  # of the store; without one it is a folder in this one
     environment: Mapping[str, str] = field(default_factory=dict)
+    address: str = ""  # of a Ray cluster to join; without one the launcher starts its own
 
     @property
     def store(self) -> Store:
@@ -102,6 +103,7 @@ class Place:
         kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RFSCALE_STORE")}
         where = self.url or str(self.store.root)
         command = [sys.executable, "-m", "rfscale", "run", str(sweep), "--store", where]
+        command += ["--address", self.address] if self.address else []
         with open(self.folder / "run.log", "ab") as log:
             return subprocess.Popen(
                 command,

@@ -64,6 +64,25 @@ def cannot_join(address: str | None, error: Exception) -> str:
     )
 
 
+def settings_for(address: str | None) -> dict[str, str]:
+    """What Ray reads in the environment of a process that starts it (None) or joins it: no usage reports, its token.
+
+    Raises OSError and ValueError as `loopback_only`.
+    """
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # the environment is there already (ray issue 50961)
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    if address is None or has_token():
+        settings["RAY_AUTH_MODE"] = "token"  # the default of a local start; saying so silences the warning about it
+    # Of a local one every port is on loopback. Asking ray.init for 127.0.0.1 does not do that: it puts the machine's
+    # own address there and listens on all of them. This, the default of macOS and Windows, does.
+    if address is None or loopback_only(address):
+        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    return settings
+
+
 def loopback_only(address: str) -> bool:
     """Whether a cluster at HOST:PORT listens on loopback and nowhere else.
 

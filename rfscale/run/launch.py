@@ -15,8 +15,9 @@ from contextlib import suppress
 from typing import Any
 
 from rfscale import names
+from rfscale.run.hosts import check_hosts
 from rfscale.run.hung import Watchdog
-from rfscale.run.joining import at_most, cannot_join, cannot_start, has_token, loopback_only, silent_head
+from rfscale.run.joining import at_most, cannot_join, cannot_start, settings_for, silent_head
 from rfscale.run.nodes import Nodes
 from rfscale.run.queue import LaunchError, Outcome, Queue, Work, stop_on_same_error
 from rfscale.run.room import bundle, slots, too_large
@@ -86,6 +87,16 @@ def launch_evaluation(
     """
     placement.check_sweep(sweep)
     return _launch(judging(sweep, quality, store), sweep, store, list(trials), address, tick)
+
+
+def check_cluster(address: str, store: Store, uri: str) -> None:
+    """Before anything is written: a cluster of several machines that cannot share a store, or the MLflow at `uri`, is
+    refused (`rfscale.run.hosts`). Raises LaunchError and StoreError."""
+    ray = _start(address)
+    try:
+        check_hosts(ray, store, uri)
+    finally:
+        ray.shutdown()
 
 
 def _launch(work: Work, sweep: Sweep, store: Store, waiting: list[Trial], address: str | None, tick: Tick) -> Outcome:
@@ -341,20 +352,8 @@ def _start_again(address: str | None) -> Any:
 
 def _start(address: str | None) -> Any:
     """Import and start or join Ray, quietly. Its token authentication stays on; its usage reports are off."""
-    settings = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # the environment is there already (ray issue 50961)
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
-    if address is None:
-        # Every port on loopback. Asking ray.init for 127.0.0.1 does not do that: it puts the machine's own address
-        # there and listens on all of them. This, the default of macOS and Windows, does.
-        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    if address is None or has_token():
-        settings["RAY_AUTH_MODE"] = "token"  # the default of a local start; saying so silences the warning about it
     try:
-        if address is not None and loopback_only(address):
-            settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        settings = settings_for(address)
     except (OSError, ValueError) as error:
         raise LaunchError(cannot_join(address, error)) from error
     for key, value in settings.items():

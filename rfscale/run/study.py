@@ -26,7 +26,7 @@ from rfscale.paths import expanded
 from rfscale.run import origin
 from rfscale.run.imports.origin import notes_on
 from rfscale.run.judging import check_judges, judge, ready_judges
-from rfscale.run.launch import StoppedError, launch
+from rfscale.run.launch import StoppedError, check_cluster, launch
 from rfscale.run.planned import Plan, planned
 from rfscale.run.queue import Outcome
 from rfscale.run.race import Race, blocks, left_out, raced, take_back
@@ -161,9 +161,11 @@ class Study(Views, Sharing):
             watch.say(
                 f"{error}. Training goes on: every point is kept in {self.store.address}, and MLflow is asked again"
             )
+        quality, missing = self.sweep.quality, to_train(self.sweep, self.store)
+        if address is not None and missing:
+            check_cluster(address, self.store, tracking_uri(self.store))
         self.store.check_writable()
         origin.record(self.sweep, self.store)
-        quality, missing = self.sweep.quality, to_train(self.sweep, self.store)
         allowed = everybody
         if budget is not None:  # of a race
             racing = Race(self.sweep, self.store, frozenset(trial.trial_id for trial in missing), watch.say, budget)
@@ -222,6 +224,8 @@ class Study(Views, Sharing):
             if lost == len(self.sweep.trials):
                 what = "all diverged, and would again; lower training.learning_rate"
             raise StoreError(f"no trial of sweep {self.sweep.name} in {self.store.address} is finished; {what}")
+        if address is not None:
+            check_cluster(address, self.store, tracking_uri(self.store))
         self.store.check_writable()
         origin.record(self.sweep, self.store)
         if again:

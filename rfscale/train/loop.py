@@ -34,7 +34,7 @@ from rfscale.train.log import TrialLog
 from rfscale.train.memory import watching_memory
 from rfscale.train.placement import Placement, placed
 from rfscale.train.ranks import ALONE, LostRankError, Ranks
-from rfscale.train.record import Before, failed, note, record_attempt
+from rfscale.train.record import Before, failed, note, record_attempt, went_on
 from rfscale.train.state import TrainState
 from rfscale.train.step import Recipe, Sums, take_step
 from rfscale.train.stopping import Stop
@@ -100,6 +100,8 @@ def train(
         try:
             with ranks.hearing(), watching_memory(placement.device) as peak:
                 run = Training(trial, folder, placement, resources.checkpoint_seconds, keep_weights, stop, trunk)
+                if run.state.at.step:
+                    went_on(folder, run.state.at.step)
                 result["metrics"] = run.to_the_end(log.then(progress))
                 result["files"] = run.finish(samples)
                 result["memory_bytes"] = peak()

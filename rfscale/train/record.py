@@ -58,6 +58,13 @@ def record_attempt(
     write_json(folder.record, record)
 
 
+def went_on(folder: TrialFolder, step: int) -> None:
+    """The present attempt goes on after this step: what an earlier one did beyond it is done again."""
+    record = read_json(folder.record) or {}
+    record["attempts"][-1]["step"] = step
+    write_json(folder.record, record)
+
+
 def note(folder: TrialFolder, notes: list[str], mended: str = "") -> None:
     """Add to the notes of the present attempt; `mended`: the class of what was found damaged."""
     record = read_json(folder.record) or {}
