@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +18,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
+from jsonschema import Draft202012Validator
 from test_launch import SETTINGS, free_port, marked, wait_until
 
 from rfscale import names
@@ -30,45 +34,135 @@ def read(file: str) -> Any:
     return yaml.safe_load((CLUSTER / file).read_text())
 
 
-def test_the_ray_up_file_fits_rays_own_schema() -> None:
+RAY_UP = ("ray-cluster.yaml", "ray-aws.yaml", "ray-gcp.yaml")
+
+
+@pytest.mark.parametrize("file", RAY_UP)
+def test_the_ray_up_files_fit_rays_own_schema(file: str) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = read("ray-cluster.yaml")
+    config = read(file)
     validate_config(prepare_config(config))
     with pytest.raises(Exception, match=r"no_such_key|Additional properties"):
         validate_config(prepare_config({**config, "no_such_key": 1}))
     starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     started = [line for line in starts if "ray start" in line]
     assert len(started) == 2
-    assert all("RAY_AUTH_MODE=token" in line and "RAY_USAGE_STATS_ENABLED=0" in line for line in started)
+    everywhere = " ".join(config["setup_commands"]) if "~/env" in started[0] else ""
+    for line in started:
+        assert "RAY_AUTH_MODE=token" in line + everywhere
+        assert "RAY_USAGE_STATS_ENABLED=0" in line + everywhere
     assert "--dashboard-host=127.0.0.1" in started[0]
 
 
-def test_the_kuberay_job_ends_is_tried_again_and_shares_one_store() -> None:
-    job = read("rayjob.yaml")
-    spec = job["spec"]
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    assert spec["shutdownAfterJobFinishes"] is True
-    assert spec["ttlSecondsAfterFinished"] > 0
-    assert spec["backoffLimit"] > 0
-    assert spec["activeDeadlineSeconds"] > 0
-    assert "MLFLOW_TRACKING_URI" in yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
-    cluster = spec["rayClusterSpec"]
+def schema(name: str) -> Any:
+    return json.loads(gzip.decompress((Path(__file__).parent / "schemas" / f"{name}.json.gz").read_bytes()))
+
+
+def strict(schema: Any) -> Any:
+    """An object of a CRD has the fields that are named and no others: Kubernetes would drop those in silence."""
+    if isinstance(schema, list):
+        return [strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: strict(value) for key, value in schema.items()}
+    if "properties" in made and made.get("type") == "object" and "x-kubernetes-preserve-unknown-fields" not in made:
+        made.setdefault("additionalProperties", False)
+    return made
+
+
+SCHEMAS = {
+    "rayjob.yaml": ("kuberay-rayjob", ("spec", "rayClusterSpec", "headGroupSpec")),
+    "raycluster.yaml": ("kuberay-raycluster", ("spec", "headGroupSpec", "template", "spec")),
+    "compose.yaml": ("compose", ("services", "head")),
+    "sky.yaml": ("skypilot", ("resources",)),
+}
+
+
+@pytest.mark.parametrize("file", SCHEMAS)
+def test_the_files_fit_the_schema_of_what_reads_them(file: str) -> None:
+    name, place = SCHEMAS[file]
+    found = strict(schema(name)) if name.startswith("kuberay") else schema(name)
+    validator, config = Draft202012Validator(found), read(file)
+    assert [(list(error.path), error.message) for error in validator.iter_errors(config)] == []
+    spoilt = json.loads(json.dumps(config))
+    at = spoilt
+    for key in place:
+        at = at[key]
+    at["no_such_key"] = 1
+    assert not validator.is_valid(spoilt)
+
+
+def test_no_server_listens_beyond_this_machine_and_no_file_holds_a_secret() -> None:
+    services = read("compose.yaml")["services"]
+    assert all(port.startswith("127.0.0.1:") for service in services.values() for port in service.get("ports", ()))
+    assert all(service["environment"]["RAY_AUTH_MODE"] == "token" for name, service in services.items() if "ray start" in
+               str(service.get("command")))  # fmt: skip
+    assert read("sky.yaml")["secrets"] == {"RAY_AUTH_TOKEN": None}
+    for file in CLUSTER.iterdir():
+        for line in file.read_text().splitlines():
+            for value in re.findall(r"(?:TOKEN|PASSWORD|SECRET_ACCESS_KEY)['\"]?\s*[:=]\s*(\S+)", line):
+                allowed = ("${", "$(", "null", "$RAY", "`")
+                assert value.startswith(allowed), f"{file.name}: {line}"
+
+
+@pytest.mark.parametrize("file", ["rayjob.yaml", "raycluster.yaml"])
+def test_the_kuberay_files_share_one_store_and_leave_with_a_checkpoint(file: str) -> None:
+    spec = read(file)["spec"]
+    cluster = spec.get("rayClusterSpec", spec)
     assert cluster["authOptions"] == {"mode": "token"}
     assert f"ray=={cluster['rayVersion']}" in (ROOT / "constraints.txt").read_text().splitlines()
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     assert len(groups) == 2
-    store = Path(spec["entrypoint"].split("--store ")[1])
     for group in groups:
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
         assert set(container["resources"]) == {"requests", "limits"}
         assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
         (mount,) = container["volumeMounts"]
-        assert Path(mount["mountPath"]) in store.parents
+        assert mount["mountPath"] == "/shared"
         assert [v["name"] for v in pod["volumes"] if "persistentVolumeClaim" in v] == [mount["name"]]
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        assert group["template"]["spec"]["terminationGracePeriodSeconds"] > 30
+
+
+def test_the_kuberay_job_ends_and_is_tried_again() -> None:
+    spec = read("rayjob.yaml")["spec"]
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert spec["ttlSecondsAfterFinished"] > 0
+    assert spec["backoffLimit"] > 0
+    assert spec["activeDeadlineSeconds"] > 0
+    assert "MLFLOW_TRACKING_URI" in yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
+    assert "--store /shared/" in spec["entrypoint"]
+
+
+def test_before_a_pod_goes_its_trials_are_told_and_waited_for(tmp_path: Path) -> None:
+    """The command of preStop, on processes that are called as Ray calls its workers."""
+    (group,) = read("raycluster.yaml")["spec"]["workerGroupSpecs"]
+    command = group["template"]["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    told = tmp_path / "told"
+    text = f"trap 'sleep 1; echo told >> {told}; exit' TERM; while true; do sleep 0.1; done"
+    title = f"ray::train_task()-{uuid.uuid4().hex}"
+    worker = subprocess.Popen(["bash", "-c", f'exec -a "{title}" bash -c "{text}"'])
+    wait_until(lambda: title.encode() in Path(f"/proc/{worker.pid}/cmdline").read_bytes())
+    ours = [part.replace("^ray::(train|rank)_task", f"^{re.escape(title)}") for part in command]
+    assert ours != command
+    try:
+        subprocess.run(ours, check=True, timeout=30)
+        assert told.read_text() == "told\n"
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+@pytest.mark.skipif(
+    shutil.which("shellcheck") is None, reason="shellcheck is not installed (apt-get install shellcheck)"
+)
+@pytest.mark.parametrize("script", ["slurm.sbatch", "mlflow-server.sh"])
+def test_shellcheck_finds_nothing(script: str) -> None:
+    done = subprocess.run(["shellcheck", str(CLUSTER / script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("script", ["slurm.sbatch", "mlflow-server.sh"])
