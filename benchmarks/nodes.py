@@ -49,6 +49,8 @@ KINDS = (NODE, TERM, HEAD)
 CHECKPOINT_SECONDS = 3.0
 GRACE_SECONDS = 30.0
 AWAY_SECONDS = 5.0
+HOST = "127.0.0.2"
+"""All three are one machine. For 127.0.0.1 Ray takes another address, and refuses more than one node on loopback."""
 RAY = Path(sys.executable).parent / "ray"
 
 
@@ -64,17 +66,20 @@ class Node:
 
     def keep_up(self) -> None:
         """Start it where it has ended, after its time away."""
-        if self.process is not None and self.process.poll() is not None and self.away_until < time.monotonic() - 60:
-            self.away_until = time.monotonic() + AWAY_SECONDS  # it ended by itself
-        if (self.process is None or self.process.poll() is not None) and time.monotonic() > self.away_until:
-            self.signal(signal.SIGKILL)  # of an earlier start
-            self.folder.mkdir(exist_ok=True)
-            with open(self.folder / "node.log", "ab") as log:
-                self.process = subprocess.Popen(
-                    [str(RAY), "start", "--block", *self.command],
-                    cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
-            self.away_until = 0.0
+        if self.process is not None and self.process.poll() is None:
+            return
+        if self.process is not None and not self.away_until:  # it ended by itself
+            self.away_until = time.monotonic() + AWAY_SECONDS
+        if time.monotonic() < self.away_until:
+            return
+        self.signal(signal.SIGKILL)  # what an earlier start left
+        self.folder.mkdir(exist_ok=True)
+        with open(self.folder / "node.log", "ab") as log:
+            command = [str(RAY), "start", "--block", *self.command]
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self.away_until = 0.0
 
     def signal(self, number: signal.Signals) -> int:
         """Send it to all of its processes; returns how many there were."""
@@ -96,7 +101,7 @@ class Node:
 
 @dataclass(slots=True)
 class Nodes:
-    """A head and two more, on loopback, with a token of their own."""
+    """A head and two more, with a token of their own, without which nobody gets an answer."""
 
     folder: Path
     address: str
@@ -107,7 +112,7 @@ class Nodes:
     def below(cls, folder: Path, more: Mapping[str, str]) -> Nodes:
         """Not yet started. `more`: what their environment holds beside."""
         with closing(socket()) as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind((HOST, 0))
             port = probe.getsockname()[1]
         temporary = folder / "r"
         temporary.mkdir(parents=True)
@@ -116,19 +121,18 @@ class Nodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2,
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # ports on loopback
             "RAY_TMPDIR": str(temporary),
             "OMP_NUM_THREADS": "1",
             **more,
         }
-        common = ["--num-cpus=1", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+        common = ["--num-cpus=1", f"--node-ip-address={HOST}", "--disable-usage-stats"]
         head = ["--head", f"--port={port}", "--include-dashboard=false", *common]
-        other = [f"--address=127.0.0.1:{port}", *common]
+        other = [f"--address={HOST}:{port}", *common]
         made = []
         for name, command in (("a", head), ("b", other), ("c", other)):
             place = folder / name
             made.append(Node(place, command, {**base, "RFSCALE_CACHE": str(place / "cache")}))
-        return cls(folder, f"127.0.0.1:{port}", base, made)
+        return cls(folder, f"{HOST}:{port}", base, made)
 
     def keep_up(self) -> None:
         """Start what has ended; the others after the head."""
@@ -335,7 +339,7 @@ def sentences(found: Found) -> Iterator[str]:
         if of:
             most, away = max(of, key=lambda loss: loss.seconds), [loss.away for loss in of]
             yield (
-                f"{kind}: {count} times, {len(of)} trials went on again {min(away):.0f} to {max(away):.0f} s later; work "
+                f"{kind}: {count} times, {len(of)} trials went on {min(away):.0f} to {max(away):.0f} s later; work "
                 f"lost {statistics.mean(loss.seconds for loss in of):.2f} s in the mean, at most {most.seconds:.2f} s "
                 f"({most.steps:.0f} steps), with checkpoint_seconds {CHECKPOINT_SECONDS:g}"
             )
