@@ -61,6 +61,7 @@ class Node:
     folder: Path
     command: Sequence[str]
     environment: Mapping[str, str]
+    before: Sequence[str] = ()  # what the command is given to
     process: subprocess.Popen[bytes] | None = None
     away_until: float = 0.0
 
@@ -75,7 +76,7 @@ class Node:
         self.signal(signal.SIGKILL)  # what an earlier start left
         self.folder.mkdir(exist_ok=True)
         with open(self.folder / "node.log", "ab") as log:
-            command = [str(RAY), "start", "--block", *self.command]
+            command = [*self.before, str(RAY), "start", "--block", *self.command]
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )

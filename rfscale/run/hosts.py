@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +81,9 @@ def look(place: str, marker: str) -> str:
     """
     if (url := given_url(place)) is not None:
         try:
-            ObjectPort(url, patience=ANSWER_SECONDS / 3).get("store.json")
+            port, key = ObjectPort(url, patience=ANSWER_SECONDS / 3), f"probe/{uuid.uuid4().hex}"
+            port.put(key, b"")
+            port.delete([key])
         except StoreError as error:
             return names.one_line(error, 200)
         return ""
