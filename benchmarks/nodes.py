@@ -278,7 +278,6 @@ def _along(
     nodes: Nodes, place: Place, sweep: Path, events: list[str], rng: Random, found: Found, deadline: float
 ) -> None:
     launcher: subprocess.Popen[bytes] | None = None
-    trials = [trial.trial_id for trial in load_sweep(sweep).trials]
     next_event = None
     while time.monotonic() < deadline:
         nodes.keep_up()
@@ -289,8 +288,10 @@ def _along(
         elif launcher.poll() == 0:
             if events:
                 found.tally.wrong.append(f"the sweep was over before {len(events)} of the events")
+            if count := _training(nodes):
+                found.tally.wrong.append(f"{count} workers train after the end of the sweep")
             return
-        if next_event is None and _moving(nodes, place, trials):
+        if next_event is None and _training(nodes) == len(nodes.all):
             next_event = time.monotonic() + rng.uniform(2.0, 6.0)
         if events and next_event is not None and time.monotonic() > next_event:
             disturb(events.pop(0), nodes, rng, place, found)
@@ -301,14 +302,14 @@ def _along(
         launcher.kill()
 
 
-def _moving(nodes: Nodes, place: Place, trials: Sequence[str]) -> bool:
-    """Whether all three nodes train: as many workers have a trial in hand."""
+def _training(nodes: Nodes) -> int:
+    """How many workers have a trial in hand."""
     count = 0
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             title = entry.joinpath("cmdline").read_bytes()
             count += title.startswith(b"ray::train_task") and any(node._owns(int(entry.name)) for node in nodes.all)
-    return count >= len(nodes.all)
+    return count
 
 
 def main() -> int:
