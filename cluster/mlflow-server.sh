@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # An MLflow server. Without arguments: on loopback, in ./mlflow-server, for one machine.
-#   MLFLOW_BACKEND=postgresql://USER@HOST/mlflow HOST=0.0.0.0 ALLOWED_HOSTS=mlflow.lan:5000 cluster/mlflow-server.sh
-# is one for a team: Postgres, because many write at once (its password belongs in ~/.pgpass). MLflow asks nobody who
+#   MLFLOW_BACKEND=postgresql+psycopg://USER@HOST/mlflow HOST=0.0.0.0 ALLOWED_HOSTS=mlflow.lan:5000 cluster/mlflow-server.sh
+# is one for a team, and for a cluster of several machines: PostgreSQL, because many write at once (its password belongs in
+# ~/.pgpass; `pip install 'psycopg[binary]'`). MLflow asks nobody who
 # they are: keep the port inside a network you trust, or put a proxy that does in front of it.
 set -euo pipefail
 folder=${FOLDER:-$PWD/mlflow-server}
