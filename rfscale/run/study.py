@@ -162,7 +162,7 @@ class Study(Views, Sharing):
                 f"{error}. Training goes on: every point is kept in {self.store.address}, and MLflow is asked again"
             )
         quality, missing = self.sweep.quality, to_train(self.sweep, self.store)
-        if address is not None and missing:
+        if address is not None and (missing or quality is not None):
             check_cluster(address, self.store, tracking_uri(self.store))
         self.store.check_writable()
         origin.record(self.sweep, self.store)

@@ -142,6 +142,8 @@ def test_before_a_pod_goes_its_trials_are_told_and_waited_for(tmp_path: Path) ->
     """The command of preStop, on processes that are called as Ray calls its workers."""
     (group,) = read("raycluster.yaml")["spec"]["workerGroupSpecs"]
     command = group["template"]["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    (hook,) = read("compose.yaml")["services"]["worker"]["pre_stop"]
+    assert [part.replace("$$", "$") for part in hook["command"]] == command
     told = tmp_path / "told"
     text = f"trap 'sleep 1; echo told >> {told}; exit' TERM; while true; do sleep 0.1; done"
     title = f"ray::train_task()-{uuid.uuid4().hex}"
