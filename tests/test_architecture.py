@@ -116,6 +116,7 @@ def test_only_the_command_line_and_run_import_analysis() -> None:
         "rfscale.run.extend",
         "rfscale.run.figures",
         "rfscale.run.forecasts",
+        "rfscale.run.hosts",
         "rfscale.run.gallery",
         "rfscale.run.tracking.mirror",
         "rfscale.run.tracking.places",
