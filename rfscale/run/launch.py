@@ -90,8 +90,7 @@ def launch_evaluation(
 
 
 def check_cluster(address: str, store: Store, uri: str) -> None:
-    """Before anything is written: a cluster of several machines that cannot share a store, or the MLflow at `uri`, is
-    refused (`rfscale.run.hosts`). Raises LaunchError and StoreError."""
+    """What several machines cannot share is refused, before anything is written. Raises as `check_hosts`."""
     ray = _start(address)
     try:
         check_hosts(ray, store, uri)
