@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 import pytest
-from test_launch import SETTINGS, SMALL, history, small
+from ray_nodes import Node, beside, nodes
+from test_launch import SMALL, history, small
 from test_state import cut, flip
 
 from rfscale import names
@@ -137,26 +138,15 @@ HUNGRY = """
 
 
 @pytest.fixture
-def narrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def narrow(tmp_path: Path) -> Iterator[str]:
     """A cluster whose memory monitor ends a process when the machine takes 1.5 GB more than now."""
-    from ray.cluster_utils import Cluster
-
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(textwrap.dedent(HUNGRY))
     memory = psutil.virtual_memory()
     threshold = 1 - (memory.available - 1.5e9) / memory.total
-    for key, value in {
-        **SETTINGS,
-        "RAY_memory_usage_threshold": f"{threshold:.4f}",
-        "RAY_memory_monitor_refresh_ms": "50",
-    }.items():
-        monkeypatch.setenv(key, value)
-    made: Any = Cluster()
-    try:
-        made.add_node(num_cpus=1, include_dashboard=False, env_vars={"PYTHONPATH": str(tmp_path / "site")})
-        yield str(made.address)
-    finally:
-        made.shutdown()
+    monitor = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": "50"}
+    with nodes(tmp_path, Node(environment={**beside(tmp_path / "site"), **monitor})) as address:
+        yield address
 
 
 def test_a_worker_that_ray_ends_for_memory_is_tried_with_half_the_microbatch(

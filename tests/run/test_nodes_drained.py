@@ -6,10 +6,10 @@ import json
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from test_launch import SETTINGS, SMALL, small
+from ray_nodes import Node, beside, nodes
+from test_launch import SMALL, small
 
 from rfscale import names
 from rfscale.failures import BAD_NODE, DIED, DIVERGED, ERROR, GPU_MEMORY
@@ -131,21 +131,12 @@ BAD: dict[str, str] = {
 
 
 @pytest.fixture
-def bad_cluster(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bad_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A good node and a bad one, with one CPU each."""
-    from ray.cluster_utils import Cluster
-
-    for key, value in SETTINGS.items():
-        monkeypatch.setenv(key, value)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(textwrap.dedent(BAD[request.param]))
-    made: Any = Cluster()
-    try:
-        made.add_node(num_cpus=1, include_dashboard=False)
-        made.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "site")})
-        yield str(made.address)
-    finally:
-        made.shutdown()
+    with nodes(tmp_path, Node(), Node(environment=beside(tmp_path / "site"))) as address:
+        yield address
 
 
 @pytest.mark.slow

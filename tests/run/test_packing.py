@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_launch import SETTINGS, SMALL, small
+from ray_nodes import Node, nodes
+from test_launch import SMALL, small
 
 from rfscale.data.batch import Condition
 from rfscale.run.launch import launch
@@ -141,18 +142,10 @@ def test_what_cannot_be_packed_is_one_sentence(asked: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def one_gpu(tmp_path: Path) -> Iterator[str]:
     """A node that claims a GPU."""
-    from ray.cluster_utils import Cluster
-
-    for key, value in SETTINGS.items():
-        monkeypatch.setenv(key, value)
-    made: Any = Cluster()
-    try:
-        made.add_node(num_cpus=2, num_gpus=1, include_dashboard=False)
-        yield str(made.address)
-    finally:
-        made.shutdown()
+    with nodes(tmp_path, Node(("--num-cpus=2", "--num-gpus=1"))) as address:
+        yield address
 
 
 @pytest.mark.slow
