@@ -35,6 +35,8 @@ def nodes(folder: Path, *wanted: Node) -> Iterator[str]:
     """The address of a cluster of these nodes, the head first; all of it has ended after the block."""
     mark, port = f"rfscale-{uuid.uuid4().hex}", free_port()
     subprocess.run([RAY, "get-auth-token", "--generate"], capture_output=True, check=True)
+    # A cluster of several nodes listens on more than loopback, or Ray refuses it.
+    settings = SETTINGS if len(wanted) == 1 else {**SETTINGS, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
     started: list[subprocess.Popen[bytes]] = []
     try:
         for number, node in enumerate(wanted):
@@ -45,7 +47,7 @@ def nodes(folder: Path, *wanted: Node) -> Iterator[str]:
             with open(log, "wb") as file:
                 process = subprocess.Popen(
                     [*command, *node.options], stdout=file, stderr=file, start_new_session=True,
-                    env={**os.environ, **SETTINGS, **node.environment, "RFSCALE_MARK": mark},
+                    env={**os.environ, **settings, **node.environment, "RFSCALE_MARK": mark},
                 )  # fmt: skip
             started.append(process)
             wait_until(lambda: b"Ray runtime started" in log.read_bytes() or process.poll() is not None)  # noqa: B023
