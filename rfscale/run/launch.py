@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -176,10 +176,8 @@ def _keep_busy(
                     if problem is not None and problem.machine and (dead := _dead(ray, address)):
                         raise _RayDiedError(dead)  # not one of the cluster's machines, but Ray itself
                     del tasks.trials[trial.trial_id]
-                    known = len(queue.nodes.drained)
                     elsewhere |= queue.ended(trial, problem, tasks.node_of.pop(trial.trial_id, ""))
-                    if len(queue.nodes.drained) > known:  # what waits inside Ray may wait for that machine
-                        queue.give_back(tasks.take_back(queue.nodes.drained))
+                    tasks.without = tuple(queue.nodes.drained)
                     stop_on_same_error(queue.outcome)
                 for trial in watchdog.silent(tasks.trials.values()):
                     if not queue.work.end(trial):
@@ -229,7 +227,9 @@ class _Tasks:
         self.trials: dict[str, Trial] = {}
         self.of: dict[Any, str] = {}  # reference -> id of its trial
         self.node_of: dict[str, str] = {}  # id of a trial whose task has ended -> the machine
-        self._without: tuple[str, ...] = ()  # machines that are left out
+        self.without: tuple[
+            str, ...
+        ] = ()  # machines that nothing is given to; what waits inside Ray may still get there
         self._made: dict[Any, Any] = {}
         self._groups: dict[str, Any] = {}
         self._problems: dict[str, list[Problem]] = {}
@@ -245,7 +245,7 @@ class _Tasks:
         from ray.util import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        places = {"bundle_label_selector": [not_on(self._without)] * need.processes} if self._without else {}
+        places = {"bundle_label_selector": [not_on(self.without)] * need.processes} if self.without else {}
         group = placement_group([bundle(need)] * need.processes, strategy="PACK", **places)
         self._groups[trial.trial_id] = group
         on = [
@@ -259,8 +259,8 @@ class _Tasks:
     def _remote(self, need: Resources) -> Any:
         if need not in self._made:
             self._made[need] = _remote(self.ray, need, rank_task if need.processes > 1 else self.work.task)
-        without = self._without and need.processes == 1
-        return self._made[need].options(label_selector=not_on(self._without)) if without else self._made[need]
+        without = self.without and need.processes == 1
+        return self._made[need].options(label_selector=not_on(self.without)) if without else self._made[need]
 
     def ended(self) -> list[tuple[Trial, Problem | None]]:
         """The trials of which no task runs any more, and why they failed; waits half a second for the first one."""
@@ -288,12 +288,8 @@ class _Tasks:
         for reference in [reference for reference, of in self.of.items() if of == trial_id]:
             self.ray.cancel(reference, force=True)
 
-    def take_back(self, without: Collection[str] = ()) -> list[Trial]:
-        """What waits inside Ray and was not begun. One that begins just now writes a checkpoint and leaves.
-
-        `without`: machines that nothing is given to from now on.
-        """
-        self._without = tuple(without)
+    def take_back(self) -> list[Trial]:
+        """What waits inside Ray and was not begun. One that begins just now writes a checkpoint and leaves."""
         taken = [trial for trial in self.trials.values() if not self.work.begun(trial)]
         for trial in taken:
             del self.trials[trial.trial_id]
