@@ -229,7 +229,7 @@ class _Tasks:
         self.node_of: dict[str, str] = {}  # id of a trial whose task has ended -> the machine
         self.without: tuple[
             str, ...
-        ] = ()  # machines that nothing is given to; what waits inside Ray may still get there
+        ] = ()  # machines that get nothing new; what waits inside Ray may
         self._made: dict[Any, Any] = {}
         self._groups: dict[str, Any] = {}
         self._problems: dict[str, list[Problem]] = {}
