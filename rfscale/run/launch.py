@@ -227,9 +227,7 @@ class _Tasks:
         self.trials: dict[str, Trial] = {}
         self.of: dict[Any, str] = {}  # reference -> id of its trial
         self.node_of: dict[str, str] = {}  # id of a trial whose task has ended -> the machine
-        self.without: tuple[
-            str, ...
-        ] = ()  # machines that get nothing new; what waits inside Ray may
+        self.without: tuple[str, ...] = ()  # machines that get nothing new; what waits inside Ray may
         self._made: dict[Any, Any] = {}
         self._groups: dict[str, Any] = {}
         self._problems: dict[str, list[Problem]] = {}
