@@ -179,7 +179,7 @@ def test_what_several_machines_cannot_share_is_refused_before_anything_is_writte
         command = [sys.executable, "-m", "rfscale", "run", str(file), "--address", nodes.address, "--store", str(store)]
         environment = {**kept, **given, **({"MLFLOW_TRACKING_URI": uri} if uri else {})}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
-        return done.returncode, done.stderr
+        return done.returncode, done.stdout + done.stderr
 
     def joined() -> bool:
         nodes.keep_up()
@@ -196,5 +196,5 @@ def test_what_several_machines_cannot_share_is_refused_before_anything_is_writte
     assert "127.0.0.3: its files are not there" in said
     assert list(shared.iterdir()) == []
     code, said = run("http://127.0.0.1:9", tmp_path / "seen" / "store")  # both see this one
-    assert "did not take the last points" in said, said
+    assert code == 0, said
     assert len(list((tmp_path / "seen" / "store" / "trials").glob("*/result.json"))) == 4
