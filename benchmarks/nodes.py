@@ -192,9 +192,8 @@ class Found:
     tally: Tally = field(default_factory=Tally)
 
 
-def disturb(kind: str, nodes: Nodes, rng: Random, place: Place, found: Found) -> None:
+def disturb(kind: str, node: Node, nodes: Nodes, place: Place, found: Found) -> None:
     """One event."""
-    node = nodes.all[0] if kind == HEAD else rng.choice(nodes.all[1:])
     at, (done, pace) = time.time(), how_far(nodes, place)
     began = time.monotonic()
     count = node.signal(signal.SIGTERM if kind == TERM else signal.SIGKILL)
@@ -288,13 +287,14 @@ def _along(
         elif launcher.poll() == 0:
             if events:
                 found.tally.wrong.append(f"the sweep was over before {len(events)} of the events")
-            if count := _training(nodes):
-                found.tally.wrong.append(f"{count} workers train after the end of the sweep")
+            if _training(nodes):
+                found.tally.wrong.append("workers train after the end of the sweep")
             return
-        if next_event is None and _training(nodes) == len(nodes.all):
+        hit = [node for node in _training(nodes) if events and (node is nodes.all[0]) == (events[0] == HEAD)]
+        if hit and next_event is None:
             next_event = time.monotonic() + rng.uniform(2.0, 6.0)
-        if events and next_event is not None and time.monotonic() > next_event:
-            disturb(events.pop(0), nodes, rng, place, found)
+        elif hit and next_event is not None and time.monotonic() > next_event:
+            disturb(events.pop(0), rng.choice(hit), nodes, place, found)
             next_event = None
         time.sleep(0.3)
     found.tally.wrong.append(f"{place.folder} was not through in time")
@@ -302,14 +302,14 @@ def _along(
         launcher.kill()
 
 
-def _training(nodes: Nodes) -> int:
-    """How many workers have a trial in hand."""
-    count = 0
+def _training(nodes: Nodes) -> list[Node]:
+    """Those on which a worker has a trial in hand."""
+    workers = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            title = entry.joinpath("cmdline").read_bytes()
-            count += title.startswith(b"ray::train_task") and any(node._owns(int(entry.name)) for node in nodes.all)
-    return count
+            if entry.joinpath("cmdline").read_bytes().startswith(b"ray::train_task"):
+                workers.append(int(entry.name))
+    return [node for node in nodes.all if any(node._owns(pid) for pid in workers)]
 
 
 def main() -> int:
