@@ -122,6 +122,7 @@ class Nodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "300",  # of a busy machine
             "RAY_TMPDIR": str(temporary),
             "OMP_NUM_THREADS": "1",
             **more,

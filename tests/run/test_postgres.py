@@ -228,7 +228,7 @@ def test_a_sweep_is_mirrored_to_postgres_and_read_back(place: Place) -> None:
 
 
 def test_while_postgres_is_away_training_goes_on_and_the_points_arrive_once(place: Place) -> None:
-    place.write(steps=600)
+    place.write(steps=400)
     process = place.run()
     when_measured(place, process, place.mirrored)
     place.postgres.kill()
@@ -245,7 +245,7 @@ def test_while_postgres_is_away_training_goes_on_and_the_points_arrive_once(plac
 
 
 def test_where_postgres_stays_away_the_run_says_so_reports_and_the_next_one_mirrors(place: Place) -> None:
-    place.write(steps=250)
+    place.write(steps=120)
     process = place.run()
     when_measured(place, process, place.mirrored)
     place.postgres.kill()
@@ -264,7 +264,7 @@ def test_where_postgres_stays_away_the_run_says_so_reports_and_the_next_one_mirr
 
 
 def test_where_postgres_is_not_there_from_the_start_training_begins_all_the_same(place: Place) -> None:
-    place.write(steps=600)
+    place.write(steps=400)
     place.postgres.kill()
     process = place.run()
     when_measured(place, process, place.journals)

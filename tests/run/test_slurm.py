@@ -138,7 +138,7 @@ def test_a_job_that_is_told_to_leave_writes_checkpoints_and_the_same_command_end
     slurm: Slurm, tmp_path: Path
 ) -> None:
     file, store = tmp_path / "sweep.yaml", Store(tmp_path / "store")
-    training = {**SMALL["training"], "steps": 1200}
+    training = {**SMALL["training"], "steps": 400}
     resources = {"cpus": 1, "checkpoint_seconds": 1000}  # so a checkpoint is there only where somebody was told
     file.write_text(yaml.safe_dump({**SMALL, "name": "slurm", "training": training, "resources": resources}))
     trials = load_sweep(file).trials
@@ -156,13 +156,13 @@ def test_a_job_that_is_told_to_leave_writes_checkpoints_and_the_same_command_end
         )
 
     job = submit()
-    wait_until(lambda: steps() > 100 or slurm.state(job) not in ("PENDING", "CONFIGURING", "RUNNING"), 240)
+    wait_until(lambda: steps() > 40 or slurm.state(job) not in ("PENDING", "CONFIGURING", "RUNNING"), 600)
     assert slurm.state(job) == "RUNNING", slurm.log(job)
     slurm.ask("scancel", job)  # SIGTERM to all of its processes, SIGKILL after KillWait
     wait_until(lambda: slurm.state(job) in ("CANCELLED", "COMPLETED", "FAILED"), 90)
     assert any(store.trial(trial.trial_id).checkpoints() for trial in trials), slurm.log(job)
     again = submit()
-    wait_until(lambda: slurm.state(again) not in ("PENDING", "CONFIGURING", "RUNNING"), 400)
+    wait_until(lambda: slurm.state(again) not in ("PENDING", "CONFIGURING", "RUNNING"), 600)
     assert slurm.state(again) == "COMPLETED", slurm.log(again)
     assert {store.trial(trial.trial_id).state().status for trial in trials} == {names.FINISHED}
     attempts = [(read_json(store.trial(trial.trial_id).record) or {})["attempts"] for trial in trials]
