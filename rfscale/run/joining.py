@@ -8,8 +8,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from rfscale import names
 from rfscale.quoting import quoted
@@ -121,6 +122,15 @@ def silent_head(address: str) -> str:
             if time.monotonic() > deadline:
                 return f"its head at {host}:{port} does not answer: {why(error)}"
             time.sleep(0.5)
+
+
+def is_another(ray: Any, address: str) -> bool:
+    """Whether the head at HOST:PORT is no more the one that this process has joined: it was started again, with nothing
+    of what it knew. Asked before Ray is, which ends this process where it notices that."""
+    with suppress(Exception):  # Ray's own business: where a version does not tell, nothing is known
+        joined = ray._private.worker.global_worker.gcs_client.cluster_id
+        return bool(ray._raylet.GcsClient(address=address).cluster_id.hex() != joined.hex())
+    return False
 
 
 def has_token() -> bool:
