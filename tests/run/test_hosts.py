@@ -19,6 +19,7 @@ from benchmarks.nodes import Nodes
 from benchmarks.object_server import ObjectServer
 from rfscale.run import hosts as hosts_module
 from rfscale.run.hosts import check_hosts, look
+from rfscale.run.joining import is_another
 from rfscale.run.queue import LaunchError
 from rfscale.store import Store
 from rfscale.store.objects import ObjectPort
@@ -140,6 +141,21 @@ def test_a_store_by_url_is_asked_with_what_the_machine_has(monkeypatch: pytest.M
         assert "s3://other/runs" in look("s3://other/runs", "")
     monkeypatch.setenv("RFSCALE_CACHE", str(tmp_path))
     assert "s3://rfscale/runs" in look("s3://rfscale/runs", "")
+
+
+def test_a_head_that_was_started_again_is_another_one() -> None:
+    """Ray's own call, `ray.nodes()`, ends the process: the id of the cluster is asked first."""
+
+    class Head:
+        def __init__(self, address: str) -> None:
+            if address == "away:1":
+                raise RuntimeError("no answer")
+            self.cluster_id = bytes.fromhex({"same:1": "aa", "new:1": "bb"}[address])
+
+    joined = SimpleNamespace(global_worker=SimpleNamespace(gcs_client=Head("same:1")))
+    ray = SimpleNamespace(_private=SimpleNamespace(worker=joined), _raylet=SimpleNamespace(GcsClient=Head))
+    assert [is_another(ray, address) for address in ("same:1", "new:1", "away:1")] == [False, True, False]
+    assert not is_another(SimpleNamespace(), "new:1")  # a version of Ray that does not tell
 
 
 # --- real machines, as far as one can pretend -------------------------------------------------------------------------
