@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_launch import SMALL, free_port, wait_until
+from test_launch import SETTINGS, SMALL, free_port, wait_until
 
 from rfscale import names
 from rfscale.spec.sweep_file import load_sweep
@@ -31,6 +31,7 @@ pytestmark = [
         reason="needs root and Slurm (apt-get install slurmctld slurmd slurm-client munge)",
     ),
 ]
+LIVING = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -66,7 +67,8 @@ class Slurm:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._started = folder, list[subprocess.Popen[bytes]]()
-        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+        kept = {key: value for key, value in os.environ.items() if key not in SETTINGS}  # those are for one node
+        self.environment = {**kept, "SLURM_CONF": str(folder / "slurm.conf")}
         (folder / "munge.key").write_bytes(secrets.token_bytes(1024))
         (folder / "munge.key").chmod(0o600)
         for name in ("state", "n1", "n2"):
@@ -156,14 +158,15 @@ def test_a_job_that_is_told_to_leave_writes_checkpoints_and_the_same_command_end
         )
 
     job = submit()
-    wait_until(lambda: steps() > 40 or slurm.state(job) not in ("PENDING", "CONFIGURING", "RUNNING"), 600)
+    wait_until(lambda: steps() > 40 or slurm.state(job) not in LIVING, 600)
     assert slurm.state(job) == "RUNNING", slurm.log(job)
     slurm.ask("scancel", job)  # SIGTERM to all of its processes, SIGKILL after KillWait
     wait_until(lambda: slurm.state(job) in ("CANCELLED", "COMPLETED", "FAILED"), 90)
     assert any(store.trial(trial.trial_id).checkpoints() for trial in trials), slurm.log(job)
     again = submit()
-    wait_until(lambda: slurm.state(again) not in ("PENDING", "CONFIGURING", "RUNNING"), 600)
+    wait_until(lambda: slurm.state(again) not in LIVING, 600)
     assert slurm.state(again) == "COMPLETED", slurm.log(again)
     assert {store.trial(trial.trial_id).state().status for trial in trials} == {names.FINISHED}
     attempts = [(read_json(store.trial(trial.trial_id).record) or {})["attempts"] for trial in trials]
     assert any(attempt.get("step", 0) > 0 for of in attempts for attempt in of)
+    assert slurm.log(again).count("Ray runtime started") == 2  # a head and a worker
