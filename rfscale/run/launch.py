@@ -168,7 +168,7 @@ def _keep_busy(
                 nodes = nodes if nodes and address is None else _nodes(ray, queue.nodes)
                 free = 2 * max(1, *(slots(need, nodes) for need in needs)) - len(tasks.trials)
                 for trial in queue.next(free) if asked is None else ():
-                    tasks.begin(trial)
+                    tasks.begin(trial, queue.nodes.not_for(trial.trial_id, queue.work.resources(trial)))
                 elsewhere = not tasks.trials
                 for trial, found in tasks.ended():
                     problem = watchdog.problem(trial, found)
@@ -176,7 +176,6 @@ def _keep_busy(
                         raise _RayDiedError(dead)  # not one of the cluster's machines, but Ray itself
                     del tasks.trials[trial.trial_id]
                     elsewhere |= queue.ended(trial, problem, tasks.node_of.pop(trial.trial_id, ""))
-                    tasks.without = tuple(queue.nodes.drained)
                     stop_on_same_error(queue.outcome)
                 for trial in watchdog.silent(tasks.trials.values()):
                     if not queue.work.end(trial):
@@ -226,23 +225,23 @@ class _Tasks:
         self.trials: dict[str, Trial] = {}
         self.of: dict[Any, str] = {}  # reference -> id of its trial
         self.node_of: dict[str, str] = {}  # id of a trial whose task has ended -> the machine
-        self.without: tuple[str, ...] = ()  # machines that get nothing new; what waits inside Ray may
         self._made: dict[Any, Any] = {}
         self._groups: dict[str, Any] = {}
         self._problems: dict[str, list[Problem]] = {}
         self._until: dict[str, float] = {}  # when the rest of a trial is cut off, after one of its processes failed
 
-    def begin(self, trial: Trial) -> None:
-        """One or several tasks for it."""
+    def begin(self, trial: Trial, without: Sequence[str] = ()) -> None:
+        """One or several tasks for it; `without`: machines that it is not given to."""
         need, given = self.work.resources(trial), (trial.model_dump_json(), *self.work.arguments(trial))
         self.trials[trial.trial_id] = trial
         if need.processes == 1:
-            self.of[self._remote(need).remote(*given)] = trial.trial_id
+            task = self._remote(need).options(label_selector=not_on(without)) if without else self._remote(need)
+            self.of[task.remote(*given)] = trial.trial_id
             return
         from ray.util import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        places = {"bundle_label_selector": [not_on(self.without)] * need.processes} if self.without else {}
+        places = {"bundle_label_selector": [not_on(without)] * need.processes} if without else {}
         group = placement_group([bundle(need)] * need.processes, strategy="PACK", **places)
         self._groups[trial.trial_id] = group
         on = [
@@ -256,8 +255,7 @@ class _Tasks:
     def _remote(self, need: Resources) -> Any:
         if need not in self._made:
             self._made[need] = _remote(self.ray, need, rank_task if need.processes > 1 else self.work.task)
-        without = self.without and need.processes == 1
-        return self._made[need].options(label_selector=not_on(self.without)) if without else self._made[need]
+        return self._made[need]
 
     def ended(self) -> list[tuple[Trial, Problem | None]]:
         """The trials of which no task runs any more, and why they failed; waits half a second for the first one."""
@@ -376,6 +374,7 @@ def _nodes(ray: Any, known: Nodes | None = None) -> list[dict[str, float]]:
     alive = [node for node in ray.nodes() if node["Alive"]]
     if known is not None:
         known.alive = {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})" for node in alive}
+        known.have = {node["NodeID"]: node["Resources"] for node in alive}
     return [node["Resources"] for node in alive if known is None or node["NodeID"] not in known.drained]
 
 

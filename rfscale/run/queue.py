@@ -90,7 +90,7 @@ class Queue:
         process has it."""
         if problem is None:
             self.nodes.fine(node)
-        elif self._may_be_the_machine(trial, problem) and (blamed := self.nodes.blamed(node, trial.trial_id, problem)):
+        elif blamed := self._blamed(trial, problem, node):
             self._take_up_again(trial, blamed)
             return False
         else:
@@ -107,10 +107,13 @@ class Queue:
             note_end(self.outcome, trial, state, problem)
         return state.status == names.RUNNING
 
-    def _may_be_the_machine(self, trial: Trial, problem: Problem) -> bool:
-        """A trial that went on there before its process died, or that another process has, says nothing against it."""
+    def _blamed(self, trial: Trial, problem: Problem, node: str) -> list[str]:
+        """The trials that its machine failed. One that went on there before its process died, or that another process
+        has, says nothing against it."""
         went_on = problem.died and self.work.progress(trial) > self._reached.get(trial.trial_id, 0)
-        return not problem.claimed and not went_on
+        if problem.claimed or went_on:
+            return []
+        return self.nodes.blamed(node, trial.trial_id, problem, self.work.resources(trial))
 
     def _take_up_again(self, trial: Trial, trial_ids: list[str]) -> None:
         """It was their machine's fault. Those that died there, and not failed yet, are on their way already."""

@@ -18,14 +18,16 @@ from rfscale.run.nodes import IN_A_ROW, Nodes
 from rfscale.run.queue import LaunchError, Outcome, Queue
 from rfscale.run.tasks import Problem
 from rfscale.run.work import training
+from rfscale.spec.sweep import Resources
 from rfscale.store import Store
 
+ONE = Resources()
 WRONG = Problem(("ValueError",), "ValueError: no driver", failure=ERROR)
 BLIND = Problem(("unseen store",), "b does not see the store", failure=BAD_NODE)
 
 
 def two() -> Nodes:
-    return Nodes(alive={"a": "a (1)", "b": "b (2)"})
+    return Nodes({"a": "a (1)", "b": "b (2)"}, {"a": {"CPU": 1.0}, "b": {"CPU": 1.0, "GPU": 1.0}})
 
 
 @pytest.fixture
@@ -40,32 +42,51 @@ def store(tmp_path: Path) -> Store:
 
 def test_failures_in_a_row_are_the_machines_and_a_good_end_between_forgives_them() -> None:
     nodes = two()
-    assert nodes.blamed("b", "1", WRONG) == nodes.blamed("b", "2", WRONG) == []
+    assert nodes.blamed("b", "1", WRONG, ONE) == nodes.blamed("b", "2", WRONG, ONE) == []
     nodes.fine("b")
-    assert nodes.blamed("b", "1", WRONG) == nodes.blamed("b", "2", WRONG) == []
+    assert nodes.blamed("b", "1", WRONG, ONE) == nodes.blamed("b", "2", WRONG, ONE) == []
     nodes.fine("a")
-    assert nodes.blamed("b", "3", WRONG) == ["1", "2", "3"]
+    assert nodes.blamed("b", "3", WRONG, ONE) == ["1", "2", "3"]
     assert nodes.drained["b"] == (
         "machine b (2) is left out for the rest of this run: 3 trials in a row failed there (ValueError: no driver); "
         "they are trained on the others, and nothing counts"
     )
-    assert nodes.blamed("b", "4", WRONG) == ["4"], "it ran there when the machine was left out"
-    assert nodes.blamed("a", "5", BLIND) == [], "the last machine is never left out"
+    assert nodes.blamed("b", "4", WRONG, ONE) == ["4"], "it ran there when the machine was left out"
+    assert nodes.blamed("a", "5", BLIND, ONE) == [], "the last machine is never left out"
 
 
 def test_one_bad_trial_and_what_is_no_fault_of_a_machine_leave_none_out() -> None:
     nodes = two()
     for _ in range(2 * IN_A_ROW):
-        assert nodes.blamed("b", "1", WRONG) == []
+        assert nodes.blamed("b", "1", WRONG, ONE) == []
     for number in range(2 * IN_A_ROW):
         for failure in (DIVERGED, GPU_MEMORY):
-            assert nodes.blamed("a", str(number), Problem(("x",), "x", failure=failure)) == []
+            assert nodes.blamed("a", str(number), Problem(("x",), "x", failure=failure), ONE) == []
     assert not nodes.drained
-    assert nodes.blamed("", "1", BLIND) == [], "nobody knows where"
+    assert nodes.blamed("", "1", BLIND, ONE) == [], "nobody knows where"
 
 
 def test_a_machine_that_does_not_see_the_store_is_left_out_at_once() -> None:
-    assert two().blamed("b", "1", BLIND) == ["1"]
+    assert two().blamed("b", "1", BLIND, ONE) == ["1"]
+
+
+def test_where_no_other_machine_has_room_none_is_left_out_and_a_trial_stays_where_it_failed() -> None:
+    """A head without a GPU, and one machine with: left out, nothing would ever run."""
+    nodes, gpu = two(), Resources(gpus=1)
+    for number in range(2 * IN_A_ROW):
+        assert nodes.blamed("b", str(number), WRONG, gpu) == []
+        assert nodes.not_for(str(number), gpu) == ()
+    assert nodes.blamed("b", "1", BLIND, gpu) == []
+    assert not nodes.drained
+
+
+def test_a_trial_that_failed_on_a_machine_is_tried_on_another() -> None:
+    nodes = two()
+    assert nodes.blamed("b", "1", Problem(("x",), "x", died=True, failure=DIED), ONE) == []
+    assert nodes.not_for("1", ONE) == ("b",)
+    assert nodes.not_for("2", ONE) == ()
+    nodes.alive = {"a": "a (1)"}
+    assert nodes.not_for("1", ONE) == (), "that machine is gone"
 
 
 def test_trials_of_a_bad_machine_wait_again_and_do_not_stop_the_sweep(store: Store) -> None:
@@ -76,7 +97,7 @@ def test_trials_of_a_bad_machine_wait_again_and_do_not_stop_the_sweep(store: Sto
         assert not queue.ended(trial, WRONG, "b")
     assert queue.outcome == Outcome(drained=queue.nodes.drained)
     assert {trial.trial_id for trial in queue.waiting} == {trial.trial_id for trial in sweep.trials}
-    queue = Queue(training(sweep, store), list(sweep.trials), 0, nodes=Nodes(alive={"b": "b"}))
+    queue = Queue(training(sweep, store), list(sweep.trials), 0, nodes=Nodes({"b": "b"}, {"b": {"CPU": 1.0}}))
     for trial in queue.next(IN_A_ROW):
         queue.ended(trial, WRONG, "b")
     assert len(queue.outcome.unfinished) == IN_A_ROW, "with one machine the failures are the trials'"
