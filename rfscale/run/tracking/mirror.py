@@ -22,7 +22,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
 METRICS_PER_CALL = 900  # MLflow takes 1000 metrics, parameters and tags together
 TAG_LENGTH = 5000  # MLflow takes up to 8000 characters
 RETRY_SECONDS = 5.0
+REFUSALS, AGAIN_SECONDS = 4, 0.2
+"""So often is asked again what MLflow refuses: of two who write a tag or a parameter at the same moment it refuses one,
+who is told that it is there when it asks again."""
 LAST_PATIENCE_SECONDS = 30.0
 STOP_SECONDS = 8.0  # for the last pass of a sweep that was interrupted
 
@@ -145,8 +148,8 @@ class Mirror:
             origin = command(self.sweep, self.store)[:TAG_LENGTH]
             about = {names.TAG_COMMAND: origin, names.TAG_QUESTION: self.sweep.question}
             for key, value in {**about, names.TAG_DESCRIPTION: description(self.sweep, origin)}.items():
-                self._client.set_experiment_tag(self._experiment, key, value[:TAG_LENGTH])
-            relabel_runs(self._client, self._experiment, self.sweep)
+                _settled(self._client.set_experiment_tag, self._experiment, key, value[:TAG_LENGTH])
+            _settled(relabel_runs, self._client, self._experiment, self.sweep)
             self._found = self._runs()  # runs that no trial has been matched with yet
         except TrackingError:
             raise
@@ -224,17 +227,18 @@ class Mirror:
 
     def finish(self) -> None:
         """Sync everything now, with some patience. Raises TrackingError."""
-        deadline = time.monotonic() + LAST_PATIENCE_SECONDS
+        deadline, refusals = time.monotonic() + LAST_PATIENCE_SECONDS, 0
         while not self._try():
+            refusals = refusals + 1 if self._refused else 0
             safe = f"nothing is lost, every point is in {self.store.address}"
-            if self._refused:
+            if refusals == REFUSALS:
                 raise TrackingError(f"MLflow at {self.uri} refuses what it is sent ({self.trouble}); {safe}")
             if time.monotonic() > deadline:
                 raise AbsentError(
                     f"MLflow at {self.uri} did not take the last points ({self.trouble}); {safe}: "
                     "the same command mirrors them when it is back"
                 )
-            time.sleep(RETRY_SECONDS)
+            time.sleep(AGAIN_SECONDS if self._refused else RETRY_SECONDS)
 
     def _keep_syncing(self, stop: threading.Event, seconds: float) -> None:
         while not stop.wait(RETRY_SECONDS if self.trouble else seconds):
@@ -397,6 +401,18 @@ class Mirror:
         }
         self._client.log_batch(copy.run_id, tags=[RunTag(k, v[:TAG_LENGTH]) for k, v in tags.items()])
         copy.status = state.status
+
+
+def _settled(call: Callable[..., object], *given: object) -> None:
+    """Ask for something that may be asked twice, again where it is refused."""
+    for left in reversed(range(REFUSALS)):
+        try:
+            call(*given)
+            return
+        except Exception as error:
+            if not left or not _is_refusal(error):
+                raise
+        time.sleep(AGAIN_SECONDS)
 
 
 def _notes(sweep: Sweep) -> str:
