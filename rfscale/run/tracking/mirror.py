@@ -58,9 +58,9 @@ if TYPE_CHECKING:
 METRICS_PER_CALL = 900  # MLflow takes 1000 metrics, parameters and tags together
 TAG_LENGTH = 5000  # MLflow takes up to 8000 characters
 RETRY_SECONDS = 5.0
-REFUSALS, AGAIN_SECONDS = 4, 0.2
-"""So often is asked again what MLflow refuses: of two who write a tag or a parameter at the same moment it refuses one,
-who is told that it is there when it asks again."""
+REFUSALS = 6
+"""So often is asked, at once, what MLflow refuses: of two who write a tag or a parameter at the same moment it refuses
+one, who is told that it is there when it asks again."""
 LAST_PATIENCE_SECONDS = 30.0
 STOP_SECONDS = 8.0  # for the last pass of a sweep that was interrupted
 
@@ -238,7 +238,8 @@ class Mirror:
                     f"MLflow at {self.uri} did not take the last points ({self.trouble}); {safe}: "
                     "the same command mirrors them when it is back"
                 )
-            time.sleep(AGAIN_SECONDS if self._refused else RETRY_SECONDS)
+            if not self._refused:
+                time.sleep(RETRY_SECONDS)
 
     def _keep_syncing(self, stop: threading.Event, seconds: float) -> None:
         while not stop.wait(RETRY_SECONDS if self.trouble else seconds):
@@ -412,7 +413,6 @@ def _settled(call: Callable[..., object], *given: object) -> None:
         except Exception as error:
             if not left or not _is_refusal(error):
                 raise
-        time.sleep(AGAIN_SECONDS)
 
 
 def _notes(sweep: Sweep) -> str:
