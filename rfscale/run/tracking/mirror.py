@@ -59,8 +59,8 @@ METRICS_PER_CALL = 900  # MLflow takes 1000 metrics, parameters and tags togethe
 TAG_LENGTH = 5000  # MLflow takes up to 8000 characters
 RETRY_SECONDS = 5.0
 REFUSALS = 6
-"""So often is asked, at once, what MLflow refuses: of two who write a tag or a parameter at the same moment it refuses
-one, who is told that it is there when it asks again."""
+"""So often is asked, at once, what MLflow refuses: of two who write a tag at the same moment it refuses one, who is told
+that it is there when it asks again. At the end of a mirror, until it refuses the same twice."""
 LAST_PATIENCE_SECONDS = 30.0
 STOP_SECONDS = 8.0  # for the last pass of a sweep that was interrupted
 
@@ -227,13 +227,13 @@ class Mirror:
 
     def finish(self) -> None:
         """Sync everything now, with some patience. Raises TrackingError."""
-        deadline, refusals = time.monotonic() + LAST_PATIENCE_SECONDS, 0
+        deadline, before = time.monotonic() + LAST_PATIENCE_SECONDS, ""
         while not self._try():
-            refusals = refusals + 1 if self._refused else 0
             safe = f"nothing is lost, every point is in {self.store.address}"
-            if refusals == REFUSALS:
+            if self._refused and self.trouble == before:
                 raise TrackingError(f"MLflow at {self.uri} refuses what it is sent ({self.trouble}); {safe}")
-            if time.monotonic() > deadline:
+            before = self.trouble if self._refused else ""
+            if time.monotonic() > deadline and not self._refused:
                 raise AbsentError(
                     f"MLflow at {self.uri} did not take the last points ({self.trouble}); {safe}: "
                     "the same command mirrors them when it is back"
