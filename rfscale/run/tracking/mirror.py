@@ -59,8 +59,8 @@ METRICS_PER_CALL = 900  # MLflow takes 1000 metrics, parameters and tags togethe
 TAG_LENGTH = 5000  # MLflow takes up to 8000 characters
 RETRY_SECONDS = 5.0
 REFUSALS = 6
-"""So often is asked, at once, what MLflow refuses: of two who write a tag at the same moment it refuses one, who is told
-that it is there when it asks again. At the end of a mirror, until it refuses the same twice."""
+"""So often is asked, at once, what MLflow refuses: of two who write a tag at the same moment it refuses one, which it
+does not when it is asked again. At the end of a mirror, until it refuses the same twice."""
 LAST_PATIENCE_SECONDS = 30.0
 STOP_SECONDS = 8.0  # for the last pass of a sweep that was interrupted
 
