@@ -1,6 +1,6 @@
 """Pictures of a report's page in docs/figures, by the Chromium of the machine.
 
-    python docs/pictures.py runs/reports/samplers/report.html
+python docs/pictures.py runs/reports/samplers/report.html
 """
 
 from __future__ import annotations

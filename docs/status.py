@@ -1,6 +1,6 @@
 """docs/figures/status.svg: the table of `rfscale status --watch` as it stands now, of any sweep that is running.
 
-    python docs/status.py experiments/samplers.yaml runs
+python docs/status.py experiments/samplers.yaml runs
 """
 
 from __future__ import annotations

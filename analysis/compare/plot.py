@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import crowd
 from analysis.compare.arms import Comparison
 from analysis.compare.cells import rung_labels
 from analysis.compare.estimate import Estimate
@@ -50,12 +51,13 @@ def plot_learning_curves(
     chosen = table.trials[rung_labels(table) == label]
     points = table.curve(names.VAL_LOSS)
     points = points[points["trial_id"].isin(chosen["trial_id"])]
+    alone = set(crowd.drawn(chosen, names.VAL_LOSS)["trial_id"])
     for name, curves in points.groupby("arm"):
         style = look[str(name)]
         mean = curves.groupby("step")["value"].agg(geometric_mean)
         n = curves["trial_id"].nunique()
         if n > 1 and style.shown:
-            for _, curve in curves.groupby("trial_id"):
+            for _, curve in curves[curves["trial_id"].isin(alone)].groupby("trial_id"):
                 x, y, behind = curve["step"], curve["value"], style.zorder - 0.5
                 tell(ax.plot(x, y, color=style.colour, lw=0.6, alpha=0.4, zorder=behind), str(name))
         drawn = ax.plot(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from analysis import crowd
 from analysis.compare.labels import size
 from analysis.compare.numbers import listed, number, with_interval
 from analysis.laws.ladder import ArmLaw, Ladder
@@ -98,7 +99,7 @@ def plot_loss_against_compute(
             str(name),
         )
     marker = 5.0 if trials["seed"].nunique() == 1 else 3.2
-    for name, rows in trials.groupby("arm"):
+    for name, rows in crowd.drawn(trials, names.VAL_LOSS).groupby("arm"):
         style = look[str(name)]
         marks = ax.plot(
             rows["train_flops"], rows[names.VAL_LOSS], style.marker, color=style.colour, ms=marker,
@@ -126,7 +127,7 @@ def plot_loss_against_parameters(
     ax = ax or new_axes(6.4, 3.8)
     look = look or looks([law.arm for law in ladder.laws])
     trials = table.trials[table.trials["trial_id"].isin(ladder.trial_ids)]
-    for name, rows in trials.groupby("arm"):
+    for name, rows in crowd.drawn(trials, names.VAL_LOSS).groupby("arm"):
         style = look[str(name)]
         marks = ax.plot(
             rows["parameters"], rows[names.VAL_LOSS], style.marker, color=style.colour, zorder=style.zorder + 1,

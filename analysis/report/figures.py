@@ -11,6 +11,7 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
+from analysis import crowd
 from analysis.compare import plot
 from analysis.compare.arms import Comparison
 from analysis.laws import plot_frontier, plot_ladder
@@ -95,18 +96,24 @@ class ReportFigure:
     laws: bool = False
 
 
+def _crowd(r: Results) -> str:
+    """What is not drawn, where there are many seeds."""
+    return f" {crowd.SENTENCE}" if crowd.is_crowd(r.table.trials) else ""
+
+
 def _loss_against_compute(r: Results) -> tuple[str, Draw]:
     return (
         f"Loss along every training against its compute ({r.ladder.description}). Marks: the end of training. "
         f"{plot_ladder.caption(r.ladder, 'C', r.look)} All sizes train for the same steps, so this is not the lowest "
-        f"loss that a budget can buy.",
+        f"loss that a budget can buy.{_crowd(r)}",
         lambda: plot_ladder.plot_loss_against_compute(r.table, r.ladder, look=r.look),
     )
 
 
 def _loss_against_parameters(r: Results) -> tuple[str, Draw]:
     return (
-        f"Loss at the end of training against all trainable parameters. {plot_ladder.caption(r.ladder, 'N', r.look)}",
+        f"Loss at the end of training against all trainable parameters. {plot_ladder.caption(r.ladder, 'N', r.look)}"
+        f"{_crowd(r)}",
         lambda: plot_ladder.plot_loss_against_parameters(r.table, r.ladder, look=r.look),
     )
 
@@ -171,7 +178,7 @@ def _trend(r: Results) -> tuple[str, Draw] | None:
 
 def _learning_curves(r: Results) -> tuple[str, Draw]:
     return (
-        "Validation loss (EMA weights) during training, one panel per size.",
+        f"Validation loss (EMA weights) during training, one panel per size.{_crowd(r)}",
         lambda: _panels_of_sizes(r.table, r.comparison, r.look),
     )
 
@@ -209,7 +216,7 @@ def _attention(r: Results) -> tuple[str, Draw] | None:
     return (
         "Attention along training (the paper's Fig. 5), weights without EMA: the largest logit over all blocks, and "
         "the entropy of the block where it is lowest. Thin: single trainings; thick: their mean, for as long as all of "
-        f"them go on. Cross: the last that was measured before a training diverged.{which}",
+        f"them go on. Cross: the last that was measured before a training diverged.{which}{_crowd(r)}",
         lambda: plot_stability.panels_attention(growth, r.look),
     )
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from analysis import crowd
 from analysis.marks import tell
 from analysis.stability.growth import Growth
 from analysis.style import MARKERS, PALETTE, Look, legend_beside, legend_name, log_axis, pad
@@ -56,6 +57,9 @@ def plot_attention(curves: pd.DataFrame, metric: str, look: Mapping[str, Look], 
     """
     every = curves.pivot(index="step", columns="trial_id", values=metric)
     every = every.where(np.isfinite(every))
+    alone = set(
+        crowd.drawn(curves.groupby(["arm", "trial_id"])[metric].max().reset_index(), metric, ["arm"])["trial_id"]
+    )
     for name, part in curves.groupby("arm"):
         style, wide = look[str(name)], every[sorted(set(part["trial_id"]))]
         if metric == names.MAX_LOGIT:
@@ -64,7 +68,8 @@ def plot_attention(curves: pd.DataFrame, metric: str, look: Mapping[str, Look], 
         else:
             mean = wide.dropna().mean(axis=1)
         lost = set(part.loc[(part["status"] == names.DIVERGED) | ~np.isfinite(part[metric]), "trial_id"])
-        each = {trial_id: wide[trial_id].dropna() for trial_id in wide}
+        lost = set(sorted(lost)[: crowd.MOST])
+        each = {trial_id: wide[trial_id].dropna() for trial_id in wide if trial_id in alone | lost}
         lines = [np.column_stack([curve.index, curve]) for curve in each.values()]
         thin = LineCollection(lines, colors=style.colour, linewidths=0.7, alpha=0.5, zorder=style.zorder - 0.5)
         tell(ax.add_collection(thin), str(name), [f"{name}, trial {trial_id}" for trial_id in each])

@@ -10,18 +10,14 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from analysis.table.runs import RUNS_PER_CALL
 from analysis.table.store import is_database
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
     from mlflow.tracking import MlflowClient
-
-RUNS_PER_CALL = 500
-"""A database takes only so many values in one statement: SQLite before 3.32 took 999."""
-POINTS = 2**31 - 1
-"""The most that is asked for: all of them."""
 
 
 class Histories:
@@ -40,12 +36,22 @@ class Histories:
         return self._found[key].get(run_id, {})
 
     def _of_database(self, run_ids: Sequence[str], key: str) -> Mapping[str, list[Metric]]:
-        # The client itself has no such call: it is the store's, behind the one that the client of a server makes.
-        store = self._client._tracking_client.store
+        # The client itself has no such call: these are the rows of the store behind it.
+        from mlflow.entities import Metric
+        from mlflow.store.tracking.dbmodels.models import SqlMetric as Row
+        from sqlalchemy import select
+
+        asked: Any = select(Row.run_uuid, Row.value, Row.is_nan, Row.timestamp, Row.step)
+        store: Any = self._client._tracking_client.store
         found: dict[str, list[Metric]] = {}
-        for first in range(0, len(run_ids), RUNS_PER_CALL):
-            for point in store.get_metric_history_bulk(run_ids[first : first + RUNS_PER_CALL], key, POINTS):
-                found.setdefault(point.run_id, []).append(point)
+        with store.ManagedSessionMaker() as session:
+            for first in range(0, len(run_ids), RUNS_PER_CALL):
+                some = run_ids[first : first + RUNS_PER_CALL]
+                for run_id, value, is_nan, when, step in session.execute(
+                    asked.where(Row.run_uuid.in_(some), Row.key == key)
+                ):
+                    point = Metric(key, math.nan if is_nan else value, when, step)
+                    found.setdefault(run_id, []).append(point)
         return found
 
     def _of_server(self, run_ids: Sequence[str], key: str) -> Mapping[str, list[Metric]]:

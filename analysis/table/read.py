@@ -21,6 +21,7 @@ import pandas as pd
 from analysis.table import identity, scores
 from analysis.table.histories import Histories, logged
 from analysis.table.identity import Identity, Roles
+from analysis.table.runs import runs_of_experiment
 from analysis.table.scores import Scores
 from analysis.table.store import reading
 from rfscale import names
@@ -237,14 +238,7 @@ def runs_of(client: MlflowClient, tracking_uri: str, sweep: str) -> list[Run]:
                 else "it holds none yet: run one first"
             )
         )
-    runs: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
+    return list(runs_of_experiment(client, str(experiment.experiment_id)))
 
 
 # --- runs -> rows -----------------------------------------------------------------------------------------------------

@@ -218,7 +218,7 @@ def status(
     if watch:
         _watch(study, as_json)
         return
-    gone = left_out(study.sweep, study.store)
+    gone, states = left_out(study.sweep, study.store), study.states()
     rows = [
         {
             **trial_row(trial, study.sweep),
@@ -230,7 +230,7 @@ def status(
             or state.reason
             or str(origin_of(study.store.trial(trial.trial_id)) or ""),
         }
-        for trial, state in study.states()
+        for trial, state in states
     ]
     count = {status: sum(row["status"] == status for row in rows) for status in names.STATUSES}
     if as_json:
@@ -239,7 +239,7 @@ def status(
     failure = ("failure",) if any(row["failure"] for row in rows) else ()
     fields = (*tuned_fields(study.sweep), "depth", "seed", "step", "steps", "loss", "status", *failure, "reason")
     print_table(study.sweep.name, ("trial_id", "arm", *fields), rows)
-    for trial, state in study.states():
+    for trial, state in states:
         log = study.store.trial(trial.trial_id).log
         if state.status in (names.FAILED, names.DIVERGED, names.INCOMPLETE) and log.exists():
             typer.echo(f"log of {trial.trial_id}: {log}")

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from rfscale import names
 from rfscale.quoting import cut
+from rfscale.run.due import Due
 from rfscale.run.effort import Forecast, duration, report_seconds
 from rfscale.run.pace import Pace
 from rfscale.run.race import left_out
@@ -44,13 +45,19 @@ class Board:
         self.slots = 1  # the most that ran at once
         self._stay: dict[str, State] = {}
         self._promised: tuple[float, float] | None = None
+        self._due = Due([trial.trial_id for trial in sweep.trials])
+
+    def follow(self, hand: Iterable[str]) -> None:
+        """A launcher has these trials in hand: from now on `look` reads them, and of all others some in turn."""
+        self._due.follow(hand)
 
     def look(self, slots: int = 0, ended: Mapping[str, State] | None = None) -> None:
         """Read how every trial stands. Of a launcher also `slots`, how many trials run at once, and how those that did
         not finish ended: with it, what failed in an earlier run is still to be trained."""
         gone = left_out(self.sweep, self.store)
-        for trial in self.sweep.trials:
-            trial_id = trial.trial_id
+        every = ended is None or not self.states
+        due = [trial.trial_id for trial in self.sweep.trials] if every else self._due.take()
+        for trial_id in due:
             state = self._stay.get(trial_id) or self.store.trial(trial_id).state()
             if trial_id in gone and (ended is None or state.status != names.RUNNING):
                 state = State(names.DROPPED, state.step, gone[trial_id], state.loss)
@@ -61,7 +68,7 @@ class Board:
             elif ended is not None and state.status in _AGAIN:
                 state = State(names.PARTIAL, state.step, state.reason, state.loss)
             self.states[trial_id] = state
-        self.pace.look(self.states)
+        self.pace.look({trial_id: self.states[trial_id] for trial_id in due})
         self.slots = max(self.slots, slots, len(self.running))
 
     @property

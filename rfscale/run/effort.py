@@ -99,6 +99,8 @@ def forecast(
 
     `slots`: trials at once; None for as many as the machine that was measured runs.
     """
+    if not known:
+        return None
     resources = sweep.resources.at(sweep.trials[0].model.depth)  # all are alike, or none was measured
     sizes = {trial.trial_id: size_of(trial, sweep.resources, sweep.samples) for trial in sweep.trials}
     if not sizes or any(size not in known for size in sizes.values()):

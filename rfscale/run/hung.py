@@ -7,6 +7,7 @@ as after any other death of a process. Times are differences of this process's c
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -23,6 +24,8 @@ from rfscale.store import TrialFolder
 
 HUNG_SECONDS = 1800.0
 HUNG_FACTOR = 20.0
+LOOK_SECONDS = 2.0
+"""Between two looks: each reads a file of every trial that runs, and a launcher turns many times a second."""
 ASLEEP_SECONDS = 60.0
 """Between two looks: longer, and it was this process that was away."""
 
@@ -39,11 +42,13 @@ class Watchdog:
     ended: set[str] = field(default_factory=set)  # trials whose process was ended for its silence
     _seen: dict[str, tuple[float, float]] = field(default_factory=dict)  # trial id -> pulse, and when it came
     _longest: float = 0.0
-    _looked: float = field(default_factory=time.monotonic)
+    _looked: float = -math.inf
 
     def silent(self, running: Iterable[Trial]) -> list[Trial]:
         """Those among the trials that have been silent for too long; each of them once."""
         now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return []
         if now - self._looked > ASLEEP_SECONDS:
             self._seen.clear()
         self._looked = now

@@ -32,6 +32,7 @@ from rfscale.train import placement
 from rfscale.train.stopping import heeding_sigterm
 
 POLL_SECONDS = 0.5
+NODES_SECONDS = 2.0  # between two looks at which machines a cluster has: of a thousand, each is a long answer
 JOIN_SECONDS = 90
 """For joining a cluster: where something else listens at its address, Ray alone goes on trying for ten minutes."""
 RAY_DEATHS = 3
@@ -148,7 +149,7 @@ def _keep_busy(
     tick: Tick,
 ) -> None:
     """The loop, on one Ray. Raises _RayDiedError, with `tasks` as they were, and StoppedError."""
-    asked, watchdog = None, Watchdog(queue.work.pulse)
+    asked, watchdog, nodes_at = None, Watchdog(queue.work.pulse), 0.0
     nodes: list[dict[str, float]] = []  # of this machine it is asked once: a head that dies meanwhile ends us with it
     with heeding_sigterm() as stop:
         try:
@@ -165,7 +166,8 @@ def _keep_busy(
                     raise _RayDiedError(dead)
                 # Twice what runs at once keeps every slot busy, and no more than that waits inside Ray. Without a
                 # single slot, when nodes were lost, one trial still waits there: that makes a cluster start new ones.
-                nodes = nodes if nodes and address is None else _nodes(ray, queue.nodes)
+                if not nodes or (address is not None and time.monotonic() > nodes_at + NODES_SECONDS):
+                    nodes, nodes_at = _nodes(ray, queue.nodes), time.monotonic()
                 free = 2 * max(1, *(slots(need, nodes) for need in needs)) - len(tasks.trials)
                 for trial in queue.next(free) if asked is None else ():
                     tasks.begin(trial, queue.nodes.not_for(trial.trial_id, queue.work.resources(trial)))
@@ -260,7 +262,10 @@ class _Tasks:
     def ended(self) -> list[tuple[Trial, Problem | None]]:
         """The trials of which no task runs any more, and why they failed; waits half a second for the first one."""
         references = list(self.of)
-        for reference in self.ray.wait(references, timeout=POLL_SECONDS)[0] if references else ():
+        ended = self.ray.wait(references, timeout=POLL_SECONDS)[0] if references else []
+        if ended and len(references) > 1:  # all that have ended, in one turn of the launcher
+            ended = self.ray.wait(references, num_returns=len(references), timeout=0)[0]
+        for reference in ended:
             trial_id = self.of.pop(reference)
             problem, node = problem_of(self.ray, reference)
             if node:

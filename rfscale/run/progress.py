@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -38,6 +39,9 @@ Moment = Callable[[Outcome, set[str], str], None]  # outcome so far, ids given t
 Count = Callable[[str, int, int], None]  # what is counted, done, of how many
 
 LINE_SECONDS = 30.0  # between status lines where there is no terminal to redraw
+LOOK_SECONDS = 0.4  # between two looks at the store
+LOOK_REST = 20.0
+"""Times as long as a look and its drawing took, until the next one: at most a twentieth of the launcher's time."""
 
 
 class Display:
@@ -46,10 +50,15 @@ class Display:
     def __init__(self, sweep: Sweep, store: Store, console: Console) -> None:
         self.sweep, self.console = sweep, console
         self.board = Board(sweep, store, kept(store))
+        self._trials = {trial.trial_id: trial for trial in sweep.trials}
+        self._arm_width = min(40, max(22, *map(len, sweep.arms)))
         self._began = time.monotonic()
         self._promised: Forecast | None = None
         self._live: Live | None = None
         self._said: set[str] = set()
+        self._heard = 0, 0  # how many ends of either kind were looked through
+        self._look_at = 0.0
+        self._asked = False  # for the forecast
         self._line_at = time.monotonic()
 
     @contextmanager
@@ -78,35 +87,48 @@ class Display:
 
     def update(self, outcome: Outcome, submitted: set[str], note: str = "") -> None:
         """Redraw. `note` is a line of trouble, such as an MLflow server that does not answer."""
-        # The launcher keeps twice as many trials inside Ray as run at once, as long as there are so many.
-        self.board.look(len(submitted) // 2, outcome.unfinished)
-        if self._promised is None and submitted:
+        self.board.follow(submitted)
+        self._say_ends(outcome)
+        if submitted and not self._asked:
+            self._asked = True
+            self.board.look(0, outcome.unfinished)
             self._promised = forecast(self.sweep, self.board.pace.known, self.board.left)
             self.board.promise(self._began, self._promised)
         for node, sentence in outcome.drained.items():
             if node not in self._said:
                 self._said.add(node)
                 self.console.print(f"  {sentence}", highlight=False, markup=False)
-        states = self.board.states
-        for trial in self.sweep.trials:
-            if trial.trial_id not in self._said and (
-                trial.trial_id in outcome.finished or trial.trial_id in outcome.unfinished
-            ):
-                self._said.add(trial.trial_id)
-                self._say_ended(trial, outcome.unfinished.get(trial.trial_id, states[trial.trial_id]))
+        began = time.monotonic()
+        if began < self._look_at:
+            return
+        # The launcher keeps twice as many trials inside Ray as run at once, as long as there are so many.
+        self.board.look(len(submitted) // 2, outcome.unfinished)
         if self._live is not None:
             if submitted or self._said:
                 size = self.console.size
                 self._live.update(self.board.shown(size.width, size.height, [note] if note else []))
-        elif time.monotonic() - self._line_at > LINE_SECONDS:
-            self._line_at = time.monotonic()
+        elif began - self._line_at > LINE_SECONDS:
+            self._line_at = began
             self.console.print(self.board.summary(), highlight=False, markup=False)
             if note:
                 self.console.print(note, highlight=False, markup=False)
+        now = time.monotonic()
+        self._look_at = now + max(LOOK_SECONDS, LOOK_REST * (now - began))
+
+    def _say_ends(self, outcome: Outcome) -> None:
+        """A line for each trial that ended since."""
+        finished, unfinished = self._heard
+        if (len(outcome.finished), len(outcome.unfinished)) == self._heard:
+            return
+        self._heard = len(outcome.finished), len(outcome.unfinished)
+        for trial_id in (*outcome.finished[finished:], *islice(outcome.unfinished, unfinished, None)):
+            if trial_id in self._trials and trial_id not in self._said:
+                self._said.add(trial_id)
+                state = outcome.unfinished.get(trial_id) or self.board.store.trial(trial_id).state()
+                self._say_ended(self._trials[trial_id], state)
 
     def _title(self, trial: Trial) -> str:
-        width = min(40, max(22, *map(len, self.sweep.arms)))
-        arm = self.sweep.placing(trial).arm
+        width, arm = self._arm_width, self.sweep.placing(trial).arm
         return f"{trial.trial_id}  {arm:<{width}} depth {trial.model.depth:<3} seed {trial.seed}"
 
     def _say_ended(self, trial: Trial, state: State) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +27,8 @@ from rfscale.store import State, Store, TrialFolder, write_json
 SAME_ERROR_LIMIT = 3
 MACHINE_DEATHS = 20
 """How many machines in a row may die under a trial that makes no progress."""
+PASSED = 100
+"""Trials in other hands, or behind their trunk, that are asked in vain before the rest of the queue has to wait."""
 
 
 class LaunchError(names.RfscaleError, RuntimeError):
@@ -151,24 +154,35 @@ def next_to_train(
     """Take up to `count` trials from the front of the queue, but none that another process trains or has ended.
 
     `trunks`, by trial: one waits until those that leave its trunk before it have ended, and goes on from there.
-    `allowed`: the others of the queue are passed over; None for all.
+    `allowed`: the others of the queue are passed over; None for all. Of those that cannot be taken now only `PASSED`
+    are asked in a call; they wait at the end of the queue then, so that the next call asks others.
     """
+    if count <= 0:
+        return []
     taken: list[Trial] = []
-    for trial in tuple(waiting if allowed is None else allowed):
+    gone, passed = set[str](), list[Trial]()
+    asked = list(islice(waiting if allowed is None else allowed, count + PASSED))
+    for trial in asked:
         if len(taken) >= count:
             break
         trunk = trunks.get(trial.trial_id)
         if trunk is not None and any(_goes_first(branch, store, outcome) for branch in trunk.before(trial.trial_id)):
+            passed.append(trial)
             continue
         state = store.trial(trial.trial_id).state()
         if state.status == names.RUNNING:
+            passed.append(trial)
             continue
-        waiting.remove(trial)
+        gone.add(trial.trial_id)
         whole = state.status == names.FINISHED and _whole(store.trial(trial.trial_id))
         if whole or state.status in (names.DIVERGED, names.INCOMPLETE):
             note_end(outcome, trial, state)
         else:
             taken.append(trial)
+    back = [trial for trial in passed if len(passed) >= PASSED]
+    if gone or back:
+        moved = gone | {trial.trial_id for trial in back}
+        waiting[:] = [*(trial for trial in waiting if trial.trial_id not in moved), *back]
     return taken
 
 
@@ -241,9 +255,11 @@ def stop_on_same_error(outcome: Outcome) -> None:
 
     Raises LaunchError.
     """
+    if outcome.finished or len(outcome.unfinished) != SAME_ERROR_LIMIT:
+        return
     failed = [state.reason for state in outcome.unfinished.values() if state.status == names.FAILED]
     alike = len(set(outcome.kinds.values())) == 1 and all(outcome.kinds.values())
-    if not outcome.finished and len(failed) == len(outcome.unfinished) == SAME_ERROR_LIMIT and alike:
+    if len(failed) == SAME_ERROR_LIMIT and alike:
         raise LaunchError(
             f"the first {SAME_ERROR_LIMIT} trials all failed in the same way, so the rest was not tried: {failed[0]}"
         )

@@ -182,6 +182,7 @@ class Study(Views, Sharing):
         def tick(now: Outcome, ids: set[str]) -> None:
             nonlocal outcome
             outcome = now
+            mirror.follow(ids)
             moment(now, ids, mirror.trouble)
 
         unjudged: dict[str, str] = {}

@@ -28,7 +28,7 @@ from rfscale.spec.texts import check_stored_text
 from rfscale.spec.trial import Strict, Trial, bucket_images, data_identity, plugins_of
 from rfscale.spec.yaml import YamlError, parse, read_text
 
-MAX_TRIALS = 5000
+MAX_TRIALS = 20_000
 """Trials of one sweep, before duplicates are merged: the paper's study has 61 formulations on a few sizes."""
 MAX_LABEL = 100
 """Characters of the label of an arm."""

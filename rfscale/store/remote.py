@@ -91,6 +91,7 @@ class Remote:
     root: Path
     url: str
     _taken: dict[str, str] = field(default_factory=dict)  # key -> the version that is here
+    _rests: dict[str, str] = field(default_factory=dict)  # head -> the version that is here, of trials that nobody has
 
     def port(self) -> Port:
         """As a command asks it: for a short while only."""
@@ -103,7 +104,8 @@ class Remote:
         """
         port = self.port()
         heads, now = listed_now(port, "heads")
-        wanted = [one for one in heads if trials is None or Path(one.key).stem in trials]
+        moved = [one for one in heads if self._rests.get(one.key) != one.version]  # no file is read of the others
+        wanted = [one for one in moved if trials is None or Path(one.key).stem in trials]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(lambda one: self._look(port, one, now - one.modified), wanted))
             if trials is None:
@@ -119,6 +121,7 @@ class Remote:
                 return
             note = Note.read(folder)
             if note.listed == head.version and not note.running:
+                self._rests[head.key] = head.version
                 return
             there = read_lease(port, head.key)
             if there is None:

@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from analysis.table.store import AbsentError, TrackingError
 from rfscale import names
 from rfscale.run.origin import command
+from rfscale.run.tracking import database
 from rfscale.run.tracking import mirror as tracking
 from rfscale.run.tracking.mirror import Mirror, check_reachable, tracking_uri
 from rfscale.run.tracking.places import relabel, text
@@ -88,7 +89,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.uri = folder, f"http://127.0.0.1:{free_port()}"
-        tracking._create_database(folder / "mlflow.db")
+        database.create_database(folder / "mlflow.db")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

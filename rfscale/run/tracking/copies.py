@@ -30,6 +30,7 @@ class Copy:
     status: str = ""
     described: bool = False  # its parameters are there, the identity among them
     complete: bool = False
+    bare: bool = False  # made by this process just now: it has no model yet
 
     def changed(self, folder: TrialFolder) -> bool:
         """Whether an ended trial has been begun again, or has points that its run lacks."""

@@ -41,6 +41,12 @@ class Decided:
             version = port.replace(key, data, found.version)
         return run_id
 
+    def known(self, trial_id: str, started: int) -> str:
+        """The run that was written down, "" where none was. Raises StoreError."""
+        port, key = self._place(trial_id, started)
+        found = port.get(key)
+        return found.data.decode().partition(" ")[0] if found is not None else ""
+
     def _place(self, trial_id: str, started: int) -> tuple[Port, str]:
         """A file of the trial's folder, so that no folder grows with the number of trials; in a store by URL a key."""
         name = f"run-{self._key}-{started}"

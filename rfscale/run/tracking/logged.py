@@ -32,15 +32,25 @@ PARAMETERS: dict[str, tuple[str, int | float]] = {
 """What `predict` may be given: MLflow's type, and the default, which is that of `rfscale.run.images.draw_by`."""
 
 
-def log_model(client: MlflowClient, experiment: str, run_id: str, name: str, trial: Trial, folder: TrialFolder) -> None:
-    """Where the run has none yet. A model that a process began, and was killed before it ended it, is deleted."""
+def log_model(
+    client: MlflowClient,
+    experiment: str,
+    run_id: str,
+    name: str,
+    trial: Trial,
+    folder: TrialFolder,
+    *,
+    bare: bool = False,
+) -> None:
+    """Where the run has none yet; `bare`: it is known to have none. A model that a process began, and was killed before
+    it ended it, is deleted."""
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ParamSchema, ParamSpec
 
     if os.environ.get(VARIABLE) == "0" or not folder.weights().exists():
         return
-    for found in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+    for found in client.search_logged_models([experiment], f"source_run_id = '{run_id}'") if not bare else ():
         if found.status == LoggedModelStatus.READY:
             return
         client.delete_logged_model(found.model_id)

@@ -16,55 +16,56 @@ restored) and a new one begins. Several stores may share a server: none touches 
 
 from __future__ import annotations
 
-import json
 import os
-import sqlite3
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from analysis.table.runs import runs_of_experiment
 from analysis.table.store import (
-    SETTINGS,
     AbsentError,
     TrackingError,
     connect,
     database_address,
     database_path,
     keeps_files_itself,
-    quiet,
     said_of,
 )
 from rfscale import names
+from rfscale.run.due import Due
 from rfscale.run.origin import command
-from rfscale.run.tracking.copies import Copy, data_of, description, hash_of, pictures_of, started
+from rfscale.run.tracking.copies import Copy, description, started
+from rfscale.run.tracking.database import client_of
 from rfscale.run.tracking.decided import Decided
-from rfscale.run.tracking.logged import delete_run, log_model
+from rfscale.run.tracking.logged import delete_run
 from rfscale.run.tracking.moved import artifacts_of, follow
-from rfscale.run.tracking.places import has_identity, place_of, relabel_runs, search, send_identity, text
+from rfscale.run.tracking.places import (
+    has_identity,
+    place_of,
+    relabel_runs,
+    search,
+)
+from rfscale.run.tracking.sending import ENDED, TAG_LENGTH, Asked, send_parameters, send_points, send_status
+from rfscale.run.tracking.together import Together
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.trial import Trial
-from rfscale.store import Point, State, Store, StoreError, TrialFolder, read_json
-from rfscale.store.files import creating
-from rfscale.store.journal import last_line
+from rfscale.store import State, Store, StoreError, read_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-METRICS_PER_CALL = 900  # MLflow takes 1000 metrics, parameters and tags together
-TAG_LENGTH = 5000  # MLflow takes up to 8000 characters
+TRIALS_TOGETHER = 50
+"""In one transaction: for about a second nobody else writes the database."""
 RETRY_SECONDS = 5.0
 REFUSALS = 6
 """So often is asked, at once, what MLflow refuses: of two who write a tag at the same moment it refuses one, which it
 does not when it is asked again. At the end of a mirror, until it refuses the same twice."""
 LAST_PATIENCE_SECONDS = 30.0
 STOP_SECONDS = 8.0  # for the last pass of a sweep that was interrupted
-
-_ENDED = {names.FINISHED: "FINISHED", **dict.fromkeys((names.DIVERGED, names.INCOMPLETE, names.FAILED), "FAILED")}
 
 
 def tracking_uri(store: Store) -> str:
@@ -129,6 +130,9 @@ class Mirror:
         self.trouble = ""  # why the last attempt failed, empty when it did not; any thread may read it
         self._refused = False  # whether MLflow said no, so that asking again is of no use
         self._copies: dict[str, Copy] = {}
+        self._trials = {trial.trial_id: trial for trial in sweep.trials}
+        self._due = Due(tuple(self._trials))
+        self._asked: set[str] = set()  # trials of which a run was asked for and not confirmed
         self._id = store.identity()
         private = database_path(self.uri) == store.root.resolve() / "mlflow.db"
         self._own = {self._id, ""} if private else {self._id}  # in a store's own database no other store writes
@@ -141,7 +145,8 @@ class Mirror:
     def _connect(self) -> None:
         """Raises TrackingError."""
         try:
-            self._client = _client(self.uri)
+            self._client = client_of(self.uri)
+            self._together = Together(self._client)
             self._experiment = self._get_experiment()
             made = self._client.get_experiment(self._experiment).creation_time
             self._decided = Decided(self.store, f"{self._experiment} {made}")
@@ -162,9 +167,9 @@ class Mirror:
     def sync(self, trial: Trial) -> None:
         """Carry over what the trial's run does not hold yet."""
         folder = self.store.trial(trial.trial_id)
-        copy = self._copies.get(trial.trial_id)
-        if copy is not None and copy.complete and not copy.changed(folder):
+        if self._rests(trial):
             return
+        copy = self._copies.get(trial.trial_id)
         try:
             record = read_json(folder.record)
         except StoreError as error:
@@ -182,28 +187,97 @@ class Mirror:
         except StoreError as error:
             state, sent = State(names.DAMAGED, reason=str(error)), ([], copy.cursor)
         if not copy.described:
-            self._send_parameters(copy, trial, record)
-        self._send_points(copy, folder, *sent)
+            send_parameters(self._client, copy, trial, record)
+        send_points(self._client, copy, folder, *sent)
         if state.status != copy.status:
-            self._send_status(copy, trial, folder, record, state)
-        copy.complete = state.status in _ENDED
+            self._send_status(copy, trial, record, state)
+        copy.complete = state.status in ENDED
+
+    def _rests(self, trial: Trial) -> bool:
+        """Whether its run has all of a trial that has ended, or there is nothing of it to mirror."""
+        folder, copy = self.store.trial(trial.trial_id), self._copies.get(trial.trial_id)
+        if copy is None:
+            try:
+                return not folder.record.exists()
+            except OSError:  # it cannot be read now: `sync` says so
+                return False
+        return copy.complete and not copy.changed(folder)
 
     def sync_all(self) -> None:
         """`sync` for every trial of the sweep. A refusal for one trial is raised after the others had their turn."""
+        self._sync(self._trials)
+
+    def _sync(self, trial_ids: Collection[str]) -> None:
+        """`sync_all`, of some trials."""
         if not self._connected:
             self._connect()
         refusal: Exception | None = None
-        for trial in self.sweep.trials:
+        busy = [trial for trial_id in trial_ids if not self._rests(trial := self._trials[trial_id])]
+        for first in range(0, len(busy), TRIALS_TOGETHER):
+            some = busy[first : first + TRIALS_TOGETHER]
+            found = None if self._all_together(some) else self._one_by_one(some)
+            refusal = refusal or found
+        if refusal is not None:
+            raise refusal
+
+    def _all_together(self, trials: Sequence[Trial]) -> bool:
+        """`sync` of several trials in one transaction; False where it has to be done one by one, as if untried."""
+        if len(trials) < 2 or not self._together.possible:
+            return False
+        ids = [trial.trial_id for trial in trials]
+        try:
+            with self._together.transaction():
+                made = self._made_together(trials)
+        except Exception:
+            return False
+        for one, copy in made.items():
+            self._found[one] = [copy]
+        copies = {one: replace(self._copies[one]) for one in ids if one in self._copies}
+        found = {one: [replace(copy) for copy in self._found[one]] for one in ids if one in self._found}
+        try:
+            with self._together.transaction():
+                for trial in trials:
+                    self.sync(trial)
+                    self._together.forget()
+            return True
+        except Exception:  # nothing of it is there: whatever it was, it is met again by the trial that it is of
+            for one in ids:
+                self._copies.pop(one, None)
+            self._copies |= copies
+            self._found |= found
+            return False
+
+    def _made_together(self, trials: Sequence[Trial]) -> dict[str, Copy]:
+        """Runs for those that have none. They are there for all before it is decided that a training is mirrored to
+        one of them: what another process does not see, it does not count."""
+        made = {}
+        for trial in trials:
+            known = trial.trial_id in self._copies or trial.trial_id in self._found
+            with suppress(StoreError):  # one that cannot be read: `sync` says so
+                record = None if known else read_json(self.store.trial(trial.trial_id).record)
+                if record is not None and not (found := self._made_before(trial, record)):
+                    made[trial.trial_id] = self._create(trial, record)
+                elif record is not None:
+                    self._found[trial.trial_id] = found
+        return made
+
+    def _one_by_one(self, trials: Sequence[Trial]) -> Exception | None:
+        """`sync` of each trial; returns the first refusal, after all had their turn."""
+        refusal: Exception | None = None
+        for trial in trials:
             try:
                 self.sync(trial)
             except Exception as error:
                 if not _is_refusal(error):
                     raise  # no answer: the other trials would get none either
                 refusal = refusal or error
-        if refusal is not None:
-            raise refusal
+        return refusal
 
     # --- while the sweep runs -----------------------------------------------------------------------------------------
+
+    def follow(self, hand: Collection[str]) -> None:
+        """These trials are in a launcher's hand: a pass in the background looks at them, and at few others."""
+        self._due.follow(hand)
 
     @contextmanager
     def in_background(self, seconds: float = 2.0) -> Iterator[None]:
@@ -243,12 +317,15 @@ class Mirror:
 
     def _keep_syncing(self, stop: threading.Event, seconds: float) -> None:
         while not stop.wait(RETRY_SECONDS if self.trouble else seconds):
-            self._try()
-        self._try()
+            due = self._due.take()
+            if not self._try(due):
+                self._due.again(due)
+        self._try(self._due.take())
 
-    def _try(self) -> bool:
+    def _try(self, trial_ids: Collection[str] | None = None) -> bool:
+        """One pass over these trials, by default over all; returns whether MLflow took everything."""
         try:
-            self.sync_all()
+            self._sync(self._trials if trial_ids is None else trial_ids)
         except Exception as error:  # whatever MLflow's client raises: the journal waits, and `trouble` is shown
             self.trouble, self._refused = names.one_line(error, 300), _is_refusal(error)
             return False
@@ -263,10 +340,19 @@ class Mirror:
     def _runs(self, filter_string: str = "") -> dict[str, list[Copy]]:
         """The runs of the experiment that carry a trial id, by trial id. Other runs are not read."""
         found: dict[str, list[Copy]] = {}
-        for run in search(self._client, self._experiment, filter_string):
+        every = runs_of_experiment(self._client, self._experiment)
+        for run in search(self._client, self._experiment, filter_string) if filter_string else every:
             if names.TAG_TRIAL_ID in run.data.tags:
                 found.setdefault(run.data.tags[names.TAG_TRIAL_ID], []).append(_copy(run))
         return found
+
+    def _made_before(self, trial: Trial, record: dict[str, Any]) -> list[Copy]:
+        """The runs of a trial that were made since the runs were read: by another process, which has written it down in
+        the store, or by this one, where the answer was lost on its way."""
+        if trial.trial_id in self._asked:
+            return self._runs(f"tags.`{names.TAG_TRIAL_ID}` = '{trial.trial_id}'").get(trial.trial_id, [])
+        first = self._decided.known(trial.trial_id, started(record))
+        return [_copy(self._client.get_run(first))] if first and self._is_there(first) else []
 
     def _adopt(self, trial: Trial, record: dict[str, Any]) -> Copy:
         """The run that mirrors this training, found or created. No other run that this store wrote for it remains.
@@ -275,10 +361,7 @@ class Mirror:
         """
         from mlflow.exceptions import MlflowException
 
-        # Asked again before one is created: the answer to an earlier creation may have been lost on its way.
-        runs = self._found.pop(trial.trial_id, None) or self._runs(
-            f"tags.`{names.TAG_TRIAL_ID}` = '{trial.trial_id}'"
-        ).get(trial.trial_id, [])
+        runs = self._found.pop(trial.trial_id, None) or self._made_before(trial, record)
         # Runs of older versions name no store: one that began at the same moment mirrors this training.
         same = [run for run in runs if run.started == started(record) and run.store in (self._id, "")]
         copy = max(same, key=lambda run: (run.store, run.cursor, run.run_id)) if same else self._create(trial, record)
@@ -304,8 +387,10 @@ class Mirror:
             **place_of(self.sweep, trial),
         }
         began = started(record)
+        self._asked.add(trial.trial_id)
         run = self._client.create_run(self._experiment, began, tags, run_name=self._named(trial))
-        return Copy(run.info.run_id, began, self._id)
+        self._asked.remove(trial.trial_id)
+        return Copy(run.info.run_id, began, self._id, bare=True)
 
     def _decide(self, trial: Trial, copy: Copy) -> Copy:
         """The one run of the training that all who mirror the store write to: this one, or one that was there first,
@@ -334,15 +419,10 @@ class Mirror:
     def _named(self, trial: Trial) -> str:
         return f"{self.sweep.placing(trial).arm} d{trial.model.depth} s{trial.seed}"
 
-    def _send_parameters(self, copy: Copy, trial: Trial, record: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        # The identity last: a run that has it has everything.
-        given = {names.TRIAL_ID: trial.trial_id, **record["parameters"]}
-        self._client.log_batch(copy.run_id, params=[Param(key, text(value)) for key, value in given.items()])
-        send_identity(self._client, copy.run_id, trial)
-        self._client.log_inputs(copy.run_id, [data_of(trial)])
-        copy.described = True
+    def _send_status(self, copy: Copy, trial: Trial, record: dict[str, Any], state: State) -> None:
+        how = command(self.sweep, self.store)
+        asked = Asked(self.sweep.notes, how, self._experiment, self._named(trial))
+        send_status(self._client, copy, trial, self.store.trial(trial.trial_id), record, state, asked)
 
     def _supersede(self, copy: Copy, trial: Trial, record: dict[str, Any]) -> Copy:
         """A new run in place of one that holds what the journal does not: it is deleted, and says why."""
@@ -362,47 +442,6 @@ class Mirror:
                 self._client.log_batch(copy.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
                 copy.status, copy.complete = names.DAMAGED, False
 
-    def _send_points(self, copy: Copy, folder: TrialFolder, points: list[Point], cursor: int) -> None:
-        from mlflow.entities import RunTag
-
-        metrics = [metric for point in points for metric in _metrics(point)]
-        for first in range(0, len(metrics), METRICS_PER_CALL):
-            self._client.log_batch(copy.run_id, metrics=metrics[first : first + METRICS_PER_CALL])
-        for picture in pictures_of(points, folder):
-            self._client.log_artifact(copy.run_id, str(picture), "quality")
-        if cursor != copy.cursor:
-            line = hash_of(last_line(folder.journal, cursor) or b"")
-            self._client.log_batch(copy.run_id, tags=[RunTag(names.TAG_CURSOR, f"{cursor}:{line}")])
-            copy.cursor, copy.line = cursor, line
-
-    def _send_status(self, copy: Copy, trial: Trial, folder: TrialFolder, record: dict[str, Any], state: State) -> None:
-        """Files and how the run ended, then the status tag: a run that has the tag has everything before it."""
-        from mlflow.entities import RunTag
-
-        attempt = record["attempts"][-1]
-        for file in (folder.record, folder.samples):
-            if file.exists() and state.status in _ENDED:
-                self._client.log_artifact(copy.run_id, str(file))
-        if state.status == names.FINISHED:
-            log_model(self._client, self._experiment, copy.run_id, self._named(trial), trial, folder)
-        if state.status == names.RUNNING:
-            self._client.update_run(copy.run_id, "RUNNING")
-        else:  # at the time of the last file, not of this call, which may come days later
-            self._client.set_terminated(copy.run_id, _ENDED.get(state.status, "KILLED"), folder.last_written())
-        tags = {
-            names.TAG_REASON: state.reason,
-            names.TAG_FAILURE: state.failure,
-            names.TAG_SHARE: f"{share:.4g}" if (share := attempt.get("device_share", 1.0)) < 1 else "",
-            names.TAG_COMMIT: attempt["commit"],
-            names.TAG_VERSIONS: json.dumps(attempt["versions"]),
-            names.TAG_DEVICE: attempt["device"],
-            names.TAG_NOTES: _notes(self.sweep),
-            names.TAG_COMMAND: command(self.sweep, self.store),
-            names.TAG_STATUS: state.status,
-        }
-        self._client.log_batch(copy.run_id, tags=[RunTag(k, v[:TAG_LENGTH]) for k, v in tags.items()])
-        copy.status = state.status
-
 
 def _settled(call: Callable[..., object], *given: object) -> None:
     """Ask for something that may be asked twice, again where it is refused."""
@@ -415,57 +454,12 @@ def _settled(call: Callable[..., object], *given: object) -> None:
                 raise
 
 
-def _notes(sweep: Sweep) -> str:
-    """JSON of as many notes as a tag holds."""
-    kept = list(sweep.notes)
-    while len(json.dumps(kept)) > TAG_LENGTH:
-        kept.pop()
-    return json.dumps(kept)
-
-
 def _copy(run: Run) -> Copy:
     tags = run.data.tags
     status = tags.get(names.TAG_STATUS, "")
     cursor, _, line = tags.get(names.TAG_CURSOR, "0").partition(":")
     store = tags.get(names.TAG_STORE, "")
     return Copy(run.info.run_id, run.info.start_time, store, int(cursor), line, status, described=has_identity(run))
-
-
-def _metrics(point: Point) -> Iterator[Any]:
-    from mlflow.entities import Metric
-
-    for key, value in point.metrics.items():
-        yield Metric(key, value, point.time, point.step)
-
-
-def _client(uri: str) -> MlflowClient:
-    """MLflow's client after its first answer, with the settings of `analysis.table.store` for the whole process."""
-    path = database_path(uri)
-    if path is not None:
-        _create_database(path)
-    client = connect(uri, new=True)
-    for key, value in SETTINGS.items():
-        os.environ.setdefault(key, value)
-    return client
-
-
-def _create_database(path: Path) -> None:
-    """Create MLflow's database where there is none, complete or not at all, whoever else does the same or is killed.
-
-    MLflow's migrations run on a private file, in memory where there is such a place (1.4 s; 5.6 s on the disk of the
-    same machine), and the result appears in one step.
-    """
-    if path.exists() or not path.parent.is_dir():
-        return
-    from mlflow import MlflowClient
-
-    quiet()
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with creating(path) as whole, tempfile.TemporaryDirectory(dir=memory, prefix="rfscale-") as folder:
-        made = Path(folder) / "mlflow.db"
-        MlflowClient(database_address(made)).get_experiment("0")
-        with closing(sqlite3.connect(made)) as private, closing(sqlite3.connect(whole)) as copy:
-            private.backup(copy)
 
 
 def _is_refusal(error: Exception) -> bool:

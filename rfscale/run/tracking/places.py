@@ -10,6 +10,7 @@ import json
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
+from analysis.table.runs import runs_of_experiment
 from analysis.table.store import database_path, reading
 from rfscale import names
 from rfscale.spec.sweep import Sweep
@@ -17,7 +18,7 @@ from rfscale.spec.trial import Trial
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Param, Run
 
 PARAMS_PER_CALL = 100  # MLflow takes no more parameters at once
 
@@ -51,7 +52,7 @@ def relabel_runs(client: MlflowClient, experiment: str, sweep: Sweep) -> None:
     digest = hashlib.sha256(json.dumps([places, _roles(sweep), keys], sort_keys=True).encode()).hexdigest()
     if client.get_experiment(experiment).tags.get(names.TAG_PLACES) == digest:
         return
-    for run in search(client, experiment):
+    for run in runs_of_experiment(client, experiment):
         trial = trials.get(run.data.tags.get(names.TAG_TRIAL_ID, ""))
         if trial is None:
             continue
@@ -79,12 +80,16 @@ def _roles(sweep: Sweep) -> dict[str, object]:
 
 def send_identity(client: MlflowClient, run_id: str, trial: Trial, there: Collection[str] = ()) -> None:
     """The parameters of the trial's identity, but those that are there already."""
-    from mlflow.entities import Param
-
-    identity = {names.IDENTITY + key: value for key, value in trial.identity_record().items()}
-    params = [Param(key, text(value)) for key, value in identity.items() if key not in there]
+    params = [param for param in identity_params(trial) if param.key not in there]
     for first in range(0, len(params), PARAMS_PER_CALL):
         client.log_batch(run_id, params=params[first : first + PARAMS_PER_CALL])
+
+
+def identity_params(trial: Trial) -> list[Param]:
+    """The trial's identity as parameters of a run."""
+    from mlflow.entities import Param
+
+    return [Param(names.IDENTITY + key, text(value)) for key, value in trial.identity_record().items()]
 
 
 def has_identity(run: Run) -> bool:
