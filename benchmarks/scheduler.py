@@ -1,6 +1,6 @@
 """A campaign on a cluster that nobody has here: which part breaks first, and at which size?
 
-    python benchmarks/scheduler.py [--trials 10000] [--nodes 1000] [--hours 1] [--measure] [--json FILE]
+    python -m benchmarks.scheduler [--trials 10000] [--nodes 1000] [--hours 1] [--measure] [--json FILE]
 
 A discrete-event simulation. Every node trains one trial after the other. What a trial asks of the parts that all share
 (the launcher's loop, Ray's head, the mirror, the object store) are requests, each served in the order in which it comes

@@ -118,6 +118,7 @@ def test_only_the_command_line_and_run_import_analysis() -> None:
         "rfscale.run.forecasts",
         "rfscale.run.hosts",
         "rfscale.run.gallery",
+        "rfscale.run.tracking.database",
         "rfscale.run.tracking.mirror",
         "rfscale.run.tracking.places",
         "rfscale.run.planned",
@@ -155,10 +156,17 @@ def test_one_adapter_per_outside_system() -> None:
     assert users == {
         "ray": {"rfscale.run.launch"},
         "mlflow": {
-            *(f"rfscale.run.tracking.{name}" for name in ("copies", "logged", "mirror", "places", "summary")),
-            *("analysis.table.histories", "analysis.table.read", "analysis.table.store"),
+            *(
+                f"rfscale.run.tracking.{name}"
+                for name in ("copies", "database", "logged", "mirror", "places", "sending")
+            ),
+            *(f"rfscale.run.tracking.{name}" for name in ("summary", "together")),
+            *(f"analysis.table.{name}" for name in ("histories", "read", "runs", "store")),
         },
-        "sqlalchemy": {"analysis.table.store"},
+        "sqlalchemy": {
+            *(f"analysis.table.{name}" for name in ("histories", "runs", "store")),
+            "rfscale.run.tracking.together",
+        },
         "alembic": {"analysis.table.store"},
         "diffusers": {"rfscale.train.autoencoder"},
     }

@@ -67,7 +67,7 @@ class StandIn:
         self.turns = turns
 
     def nodes(self) -> list[dict[str, Any]]:
-        return [{"Resources": {"CPU": 2.0}, "Alive": True}]
+        return [{"Resources": {"CPU": 2.0}, "Alive": True, "NodeID": "0", "NodeManagerHostname": "here"}]
 
     def remote(self, *given: Any, **options: Any) -> Any:
         return (lambda task: self) if options else object()

@@ -1,4 +1,4 @@
-"""Journals -> MLflow. With `rfscale.run.tracking.places` all that writes MLflow.
+"""Journals -> MLflow. With the other files of this folder all that writes MLflow.
 
 MLflow is a mirror: a trial's journal is the truth, and one process, the one that launches the sweep, carries it over.
 Each run remembers, in a tag written after the points, how many bytes of the journal it holds and a hash of the last
