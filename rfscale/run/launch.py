@@ -260,11 +260,10 @@ class _Tasks:
         return self._made[need]
 
     def ended(self) -> list[tuple[Trial, Problem | None]]:
-        """The trials of which no task runs any more, and why they failed; waits half a second for the first one."""
+        """All trials of which no task runs any more, and why they failed; waits half a second for the first one."""
         references = list(self.of)
         ended = self.ray.wait(references, timeout=POLL_SECONDS)[0] if references else []
-        if ended and len(references) > 1:  # all that have ended, in one turn of the launcher
-            ended = self.ray.wait(references, num_returns=len(references), timeout=0)[0]
+        ended = ended and (self.ray.wait(references, num_returns=len(references), timeout=0)[0] or ended)
         for reference in ended:
             trial_id = self.of.pop(reference)
             problem, node = problem_of(self.ray, reference)
