@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from analysis.table.runs import RUNS_PER_CALL
+from analysis.table.runs import RUNS_PER_CALL, untyped
 from analysis.table.store import is_database
 
 if TYPE_CHECKING:
@@ -37,20 +37,19 @@ class Histories:
 
     def _of_database(self, run_ids: Sequence[str], key: str) -> Mapping[str, list[Metric]]:
         # The client itself has no such call: these are the rows of the store behind it.
-        from mlflow.entities import Metric
-        from mlflow.store.tracking.dbmodels.models import SqlMetric as Row
         from sqlalchemy import select
 
-        asked: Any = select(Row.run_uuid, Row.value, Row.is_nan, Row.timestamp, Row.step)
+        made, row = untyped("mlflow.entities").Metric, untyped("mlflow.store.tracking.dbmodels.models").SqlMetric
+        asked: Any = select(row.run_uuid, row.value, row.is_nan, row.timestamp, row.step)
         store: Any = self._client._tracking_client.store
         found: dict[str, list[Metric]] = {}
         with store.ManagedSessionMaker() as session:
             for first in range(0, len(run_ids), RUNS_PER_CALL):
                 some = run_ids[first : first + RUNS_PER_CALL]
                 for run_id, value, is_nan, when, step in session.execute(
-                    asked.where(Row.run_uuid.in_(some), Row.key == key)
+                    asked.where(row.run_uuid.in_(some), row.key == key)
                 ):
-                    point = Metric(key, math.nan if is_nan else value, when, step)
+                    point = made(key, math.nan if is_nan else value, when, step)
                     found.setdefault(run_id, []).append(point)
         return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from analysis.table.store import is_database
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 RUNS_PER_CALL = 500
 """A database takes only so many values in one statement: SQLite before 3.32 took 999."""
+
+
+def untyped(module: str) -> Any:
+    """A module of MLflow's, whose hints say less than is true."""
+    return import_module(module)
 
 
 def runs_of_experiment(client: MlflowClient, experiment: str) -> Iterator[Run]:
@@ -38,10 +44,10 @@ def _of_server(client: MlflowClient, experiment: str) -> Iterator[Run]:
 def _of_database(client: MlflowClient, experiment: str) -> Iterator[Run]:
     # The client itself has no such call: these are the tables of the store behind it, which are this MLflow's
     # (`analysis.table.store` has looked).
-    from mlflow.entities import Metric, Param, Run, RunData, RunInfo, RunTag
-    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
     from sqlalchemy import select
 
+    made, tables = untyped("mlflow.entities"), untyped("mlflow.store.tracking.dbmodels.models")
+    runs: Any = tables.SqlRun
     said: dict[str, str] = {}  # most texts are those of many runs, and are kept once
 
     def rows(session: Any, table: Any, run_ids: list[str], *columns: str) -> dict[str, list[Any]]:
@@ -56,32 +62,32 @@ def _of_database(client: MlflowClient, experiment: str) -> Iterator[Run]:
 
     store: Any = client._tracking_client.store
     with store.ManagedSessionMaker() as session:
-        wanted = (SqlRun.experiment_id == int(experiment), SqlRun.lifecycle_stage == "active")
-        order = (SqlRun.start_time.desc(), SqlRun.run_uuid)
+        wanted = (runs.experiment_id == int(experiment), runs.lifecycle_stage == "active")
+        order = (runs.start_time.desc(), runs.run_uuid)
         infos = session.execute(
             select(
-                SqlRun.run_uuid, SqlRun.name, SqlRun.user_id, SqlRun.status, SqlRun.start_time, SqlRun.end_time,
-                SqlRun.lifecycle_stage, SqlRun.artifact_uri,
+                runs.run_uuid, runs.name, runs.user_id, runs.status, runs.start_time, runs.end_time,
+                runs.lifecycle_stage, runs.artifact_uri,
             ).where(*wanted).order_by(*order)
         ).all()  # fmt: skip
         for first in range(0, len(infos), RUNS_PER_CALL):
             some = infos[first : first + RUNS_PER_CALL]
             ids = [info.run_uuid for info in some]
-            metrics = rows(session, SqlLatestMetric, ids, "key", "value", "is_nan", "timestamp", "step")
-            params, tags = (rows(session, table, ids, "key", "value") for table in (SqlParam, SqlTag))
+            metrics = rows(session, tables.SqlLatestMetric, ids, "key", "value", "is_nan", "timestamp", "step")
+            params, tags = (rows(session, table, ids, "key", "value") for table in (tables.SqlParam, tables.SqlTag))
             for info in some:
                 run_id = info.run_uuid
-                yield Run(
-                    RunInfo(
+                yield made.Run(
+                    made.RunInfo(
                         run_id, experiment, info.user_id, info.status, info.start_time, info.end_time,
                         info.lifecycle_stage, info.artifact_uri, info.name,
                     ),
-                    RunData(
+                    made.RunData(
                         [
-                            Metric(said.setdefault(key, key), math.nan if is_nan else value, when, step)
+                            made.Metric(said.setdefault(key, key), math.nan if is_nan else value, when, step)
                             for key, value, is_nan, when, step in metrics.get(run_id, ())
                         ],
-                        [Param(*once(pair)) for pair in params.get(run_id, ())],
-                        [RunTag(*once(pair)) for pair in tags.get(run_id, ())],
+                        [made.Param(*once(pair)) for pair in params.get(run_id, ())],
+                        [made.RunTag(*once(pair)) for pair in tags.get(run_id, ())],
                     ),
                 )  # fmt: skip

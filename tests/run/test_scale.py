@@ -27,6 +27,7 @@ from rfscale.run import queue as queue_module
 from rfscale.run.due import Due
 from rfscale.run.progress import Display
 from rfscale.run.queue import Outcome, Queue, next_to_train
+from rfscale.run.stop import Requests
 from rfscale.run.tracking.mirror import Mirror, tracking_uri
 from rfscale.run.work import training
 from rfscale.store import Store
@@ -104,7 +105,7 @@ def looks_in_a_turn(store: Store, trials: int, rest: str, monkeypatch: pytest.Mo
             counts.append(looks.count)
             looks.count = 0
 
-        ray, requests = StandIn(6), launch_module.Requests(store, sweep.name)
+        ray, requests = StandIn(6), Requests(store, sweep.name)
         tasks = launch_module._Tasks(ray, queue.work)
         needs = [sweep.resources.at(1)]
         with pytest.raises(KeyboardInterrupt):
@@ -205,7 +206,7 @@ def test_many_trials_are_written_in_one_transaction_and_a_refused_one_keeps_none
     sweep = of_trials(store, seeds=6)
     mirror = Mirror(sweep, store)
     send, bad = mirror._client.log_batch, sweep.trials[2].trial_id
-    refused = []
+    refused: list[str] = []
 
     def refusing(run_id: str, *arguments: Any, **options: Any) -> None:
         if any(param.value == bad for param in options.get("params", ())) and len(refused) < 2:
@@ -236,11 +237,18 @@ def test_what_another_process_began_is_found_in_the_store_and_nothing_is_searche
     first, second = Mirror(sweep, store), Mirror(sweep, store)
     searched: list[str] = []
     created: list[str] = []
-    monkeypatch.setattr(second, "_runs", lambda text="": searched.append(text) or {})
     create = second._create
-    monkeypatch.setattr(
-        second, "_create", lambda trial, record: created.append(trial.trial_id) or create(trial, record)
-    )
+
+    def search(text: str = "") -> dict[str, list[Any]]:
+        searched.append(text)
+        return {}
+
+    def noted(trial: Any, record: dict[str, Any]) -> Any:
+        created.append(trial.trial_id)
+        return create(trial, record)
+
+    monkeypatch.setattr(second, "_runs", search)
+    monkeypatch.setattr(second, "_create", noted)
     for trial in sweep.trials[:3]:
         measure(begin(store, trial), range(1, 3))
     first.sync_all()
