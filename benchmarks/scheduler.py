@@ -39,35 +39,34 @@ class Constant:
     source: str
 
 
-S = "benchmarks/scale.py"
+ROUND = "a round figure until --measure"
+SMALL = "300 trials of benchmarks/scale.py's kind, CPU seconds on a 2-core machine"
+AWS = "AWS, S3 performance guidelines"
+BEFORE = "tried for issue 12, before the mirror made fewer calls"
 CONSTANTS: dict[str, Constant] = {
     # the launcher: one thread
-    "turn": Constant(0.002, "s a turn of the launcher's loop", "--measure"),
-    "turn_hand": Constant(20e-6, "s a turn, for each trial in Ray's hands", "--measure"),
-    "pulse": Constant(150e-6, "s, every 2 s, for each trial in Ray's hands: is it alive", "--measure"),
-    "end": Constant(0.003, "s for each trial that ends: its state, its line, the next one", "--measure"),
-    "nodes_node": Constant(30e-6, "s, every 2 s, for each node: what the cluster has", "a round figure"),
+    "turn": Constant(0.002, "s a turn of the launcher's loop", ROUND),
+    "turn_hand": Constant(20e-6, "s a turn, for each trial in Ray's hands", ROUND),
+    "pulse": Constant(150e-6, "s, every 2 s, for each trial in Ray's hands: is it alive", ROUND),
+    "end": Constant(0.003, "s for each trial that ends: its state, its line, the next one", ROUND),
+    "nodes_node": Constant(30e-6, "s, every 2 s, for each node: what the cluster has", ROUND),
     # Ray
-    "task": Constant(0.004, "s of Ray's head and driver for each task", "--measure"),
+    "task": Constant(0.004, "s of Ray's head and driver for each task", ROUND),
     # the mirror: one thread
-    "run": Constant(0.05, "s of CPU for each trial: its run, parameters, model and end, into sqlite", "--measure"),
-    "pass_hand": Constant(300e-6, "s, every 2 s, for each trial in hand: is there more of it", "--measure"),
-    "batch": Constant(0.012, "s for the new lines of one trial, into sqlite", "--measure"),
-    "line": Constant(0.004, "s more for each line of them", "--measure"),
-    "run_server": Constant(
-        0.53, "s for each trial, through a server on the same machine", "tried for issue 12, before"
-    ),
-    "batch_server": Constant(0.04, "s for the new lines of one trial, through a server", "tried for issue 12, before"),
-    "point_bytes": Constant(290.0, "bytes of MLflow's database for each value", "--measure"),
+    "run": Constant(0.054, "s for each trial: its run, parameters, model and end, into sqlite", SMALL),
+    "pass_hand": Constant(80e-6, "s, every 2 s, for each trial in hand: is there more of it", SMALL),
+    "batch": Constant(0.012, "s for the new lines of one trial, into sqlite", ROUND),
+    "line": Constant(0.004, "s more for each line of them", ROUND),
+    "run_server": Constant(0.53, "s for each trial, through a server on the same machine", BEFORE),
+    "batch_server": Constant(0.04, "s for the new lines of one trial, through a server", ROUND),
+    "point_bytes": Constant(330.0, "bytes of MLflow's database for each value", "stores of 108 and 153 trials"),
     # the object store: requests served at once, and how long each takes
-    "puts": Constant(3500.0, "writes a second of one prefix", "AWS, S3 performance guidelines"),
-    "gets": Constant(5500.0, "reads and lists a second of one prefix", "AWS, S3 performance guidelines"),
+    "puts": Constant(3500.0, "writes a second of one prefix", AWS),
+    "gets": Constant(5500.0, "reads and lists a second of one prefix", AWS),
     "answer": Constant(0.03, "s until it answers", "a round figure"),
     "list_answer": Constant(0.2, "s until it answers a list of 1,000 keys", "a round figure"),
     "at_once": Constant(8.0, "requests of a launcher at once", "rfscale/store/remote.py"),
-    "objects": Constant(
-        4.0, "objects written at a checkpoint: weights, EMA, optimiser, segment; then the head", "code"
-    ),
+    "objects": Constant(4.0, "objects written at a checkpoint, beside the head", "rfscale/store/replica.py"),
 }
 
 
