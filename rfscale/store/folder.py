@@ -151,17 +151,17 @@ class TrialFolder:
     def _state(self) -> State:
         if not self.path.exists():
             return State(names.NEW)
-        result = self._how_it_ended()
-        missing = self._missing(result) if result is not None and result["status"] == names.FINISHED else ""
-        if result is not None and result["status"] == names.FINISHED and not missing:  # the journal says no more
-            return State(names.FINISHED, result["step"], "", result["metrics"][names.VAL_LOSS])
         last = last_point(self.journal, names.TRAIN_LOSS)
         step = last.step if last else 0
         loss = last.metrics.get(names.TRAIN_LOSS, math.nan) if last else math.nan
+        result = self._how_it_ended()
         if result is not None:
             status, reason = str(result["status"]), str(result.get("reason") or "")
             if status == names.FINISHED:
-                return State(names.PARTIAL, step, missing, loss)
+                reason = self._missing(result)
+                if not reason:
+                    return State(names.FINISHED, result["step"], "", result["metrics"][names.VAL_LOSS])
+                return State(names.PARTIAL, step, reason, loss)
             if status in (names.DIVERGED, names.INCOMPLETE) or not self._locked():
                 failure = str(result.get("failure") or (DIVERGED if status == names.DIVERGED else ""))
                 return State(status, max(step, result.get("step") or 0), reason, loss, failure)
