@@ -52,7 +52,7 @@ def relabel_runs(client: MlflowClient, experiment: str, sweep: Sweep) -> None:
     digest = hashlib.sha256(json.dumps([places, _roles(sweep), keys], sort_keys=True).encode()).hexdigest()
     if client.get_experiment(experiment).tags.get(names.TAG_PLACES) == digest:
         return
-    for run in runs_of_experiment(client, experiment):
+    for run in list(runs_of_experiment(client, experiment)):  # read to the end before anything is written
         trial = trials.get(run.data.tags.get(names.TAG_TRIAL_ID, ""))
         if trial is None:
             continue
