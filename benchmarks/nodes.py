@@ -64,6 +64,16 @@ class Node:
     before: Sequence[str] = ()  # what the command is given to
     process: subprocess.Popen[bytes] | None = None
     away_until: float = 0.0
+    said: int = 0  # bytes of its log before it was last started
+
+    @property
+    def starting(self) -> bool:
+        """Whether it is on its way up. Two at once take each other's sockets, where they share Ray's folder."""
+        if self.process is None or self.process.poll() is not None:
+            return False
+        with open(self.folder / "node.log", "rb") as log:
+            log.seek(self.said)
+            return b"Ray runtime started" not in log.read()
 
     def keep_up(self) -> None:
         """Start it where it has ended, after its time away."""
@@ -76,6 +86,7 @@ class Node:
         self.signal(signal.SIGKILL)  # what an earlier start left
         self.folder.mkdir(exist_ok=True)
         with open(self.folder / "node.log", "ab") as log:
+            self.said = log.tell()
             command = [*self.before, str(RAY), "start", "--block", *self.command]
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
@@ -122,7 +133,6 @@ class Nodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2,
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": "300",  # of a busy machine
             "RAY_TMPDIR": str(temporary),
             "OMP_NUM_THREADS": "1",
             **more,
@@ -140,7 +150,7 @@ class Nodes:
         """Start what has ended; the others after the head."""
         self.all[0].keep_up()
         for node in self.all[1:]:
-            if self.head_answers():
+            if self.head_answers() and not any(one.starting for one in self.all):
                 node.keep_up()
 
     def head_answers(self) -> bool:
