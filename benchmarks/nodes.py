@@ -51,6 +51,8 @@ GRACE_SECONDS = 30.0
 AWAY_SECONDS = 5.0
 HOST = "127.0.0.2"
 """All three are one machine. For 127.0.0.1 Ray takes another address, and refuses more than one node on loopback."""
+NOT_THEIRS = ("MLFLOW_TRACKING_URI", "RFSCALE_STORE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+"""The last one, at 0, has Ray refuse a second node."""
 RAY = Path(sys.executable).parent / "ray"
 
 
@@ -129,7 +131,7 @@ class Nodes:
         temporary = folder / "r"
         temporary.mkdir(parents=True)
         base = {
-            **{key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RFSCALE_STORE")},
+            **{key: value for key, value in os.environ.items() if key not in NOT_THEIRS},
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2,
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -314,11 +316,11 @@ def _along(
 
 
 def _training(nodes: Nodes) -> list[Node]:
-    """Those on which a worker has a trial in hand."""
+    """Those on which a worker has the journal of a trial open: before that it loads torch."""
     workers = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if entry.joinpath("cmdline").read_bytes().startswith(b"ray::train_task"):
+            if any(os.readlink(file).endswith("/journal.jsonl") for file in (entry / "fd").iterdir()):
                 workers.append(int(entry.name))
     return [node for node in nodes.all if any(node._owns(pid) for pid in workers)]
 

@@ -202,7 +202,7 @@ def test_what_several_machines_cannot_share_is_refused_before_anything_is_writte
         return "Ray runtime started" in (nodes.all[1].folder / "node.log").read_text()
 
     wait_until(lambda: (nodes.all[1].folder / "node.log").exists() or bool(nodes.keep_up()), 60)
-    wait_until(joined, 120)
+    wait_until(joined, 300)
     code, said = run("", shared / "store")
     assert code == 2, said
     assert "2 machines (127.0.0.2, 127.0.0.3), and MLflow's database would be a file" in said
