@@ -44,9 +44,9 @@ def test_failures_in_a_row_are_the_machines_and_a_good_end_between_forgives_them
     nodes = two()
     assert nodes.blamed("b", "1", WRONG, ONE) == nodes.blamed("b", "2", WRONG, ONE) == []
     nodes.fine("b")
-    assert nodes.blamed("b", "1", WRONG, ONE) == nodes.blamed("b", "2", WRONG, ONE) == []
+    assert nodes.blamed("b", "5", WRONG, ONE) == nodes.blamed("b", "6", WRONG, ONE) == []
     nodes.fine("a")
-    assert nodes.blamed("b", "3", WRONG, ONE) == ["1", "2", "3"]
+    assert nodes.blamed("b", "3", WRONG, ONE) == ["5", "6", "3"]
     assert nodes.drained["b"] == (
         "machine b (2) is left out for the rest of this run: 3 trials in a row failed there (ValueError: no driver); "
         "they are trained on the others, and nothing counts"
