@@ -1,4 +1,4 @@
-"""FID, KID, FID-infinity and CLIP score with their standard errors, as `torchmetrics.Metric`s for any loop.
+"""FID, KID, FID-infinity, CLIP score and LPIPS with their standard errors, as `torchmetrics.Metric`s for any loop.
 
     >>> import torch
     >>> from rfscale.judges.metrics import FID
@@ -35,6 +35,7 @@ from rfscale.judges.base import JudgeError, Score
 
 Array = npt.NDArray[Any]
 Network = Callable[[Tensor], Tensor]
+PairNetwork = Callable[[Tensor, Tensor], Tensor]
 
 
 class Estimate(NamedTuple):
@@ -148,9 +149,40 @@ class CLIPScore(Metric):
 
     def compute(self) -> Estimate:
         """Mean and standard error; NaN for the error of one pair. Raises JudgeError without any."""
-        cosines = _array(self.cosines, "embedded")
-        se = float(cosines.std(ddof=1)) / math.sqrt(len(cosines)) if len(cosines) > 1 else math.nan
-        return Estimate(*torch.tensor([float(cosines.mean()), se], dtype=torch.float64))
+        return _mean(_array(self.cosines, "embedded"))
+
+
+class LPIPS(Metric):
+    """Mean perceptual distance of pairs of images, and its standard error.
+
+    `network` gives the distances (n,) of images "n c h w" in [-1, 1] and their counterparts, as
+    `rfscale.judges.published.lpips.load_lpips` reads it from published weights.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    found: list[Tensor]
+
+    def __init__(self, network: PairNetwork, **options: Any) -> None:
+        super().__init__(**options)
+        self.network = network
+        self.add_state("found", default=[], dist_reduce_fx="cat")
+
+    @torch.no_grad()
+    def update(self, images: Tensor, others: Tensor) -> None:
+        """Add pairs. Raises JudgeError where the two are not of one shape "n c h w"."""
+        if images.ndim != 4 or images.shape != others.shape:
+            raise JudgeError(
+                f"images and their counterparts have the shapes {tuple(images.shape)} and {tuple(others.shape)}; give "
+                'one for each image, both as "n c h w"'
+            )
+        self.found.append(self.network(images, others))
+
+    def compute(self) -> Estimate:
+        """Mean and standard error; NaN for the error of one pair. Raises JudgeError without any."""
+        return _mean(_array(self.found, "compared"))
 
 
 def cosines(images: Array, texts: Array) -> Array:
@@ -183,6 +215,12 @@ def clip_score(images: Array, texts: Array) -> Score:
 
 def _score(name: str, found: Estimate) -> Score:
     return Score(name, float(found.value), float(found.se))
+
+
+def _mean(values: Array) -> Estimate:
+    """Of (n,), with sd / sqrt(n)."""
+    se = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Estimate(*torch.tensor([float(values.mean()), se], dtype=torch.float64))
 
 
 def _array(state: list[Tensor] | Tensor, what: str) -> Array:

@@ -1,8 +1,8 @@
-"""How well an autoencoder gives images back: the paper's Table 3, with PSNR and SSIM from torchmetrics.
+"""How well an autoencoder gives images back: the paper's Table 3, with PSNR and SSIM from torchmetrics, and LPIPS.
 
 FID is between features of the images that were given back and of the same images as they were. The features are those
 of the judge of the images' own world, as of `shapes`, else Inception's where its weights are given, else FID is not
-known. The paper's perceptual distance takes weights of its own and is not measured.
+known. The perceptual distance is LPIPS, where weights are given; the paper does not say which its own is.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ import torch
 from rfscale.data.base import FloatArray
 from rfscale.data.spec import DataSource, ShapesData
 from rfscale.judges.base import Progress
-from rfscale.judges.metrics import FID
+from rfscale.judges.metrics import FID, LPIPS
+from rfscale.judges.published.lpips import Perceptual, load_lpips
+from rfscale.judges.published.weights import checksum
 
 _SMALLEST = 11  # pixels: the side of the window that SSIM compares
+_BATCH = 16  # pairs of images in one forward pass of LPIPS
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,19 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """Of `images` held-out images; NaN is not known. `features`: whose FID is on, "" where on none.
+class Distance:
+    """LPIPS on a network with the weights of a file. `name`: of the network and the first digits of its SHA-256."""
 
-    PSNR in dB and SSIM are means over images, for values from -1 to 1.
+    name: str
+    network: Perceptual
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Of `images` held-out images; NaN is not known. `features`: whose FID is on, "" where on none; `perceptual`: whose
+    LPIPS is.
+
+    PSNR in dB, SSIM and LPIPS are means over images, for values from -1 to 1.
     """
 
     images: int
@@ -46,6 +58,9 @@ class Reconstruction:
     fid_se: float
     psnr: float
     ssim: float
+    perceptual: str = ""
+    lpips: float = math.nan
+    lpips_se: float = math.nan
 
 
 def features_for(data: DataSource, inception: str | None, cache: Path, progress: Progress) -> Features | None:
@@ -66,7 +81,17 @@ def features_for(data: DataSource, inception: str | None, cache: Path, progress:
     return None
 
 
-def compared(true: FloatArray, given_back: FloatArray, features: Features | None) -> Reconstruction:
+def distance_of(weights: str | None) -> Distance | None:
+    """LPIPS with the weights of a file, None where none is given. Raises JudgeError."""
+    if weights is None:
+        return None
+    network = load_lpips(Path(weights))
+    return Distance(f"{network.trunk.name} ({checksum(Path(weights))[:8]})", network)
+
+
+def compared(
+    true: FloatArray, given_back: FloatArray, features: Features | None, distance: Distance | None = None
+) -> Reconstruction:
     """Images "n c h w" in [-1, 1] against themselves as an autoencoder gives them back."""
     from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
@@ -86,4 +111,18 @@ def compared(true: FloatArray, given_back: FloatArray, features: Features | None
         fid_se=se,
         psnr=float(psnr(y, x)),
         ssim=math.nan if small else float(ssim(y, x)),
+        **_perceptual(x, y, distance),
     )
+
+
+def _perceptual(x: torch.Tensor, y: torch.Tensor, distance: Distance | None) -> dict[str, Any]:
+    """LPIPS; NaN of images that are smaller than its network reads."""
+    if distance is None:
+        return {}
+    if min(x.shape[2:]) < distance.network.trunk.least:
+        return {"perceptual": distance.name}
+    metric = LPIPS(distance.network)
+    for one, other in zip(x.split(_BATCH), y.split(_BATCH), strict=True):  # type: ignore[no-untyped-call]
+        metric.update(one, other)
+    value, se = map(float, metric.compute())
+    return {"perceptual": distance.name, "lpips": value, "lpips_se": se}

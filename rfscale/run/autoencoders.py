@@ -22,7 +22,7 @@ from rfscale.store import StoreError
 from rfscale.store.files import read_json, sha256, write_json
 
 if TYPE_CHECKING:
-    from rfscale.judges.reconstruction import Features, Reconstruction
+    from rfscale.judges.reconstruction import Distance, Features, Reconstruction
 
 RECORD, WEIGHTS = "rfscale.json", "diffusion_pytorch_model.safetensors"
 FORMAT = "rfscale-autoencoder-1"
@@ -30,7 +30,8 @@ FORMAT = "rfscale-autoencoder-1"
 
 @dataclass(frozen=True)
 class Trained:
-    """An autoencoder that lies in `folder`; `new`: it was trained now. `latents`: shape of those of one image."""
+    """An autoencoder that lies in `folder`; `new`: it was trained now, `measured`: it was measured now, by what it was
+    not before. `latents`: shape of those of one image."""
 
     folder: Path
     channels: int
@@ -38,23 +39,41 @@ class Trained:
     parameters: int
     new: bool
     found: Reconstruction
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class _Rulers:
+    """What the images are measured by, where it takes a network."""
+
+    features: Features | None
+    distance: Distance | None
+
+    def more_than(self, found: Reconstruction) -> bool:
+        """Whether they give what was not measured, or was by other weights."""
+        features = self.features is not None and self.features.name != found.features
+        return features or (self.distance is not None and self.distance.name != found.perceptual)
 
 
 def train_autoencoders(spec: AutoencoderTraining, out: Path, cache: Path, watch: Watch = SILENT) -> Iterator[Trained]:
     """Train what is missing in `out`, and measure it; each is given when it is done.
 
-    `cache`: the folder of the judges of a store. What is there with the same record is neither trained nor measured
-    again. Raises StoreError where a folder holds something else, AutoencoderError, JudgeError and DataError.
+    `cache`: the folder of the judges of a store. What is there with the same record is not trained again, and is
+    measured again only by weights that it was not measured by. Raises StoreError where a folder holds something else,
+    AutoencoderError, JudgeError and DataError.
     """
     places = [(channels, out / f"c{channels}") for channels in spec.channels]
     there = {channels: _known(spec, channels, folder) for channels, folder in places}  # before anything is trained
-    features, loaded = None, False
+    by: _Rulers | None = None
     for channels, folder in places:
         known = there[channels]
+        if by is None and (known is None or spec.inception or spec.lpips):
+            by = _rulers(spec, cache, watch)
         if known is None:
-            if not loaded:
-                features, loaded = _features(spec, cache, watch), True
-            known = _train(spec, channels, folder, features, watch)
+            assert by is not None
+            known = _train(spec, channels, folder, by, watch)
+        elif by is not None and by.more_than(known.found):
+            known = _measure_again(spec, folder, by)
         yield known
 
 
@@ -79,17 +98,36 @@ def _known(spec: AutoencoderTraining, channels: int, folder: Path) -> Trained | 
     return _trained(folder, record, new=False)
 
 
-def _features(spec: AutoencoderTraining, cache: Path, watch: Watch) -> Features | None:
-    from rfscale.judges.reconstruction import features_for
+def _rulers(spec: AutoencoderTraining, cache: Path, watch: Watch) -> _Rulers:
+    from rfscale.judges.reconstruction import distance_of, features_for
 
+    distance = distance_of(spec.lpips)
     with watch.counting() as progress:
-        return features_for(spec.data, spec.inception, cache, progress)
+        return _Rulers(features_for(spec.data, spec.inception, cache, progress), distance)
 
 
-def _train(spec: AutoencoderTraining, channels: int, folder: Path, features: Features | None, watch: Watch) -> Trained:
+def _measured(spec: AutoencoderTraining, network: Any, by: _Rulers) -> dict[str, Any]:
+    """As the record has it. JSON has no word for what is not known but null."""
     from rfscale.data import load
     from rfscale.judges.reconstruction import compared
-    from rfscale.train.autoencoder import reconstructed, require_diffusers, train_autoencoder
+    from rfscale.train.autoencoder import reconstructed
+
+    true = load(spec.data).validation(spec.images).images
+    found = compared(true, reconstructed(network, true), by.features, by.distance)
+    plain = {key: None if value != value else value for key, value in asdict(found).items()}
+    return {**plain, "asked": spec.images}
+
+
+def _measure_again(spec: AutoencoderTraining, folder: Path, by: _Rulers) -> Trained:
+    from rfscale.data.encoded.networks import autoencoder
+
+    record = {**(read_json(folder / RECORD) or {}), "reconstruction": _measured(spec, autoencoder(folder), by)}
+    write_json(folder / RECORD, record)
+    return _trained(folder, record, new=False, measured=True)
+
+
+def _train(spec: AutoencoderTraining, channels: int, folder: Path, by: _Rulers, watch: Watch) -> Trained:
+    from rfscale.train.autoencoder import require_diffusers, train_autoencoder
 
     require_diffusers()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -100,8 +138,7 @@ def _train(spec: AutoencoderTraining, channels: int, folder: Path, features: Fea
             spec, channels, lambda step, loss: progress(f"steps with {channels} channels", step, spec.steps)
         )
     seconds = time.monotonic() - began
-    true = load(spec.data).validation(spec.images).images
-    found = compared(true, reconstructed(network, true), features)
+    measured = _measured(spec, network, by)
     with fresh_folder(folder) as temporary:
         network.save_pretrained(temporary)
         record: dict[str, Any] = {
@@ -111,16 +148,11 @@ def _train(spec: AutoencoderTraining, channels: int, folder: Path, features: Fea
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "seconds": seconds,
             "sha256": sha256(temporary / WEIGHTS),
-            "reconstruction": {**_plain(found), "asked": spec.images},
+            "reconstruction": measured,
             "environment": _environment(),
         }
         write_json(temporary / RECORD, record)
     return _trained(folder, record, new=True)
-
-
-def _plain(found: Reconstruction) -> dict[str, Any]:
-    """JSON has no word for what is not known but null."""
-    return {key: None if value != value else value for key, value in asdict(found).items()}
 
 
 def _environment() -> dict[str, Any]:
@@ -129,12 +161,14 @@ def _environment() -> dict[str, Any]:
     return {**found, "versions": {**found["versions"], **more}}
 
 
-def _trained(folder: Path, record: Mapping[str, Any], new: bool) -> Trained:
+def _trained(folder: Path, record: Mapping[str, Any], new: bool, measured: bool = False) -> Trained:
     from rfscale.judges.reconstruction import Reconstruction
 
     found: dict[str, Any] = {
         key: float("nan") if value is None else value for key, value in record["reconstruction"].items()
     }
-    measured = Reconstruction(**{key: value for key, value in found.items() if key != "asked"})
+    values = Reconstruction(**{key: value for key, value in found.items() if key != "asked"})
     latents = tuple(record["latents"])
-    return Trained(folder, latents[0], (latents[0], latents[1], latents[2]), record["parameters"], new, measured)
+    return Trained(
+        folder, latents[0], (latents[0], latents[1], latents[2]), record["parameters"], new, values, measured
+    )

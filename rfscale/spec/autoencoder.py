@@ -22,6 +22,12 @@ from rfscale.spec.trial import Strict
 GROUPS = 8
 """Channels are normalised in so many groups, so every width is a multiple of it."""
 
+_WEIGHTS = {
+    "inception": "torch-fidelity's weights",
+    "lpips": "torchvision's weights of VGG16 or AlexNet",
+}
+"""Fields that name a file of weights to measure by, and what the file is."""
+
 
 def _alone(value: Any) -> Any:
     """One number is a list of one."""
@@ -54,6 +60,7 @@ class AutoencoderTraining(Strict):
     seed: Annotated[int, Whole(0, 2**31 - 1)] = 0
     images: Count = 512
     inception: str | None = None
+    lpips: str | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -77,7 +84,7 @@ class AutoencoderTraining(Strict):
 
     def identity(self, channels: int) -> dict[str, JsonValue]:
         """What one autoencoder follows from: the content of the data, and no path."""
-        fields = self.model_dump(mode="json", exclude={"data", "channels", "images", "inception"})
+        fields = self.model_dump(mode="json", exclude={"data", "channels", "images", *_WEIGHTS})
         return {"data": DATA.identity(self.data), **fields, "channels": channels}
 
 
@@ -94,13 +101,16 @@ def load_autoencoders(path: str | Path, fields: Mapping[str, Any] | None = None)
         found = AutoencoderTraining.model_validate(raw, context={"folder": folder})
         found.data.check()
         found.data.check_stream(found.seed, found.steps * found.batch)
-        if found.inception is None:
-            return found
-        weights = (folder / expanded(found.inception, "inception")).resolve()
+        files = {key: _file(folder, getattr(found, key), key) for key in _WEIGHTS}
     except ValidationError as error:
         raise SweepError(f"{source}: {sentence(error)}") from error
     except (DataError, PathError) as error:
         raise SweepError(f"{source}: {error}") from error
-    if not weights.is_file():
-        raise SweepError(f"{source}: there is no file {weights}; give inception the path of torch-fidelity's weights")
-    return found.model_copy(update={"inception": str(weights)})
+    for key, file in files.items():
+        if file is not None and not file.is_file():
+            raise SweepError(f"{source}: there is no file {file}; give {key} the path of {_WEIGHTS[key]}")
+    return found.model_copy(update={key: None if file is None else str(file) for key, file in files.items()})
+
+
+def _file(folder: Path, given: str | None, key: str) -> Path | None:
+    return None if given is None else (folder / expanded(given, key)).resolve()

@@ -128,6 +128,44 @@ def test_a_folder_that_diffusers_reads_whole_or_not_at_all(
     assert "are not those that were saved there" in invoke(file, "--out", out, *store).stderr
 
 
+def test_weights_that_come_later_measure_what_is_there(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is trained again, and no column stands without its weights."""
+    from test_lpips import weights
+
+    from rfscale.judges.published.lpips import ALEXNET
+
+    asked = (
+        "data={name: digits, resolution: 32}",
+        "channels=[1]",
+        "--out",
+        tmp_path / "out",
+        "--store",
+        tmp_path / "s",
+    )
+    assert "LPIPS se" not in invoke(file, *asked).stdout
+    torch.save(weights(ALEXNET), tmp_path / "alexnet.pth")
+    before = json.loads((tmp_path / "out" / "c1" / "rfscale.json").read_text())
+    monkeypatch.setattr("rfscale.train.autoencoder.train_autoencoder", lambda *a: pytest.fail("trained again"))
+    done = invoke(file, *asked, "lpips=alexnet.pth", "--json")
+    assert done.exit_code == 0, done.stderr
+    (row,) = json.loads(done.stdout)["autoencoders"]
+    assert row["lpips"] > 0
+    assert row["lpips_se"] > 0
+    assert row["lpips_network"].startswith("AlexNet (")
+    assert not row["trained"]
+    after = json.loads((tmp_path / "out" / "c1" / "rfscale.json").read_text())
+    assert after["reconstruction"].pop("lpips") == row["lpips"]
+    assert {**after, "reconstruction": 0} == {**before, "reconstruction": 0}
+    assert after["reconstruction"]["psnr"] == before["reconstruction"]["psnr"]
+    monkeypatch.setattr("rfscale.judges.reconstruction.compared", lambda *a: pytest.fail("measured again"))
+    shown = " ".join(invoke(file, *asked, "lpips=alexnet.pth").stdout.split())
+    assert "LPIPS se" in shown
+    assert "LPIPS on AlexNet (" in shown
+    assert "LPIPS se" in " ".join(invoke(file, *asked).stdout.split()), "what is known is shown"
+
+
 def test_a_killed_training_leaves_the_finished_ones(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +196,7 @@ def test_a_killed_training_leaves_the_finished_ones(
         (["widths=[8,8,8,8,8,8]"], "latents 32 times smaller, which does not divide the resolution 16"),
         (["data={name: nothing}"], "nothing"),
         (["inception=none.pth"], "there is no file"),
+        (["lpips=none.pth"], "give lpips the path of torchvision's weights of VGG16 or AlexNet"),
         (["learning_rate=0"], "a number above 0"),
     ],
 )
