@@ -39,7 +39,7 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
 from rfscale import names
-from rfscale.data import DataSpec, DigitsData, ShapesData, load
+from rfscale.data import DataSpec, DigitsData, ShapesData, hub, load
 from rfscale.judges import (
     ClipJudge,
     Generate,
@@ -786,7 +786,7 @@ def test_a_network_that_is_down(models: Path, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", network == "offline")
         monkeypatch.setattr(constants, "ENDPOINT", address)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-        monkeypatch.setattr(published, "_TIMEOUT", 0.3)
+        monkeypatch.setattr(hub, "TIMEOUT", 0.3)
         monkeypatch.setattr(inception_module, "_TIMEOUT", 0.3)
         monkeypatch.setattr(inception_module, "WEIGHTS_URL", f"{address}/weights.pth")
         for spec in (

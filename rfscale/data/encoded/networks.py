@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rfscale.data.base import DataError
 from rfscale.data.encoded.layout import CLIP, T5
+from rfscale.data.hub import HubError, downloaded
 from rfscale.paths import expanded
 from rfscale.quoting import cut
 
@@ -33,22 +34,28 @@ _CLASSES = {
 _MODEL_TYPES = {CLIP: ("clip_text_model", "clip"), T5: ("t5",)}
 
 
-def folder_of(path: str, what: str) -> Path:
-    """The folder of a network: itself where it is one, otherwise of the hub, or of its cache. Raises DataError."""
+def folder_of(path: str, what: str, weights: bool = True) -> Path:
+    """The folder of a network: itself where it is one, otherwise of the hub, or of its cache. Raises DataError.
+
+    On the hub `owner/name`, or `owner/name/vae` of a pipeline. `weights`: not only a tokenizer.
+    """
     local = expanded(path, what)
     if local.is_dir():
         return local
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+    if path.startswith((".", "/", "~")) or path.count("/") > 2:
         raise DataError(
             f"{what}: there is no folder {path}: give one that save_pretrained wrote, or a name on the hub."
         )
-    hub = require("huggingface_hub", what)
+    owner, _, rest = path.partition("/")
+    name, _, inner = rest.partition("/")
     try:
-        return Path(hub.snapshot_download(path, allow_patterns=list(_FILES), etag_timeout=10))
-    except Exception as error:  # the hub's client raises what its HTTP library, the disk and the parser raise
+        return downloaded(
+            require("huggingface_hub", what), f"{owner}/{name}" if name else owner, _FILES, inner, weights
+        )
+    except HubError as error:
         raise DataError(
-            f"{what}: {path} is no folder here and did not come from the hub ({type(error).__name__}): correct the "
-            "name, or download it where there is a network and give its folder."
+            f"{what}: {path} is no folder here and did not come from the hub ({error}): correct the name, or download "
+            "it where there is a network and give its folder."
         ) from error
 
 
@@ -175,7 +182,7 @@ def text_folders(kind: str, path: str, tokenizer: str | None, what: str) -> tupl
             "give the folder of one."
         )
     if tokenizer is not None:
-        return folder, folder_of(tokenizer, f"the tokenizer of {what}")
+        return folder, folder_of(tokenizer, f"the tokenizer of {what}", weights=False)
     beside = folder.parent / folder.name.replace("text_encoder", "tokenizer")
     own = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json", "spiece.model"))
     if not own and not (beside != folder and beside.is_dir()):

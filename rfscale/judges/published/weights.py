@@ -20,6 +20,7 @@ from pydantic import JsonValue
 
 from rfscale.data import DataSpec, load
 from rfscale.data.base import FloatArray
+from rfscale.data.hub import HubError, downloaded
 from rfscale.data.space import to_uint8
 from rfscale.judges.base import JudgeError, Score
 from rfscale.judges.metrics import distance_scores
@@ -27,7 +28,6 @@ from rfscale.store.files import replacing
 
 BATCH = 64  # images in one forward pass
 _FILES = ["*.json", "*.txt", "*.safetensors"]  # of a model on the hub: no pickle, no code
-_TIMEOUT = 10  # seconds that the hub has to answer
 
 
 def require(judge: str, package: str) -> Any:
@@ -48,26 +48,12 @@ def model_folder(judge: str, key: str, model: str) -> Path:
         return local
     hub = require(judge, "huggingface_hub")
     try:
-        # snapshot_download has no time limit for its first question, so the question is asked here before.
-        revision = hub.HfApi().model_info(model, timeout=_TIMEOUT).sha
-        return Path(hub.snapshot_download(model, revision=revision, allow_patterns=_FILES, etag_timeout=_TIMEOUT))
-    except Exception as error:  # the hub's client raises what its HTTP library, the disk and the parser raise
-        downloaded = _downloaded_before(hub, model)
-        if downloaded is not None:
-            return downloaded
+        return downloaded(hub, model, _FILES)
+    except HubError as error:
         raise JudgeError(
-            f"the judge `{judge}`: {model} ({key}) is no folder here and did not come from the hub "
-            f"({type(error).__name__}: {first_line(error)}); correct the name, "
-            f"or download it where there is a network and give the folder as {key}"
+            f"the judge `{judge}`: {model} ({key}) is no folder here and did not come from the hub ({error}); correct "
+            f"the name, or download it where there is a network and give the folder as {key}"
         ) from error
-
-
-def _downloaded_before(hub: Any, model: str) -> Path | None:
-    """The folder of a model in the hub's cache, where it is there."""
-    try:
-        return Path(hub.snapshot_download(model, local_files_only=True, allow_patterns=_FILES))
-    except (OSError, ValueError):  # not there; no name of a model at all
-        return None
 
 
 def read_config(judge: str, key: str, folder: Path) -> dict[str, Any]:
