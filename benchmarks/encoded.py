@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -75,12 +76,14 @@ def write(folder: Path, samples: int) -> None:
                 tensors[files.pooled_of(j)] = ("F16", (count, part.pooled))
         if number * PER_SHARD < HELD_OUT:
             tensors[files.PIXELS] = ("U8", (count, SIDE * FACTOR, SIDE * FACTOR, 3))
+        tensors |= {files.crc_of(name): ("U32", shape[:1]) for name, (_, shape) in tensors.items()}
         tensors[files.CAPTIONS] = ("U8", (sum(map(len, texts)),))
         writer = Writer(path, tensors)
         for name, (kind, shape) in tensors.items():
             if kind == "F16":
-                writer.append(name, rng.standard_normal(shape, dtype=np.float32).astype(np.float16))
+                writer.append_with_sums(name, rng.standard_normal(shape, dtype=np.float32).astype(np.float16))
         writer.append(files.ENDS, np.cumsum([len(text) for text in texts], dtype=np.int64))
+        writer.append(files.crc_of(files.ENDS), np.array([crc32(text) for text in texts], dtype=np.uint32))
         writer.append(files.CAPTIONS, np.frombuffer(b"".join(texts), dtype=np.uint8))
         writer.close()
         shards.append({"file": shard_file(number), "samples": count, "bytes": path.stat().st_size, "sha256": ""})

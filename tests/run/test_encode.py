@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from tiny_networks import save_autoencoder, save_clip, save_t5
+from typer.testing import CliRunner
 
+from rfscale.cli import app
 from rfscale.data.base import DataError, to_signed_unit
-from rfscale.data.encoded import files
+from rfscale.data.encoded import checks, files
 from rfscale.data.encoded.layout import layout_of
 from rfscale.data.encoded.networks import autoencoder, text_encoder
 from rfscale.data.encoded.spec import EncodedData
@@ -207,6 +210,91 @@ def test_a_damaged_shard_is_named(encoded: Path, tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(DataError, match=r"00001\.safetensors cannot be read"):
         data.check()
+
+
+def read_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read for their SHA-256 from here on."""
+    found: list[str] = []
+
+    def noting(path: Path) -> str:
+        found.append(path.name)
+        return files.sha256(path)
+
+    monkeypatch.setattr(checks, "sha256", noting)
+    return found
+
+
+def test_a_shard_is_read_for_its_checksum_once(encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here since it was encoded; of a copy, or of a file that was touched, anew; `--verify` reads all of them."""
+    read = read_of(monkeypatch)
+    data_of(encoded).check(decode=True)
+    assert read == [files.ORDER]
+    shutil.copytree(encoded, tmp_path / "out")
+    read.clear()
+    data_of(tmp_path / "out").check(decode=True)
+    assert len(read) == 5
+    read.clear()
+    data_of(tmp_path / "out").check(decode=True)
+    assert read == [files.ORDER]
+    (tmp_path / "out" / "shards" / "00002.safetensors").touch()
+    read.clear()
+    data_of(tmp_path / "out").check(decode=True)
+    assert sorted(read) == ["00002.safetensors", files.ORDER]
+    (tmp_path / "out" / checks.MARKS).write_text("[")
+    read.clear()
+    data_of(tmp_path / "out").check(decode=True)
+    assert len(read) == 5
+    read.clear()
+    checks.verify(tmp_path / "out", data_of(encoded).data_record)
+    assert len(read) == 5
+
+
+def test_what_rots_unnoticed_is_named_when_its_row_is_read(encoded: Path, tmp_path: Path) -> None:
+    """A bit that flips, and no time of change: by the CRC-32 of its row, of latents, of text and of a caption."""
+    out, numbers, first = tmp_path / "out", np.arange(10, 26), np.zeros(16, dtype=np.int64)
+    shutil.copytree(encoded, out)
+    shard = out / "shards" / "00001.safetensors"
+    whole, header, shards = shard.read_bytes(), files.header_of(shard), files.Shards(out, data_of(out).data_record)
+    start = int(np.frombuffer(whole, "<i8", 16, header[files.ENDS].offset)[4])  # of caption 5
+    for name, row, at in (
+        (files.MEAN, 5, header[files.MEAN].row * 5),
+        (files.tokens_of(2), 15, header[files.tokens_of(2)].row * 16 - 1),
+        (files.ENDS, 5, None),
+    ):
+        offset = header[files.CAPTIONS].offset + start if at is None else header[name].offset + at
+        flipped = bytearray(whole)
+        flipped[offset] ^= 16
+        for content, damaged in ((flipped, True), (whole, False)):
+            shard.write_bytes(content)
+            said = rf"00001\.safetensors is damaged \(row {row} of {name} is not what was written\)"
+            with pytest.raises(DataError, match=said) if damaged else nullcontext():
+                shards.texts(numbers, 1, first) if at is None else shards.rows(name, numbers)
+    with_other_end = bytearray(whole)
+    with_other_end[header[files.ENDS].offset + 7] ^= 64  # far outside of the file
+    shard.write_bytes(with_other_end)
+    with pytest.raises(DataError, match=r"is damaged \(row 0 of captions\.ends"):
+        shards.texts(numbers, 1, first)
+
+
+def test_a_damaged_shard_that_is_removed_is_made_again(networks: Path, encoded: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(encoded, out)
+    shard = out / "shards" / "00002.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 1
+    shard.write_bytes(content)
+    found = CliRunner().invoke(app, ["encode", str(out), "--verify"])
+    assert found.exit_code == 2
+    assert (
+        "00002.safetensors is damaged (its SHA-256 is not what was written): restore it, or remove it" in found.stderr
+    )
+    shard.unlink()
+    assert encode(encoding_of(networks), out, inline=True).kept == 3
+    assert sums(out) == sums(encoded)
+    found = CliRunner().invoke(app, ["encode", str(out), "--verify", "--json"])
+    assert json.loads(found.stdout)["files"] == 5
+    shard.write_bytes(content)  # of the same length: it is not taken for whole either
+    assert encode(encoding_of(networks), out, inline=True).kept == 3
 
 
 def test_another_encoder_does_not_go_on_with_the_shards(networks: Path, encoded: Path, tmp_path: Path) -> None:

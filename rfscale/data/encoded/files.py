@@ -3,11 +3,13 @@
     dataset.json             what it is, and the SHA-256 of every other file
     order.safetensors        `training`: the samples in the order that the training stream shuffles; `names` of held-out
     shards/00000.safetensors rows of some samples: `latent.mean`, `text.0.tokens`, `captions`, ...
+                             and beside each tensor the CRC-32 of its rows, `latent.mean.crc`
     index.parquet            one row per sample, for people
 
 Samples are numbered through: the held-out ones first, in their order, then those that train, as the source has them.
 Rows are read with `pread` and not mapped into memory: what is read lies in the system's cache and not in the process,
-nothing is read ahead, and a shard that was cut short gives an error and no signal.
+nothing is read ahead, and a shard that was cut short gives an error and no signal. A row is held to its CRC-32 when it
+is read; what a whole file is held to, and when, stands in `rfscale.data.encoded.checks`.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ import json
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +39,10 @@ RECORD, BEGUN, ORDER, INDEX, SHARDS = "dataset.json", "encode.json", "order.safe
 MEAN, LOGVAR, PIXELS, CAPTIONS, ENDS = "latent.mean", "latent.logvar", "pixels", "captions", "captions.ends"
 OPEN = 256
 """Shards that are open at once."""
-_AGAIN = "encode the data again, or restore the file"
-_TYPES: dict[str, Any] = {"F16": np.float16, "BF16": np.uint16, "U8": np.uint8, "I64": np.int64, "U64": np.uint64}
+AGAIN = "restore it, or remove it and give the command `rfscale encode` again"
+_TYPES: dict[str, Any] = {
+    "F16": np.float16, "BF16": np.uint16, "U8": np.uint8, "U32": np.uint32, "I64": np.int64, "U64": np.uint64,
+}  # fmt: skip
 Array = npt.NDArray[Any]
 
 
@@ -52,6 +56,16 @@ def pooled_of(encoder: int) -> str:
     return f"text.{encoder}.pooled"
 
 
+def crc_of(tensor: str) -> str:
+    """The tensor with the CRC-32 of each row of a tensor; of `captions.ends`, of each caption."""
+    return f"{tensor}.crc"
+
+
+def size_of(kind: str) -> int:
+    """Bytes of one number of a type of safetensors."""
+    return int(np.dtype(_TYPES[kind]).itemsize)
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """Where a tensor lies in a shard."""
@@ -63,7 +77,7 @@ class Tensor:
     @property
     def row(self) -> int:
         """Bytes of one entry of the first axis."""
-        return int(np.dtype(_TYPES[self.kind]).itemsize * math.prod(self.shape[1:]))
+        return size_of(self.kind) * math.prod(self.shape[1:])
 
 
 def header_of(path: Path) -> dict[str, Tensor]:
@@ -80,7 +94,7 @@ def header_of(path: Path) -> dict[str, Tensor]:
             if name != "__metadata__"
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no shard that can be read ({cut(str(error))}): {_AGAIN}.") from error
+        raise DataError(f"{path} is no shard that can be read ({cut(str(error))}): {AGAIN}.") from error
 
 
 def widened(values: Array, kind: str) -> FloatArray:
@@ -114,9 +128,9 @@ class Shards:
                 kind = found.kind
                 out = np.empty((len(numbers), *found.shape[1:]), dtype=_TYPES[kind])
             flat = out.view(np.uint8).reshape(len(numbers), found.row)
-            offsets = found.offset + rows[places] * found.row
-            for place, offset in zip(places.tolist(), offsets.tolist(), strict=True):
-                self._read(int(shard), file, flat[place], offset)
+            for place, row in zip(places.tolist(), rows[places].tolist(), strict=True):
+                self._read(int(shard), file, flat[place], found.offset + row * found.row)
+                self._check(int(shard), file, header, tensor, row, flat[place])
         if out is None:
             header = self._file(0)[1]
             kind = header[tensor].kind
@@ -133,8 +147,11 @@ class Shards:
             ends = np.zeros(2, dtype=np.int64)
             view = ends[1:] if row == 0 else ends
             self._read(shard, file, view.view(np.uint8), header[ENDS].offset + max(0, row - 1) * 8)
+            if not 0 <= ends[0] <= ends[1] <= header[CAPTIONS].shape[0]:
+                raise self._damaged(shard, ENDS, row)
             text = np.empty(int(ends[1] - ends[0]), dtype=np.uint8)
             self._read(shard, file, text, header[CAPTIONS].offset + int(ends[0]))
+            self._check(shard, file, header, ENDS, row, text)
             found.append(text.tobytes().decode("utf-8", "replace"))
         return tuple(found)
 
@@ -142,9 +159,24 @@ class Shards:
         try:
             count = os.preadv(file, [into.data], offset)
         except OSError as error:
-            raise DataError(f"the shard {self.paths[shard]} cannot be read ({error.strerror}): {_AGAIN}.") from error
+            raise DataError(f"the shard {self.paths[shard]} cannot be read ({error.strerror}): {AGAIN}.") from error
         if count != into.nbytes:
-            raise DataError(f"the shard {self.paths[shard]} is shorter than when it was opened: {_AGAIN}.")
+            raise DataError(f"the shard {self.paths[shard]} is shorter than when it was opened: {AGAIN}.")
+
+    def _check(self, shard: int, file: int, header: Mapping[str, Tensor], tensor: str, row: int, found: Array) -> None:
+        """Shards that were written before there were any have no CRC-32."""
+        sums = header.get(crc_of(tensor))
+        if sums is None:
+            return
+        expected = np.empty(1, dtype=np.uint32)
+        self._read(shard, file, expected.view(np.uint8), sums.offset + row * sums.row)
+        if crc32(found.data) != expected[0]:
+            raise self._damaged(shard, tensor, row)
+
+    def _damaged(self, shard: int, tensor: str, row: int) -> DataError:
+        return DataError(
+            f"the shard {self.paths[shard]} is damaged (row {row} of {tensor} is not what was written): {AGAIN}."
+        )
 
     def _file(self, shard: int) -> tuple[int, dict[str, Tensor]]:
         with self._lock:
@@ -173,10 +205,10 @@ def check_size(path: Path, expected: int) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise DataError(f"the shard {path} cannot be read ({error.strerror}): {_AGAIN}.") from error
+        raise DataError(f"the shard {path} cannot be read ({error.strerror}): {AGAIN}.") from error
     if size != expected:
         raise DataError(
-            f"the shard {path} is damaged (it has {size:,} bytes and was written with {expected:,}): {_AGAIN}."
+            f"the shard {path} is damaged (it has {size:,} bytes and was written with {expected:,}): {AGAIN}."
         )
 
 
@@ -207,7 +239,7 @@ def _record(path: Path, mtime: int, size: int) -> dict[str, Any]:
         if found["content"] != content_of(found):
             raise ValueError("its content has changed since it was written")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({cut(str(error))}): {_AGAIN}.") from error
+        raise DataError(f"{path} is damaged ({cut(str(error))}): {AGAIN}.") from error
     return dict(found)
 
 
@@ -223,33 +255,13 @@ def _without_paths(value: Any) -> Any:
     return [_without_paths(inner) for inner in value] if isinstance(value, list) else value
 
 
-def check_files(folder: Path, record: Mapping[str, Any], whole: bool) -> None:
-    """Every file is there and as long as it was written; `whole`: and holds what was written. Raises DataError."""
-    for one in record["shards"]:
-        check_size(folder / one["file"], one["bytes"])
-    if whole:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for path, found, expected in pool.map(_summed, _files(folder, record)):
-                if found != expected:
-                    raise DataError(f"the file {path} is damaged (its SHA-256 is not what was written): {_AGAIN}.")
-
-
-def _files(folder: Path, record: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    yield from ((folder / one["file"], one["sha256"]) for one in (record["order"], *record["shards"]))
-
-
-def _summed(file: tuple[Path, str]) -> tuple[Path, str, str]:
-    path, expected = file
-    return path, sha256(path), expected
-
-
 def sha256(path: Path) -> str:
     """Of a file, in hexadecimal. Raises DataError."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): {_AGAIN}.") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}): {AGAIN}.") from error
 
 
 def read_order(folder: Path, names: Sequence[str]) -> list[Array]:
@@ -264,5 +276,5 @@ def read_order(folder: Path, names: Sequence[str]) -> list[Array]:
             for name in names
         ]
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is damaged ({cut(str(error))}): {_AGAIN}.") from error
+        raise DataError(f"{path} is damaged ({cut(str(error))}): {AGAIN}.") from error
     return found

@@ -10,7 +10,8 @@ from pydantic import Field, GetCoreSchemaHandler, JsonValue, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from rfscale.data.base import DataError, Dataset, Extent
-from rfscale.data.encoded.files import INDEX, check_files, read_record
+from rfscale.data.encoded.checks import check_files
+from rfscale.data.encoded.files import INDEX, read_record
 from rfscale.data.pairs import CAPTION, CaptionsField, Weights, read_weights
 from rfscale.data.space import Space
 from rfscale.data.spec import DATA, DataSource, StoredData
@@ -115,6 +116,11 @@ class EncodedData(StoredData):
         return Space(shape, None, self._decode)
 
     @property
+    def downsampling(self) -> int:
+        found = self.data_record
+        return int(found["resolution"]) // int(found["latent"]["side"])
+
+    @property
     def decoder(self) -> Path:
         """The folder of the autoencoder, checked to be the one that encoded the data. Raises DataError."""
         from rfscale.data.encoded.networks import checked_autoencoder
@@ -146,7 +152,10 @@ class EncodedData(StoredData):
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def check(self, decode: bool = False) -> tuple[str, ...]:
-        """What is odd about the data; `decode` holds every shard to its SHA-256. Raises DataError, which names it."""
+        """What is odd about the data; `decode` holds every shard to its SHA-256, where that was not done before.
+
+        Raises DataError, which names a damaged one.
+        """
         if not self.known:
             return (f"data `encoded` are not on this machine ({self.path}): ids depend on their content and are open",)
         found = self.data_record

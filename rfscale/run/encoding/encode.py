@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from rfscale.data.base import DataError
+from rfscale.data.encoded.checks import mark_of, remember
 from rfscale.data.encoded.files import BEGUN, FORMAT, INDEX, ORDER, RECORD, SHARDS, content_of, sha256
 from rfscale.data.tables import require_pyarrow
 from rfscale.run.encoding.shard import Writer, done_file, encode_shard, latent_shape, shard_file
@@ -145,8 +146,10 @@ def _done(out: Path, number: int, key: str) -> dict[str, JsonValue] | None:
     """What a finished shard holds; None where it is to be encoded."""
     found = read_json(out / done_file(number))
     path = out / shard_file(number)
-    whole = found is not None and found.get("key") == key and path.exists() and path.stat().st_size == found["bytes"]
-    return found if whole else None
+    if found is None or found.get("key") != key or not path.exists() or path.stat().st_size != found["bytes"]:
+        return None
+    changed = found.get("mark") != mark_of(path, found["sha256"])  # or another copy, or of before there were marks
+    return None if changed and sha256(path) != found["sha256"] else found
 
 
 def _finish(
@@ -180,6 +183,7 @@ def _finish(
     }
     record["content"] = content_of(record)
     write_json(out / RECORD, record)
+    remember(out, {one["file"]: one["mark"] for one in done if "mark" in one})  # they were read when they were written
     return record
 
 

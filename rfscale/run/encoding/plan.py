@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass
 from typing import Any
 
+from rfscale.data.encoded.files import size_of
 from rfscale.run.effort import size
 from rfscale.run.encoding.shard import encoder_of, latents_of, tensors_of, text_of
 from rfscale.run.encoding.spec import Encoding
 from rfscale.run.encoding.supply import supply_of
-
-_SIZES = {"F16": 2, "BF16": 2, "U8": 1, "I64": 8, "U64": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,7 @@ def planned(encoding: Encoding, address: str | None = None) -> Planned:
         captions = [supply.captions(sample) for sample in samples]
         tensors = tensors_of(encoding, networks, captions, held_out=samples.start < supply.held_out)
         for kind, shape in tensors.values():
-            numbers = 1
-            for side in shape:
-                numbers *= side
-            total += numbers * _SIZES[kind]
+            total += math.prod(shape) * size_of(kind)
     seconds = 0.0
     for _ in range(2):
         began = time.monotonic()

@@ -9,12 +9,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rfscale.data.base import DataError, to_signed_unit
+from rfscale.data.encoded.checks import mark_of
 from rfscale.data.encoded.files import (
     CAPTIONS,
     ENDS,
@@ -23,8 +25,10 @@ from rfscale.data.encoded.files import (
     PIXELS,
     SHARDS,
     Array,
+    crc_of,
     pooled_of,
     sha256,
+    size_of,
     tokens_of,
     widened,
 )
@@ -35,7 +39,6 @@ from rfscale.store import write_json
 from rfscale.store.files import replacing
 
 _KINDS = {"fp16": ("F16", torch.float16), "bf16": ("BF16", torch.bfloat16)}
-_SIZES = {"F16": 2, "BF16": 2, "U8": 1, "I64": 8, "U64": 8}
 
 
 def shard_file(number: int) -> str:
@@ -57,7 +60,7 @@ class Writer:
         header: dict[str, Any] = {}
         at = 0
         for name, (kind, shape) in tensors.items():
-            size = int(np.prod(shape, dtype=np.int64)) * _SIZES[kind]
+            size = int(np.prod(shape, dtype=np.int64)) * size_of(kind)
             header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [at, at + size]}
             at += size
         text = json.dumps(header).encode()
@@ -73,6 +76,11 @@ class Writer:
         self.file.seek(self._starts[name] + self._written[name])
         self.file.write(np.ascontiguousarray(values).tobytes())
         self._written[name] += values.nbytes
+
+    def append_with_sums(self, name: str, values: Array) -> None:
+        """The same, and the CRC-32 of each row."""
+        self.append(name, values)
+        self.append(crc_of(name), np.array([crc32(np.ascontiguousarray(row).data) for row in values], dtype=np.uint32))
 
     def close(self) -> None:
         self.file.close()
@@ -124,7 +132,8 @@ def encode_shard(encoding: Encoding, networks: Networks, out: Path, number: int,
             "file": shard_file(number),
             "samples": len(samples),
             "bytes": path.stat().st_size,
-            "sha256": sha256(path),
+            "sha256": (found := sha256(path)),
+            "mark": mark_of(path, found),
             "truncated": truncated,
             "sums": sums.said() if samples.start >= supply.held_out else None,
         },
@@ -163,6 +172,7 @@ def tensors_of(
             found[pooled_of(j)] = (kind, (texts, part.pooled))
     if held_out:
         found[PIXELS] = ("U8", (count, encoding.source.resolution, encoding.source.resolution, 3))
+    found |= {crc_of(name): ("U32", shape[:1]) for name, (_, shape) in found.items()}
     found[CAPTIONS] = ("U8", (sum(len(text.encode()) for texts_ in captions for text in texts_),))
     return found
 
@@ -180,20 +190,21 @@ def _write(
     texts = [text for one in captions for text in one]
     raw = [text.encode() for text in texts]
     writer.append(ENDS, np.cumsum([len(text) for text in raw], dtype=np.int64))
+    writer.append(crc_of(ENDS), np.array([crc32(text) for text in raw], dtype=np.uint32))
     writer.append(CAPTIONS, np.frombuffer(b"".join(raw), dtype=np.uint8))
     for pixels, mean, logvar in latents_of(encoding, networks, supply, samples):
-        writer.append(MEAN, mean)
-        writer.append(LOGVAR, logvar)
+        writer.append_with_sums(MEAN, mean)
+        writer.append_with_sums(LOGVAR, logvar)
         if samples.start < supply.held_out:
-            writer.append(PIXELS, pixels)
+            writer.append_with_sums(PIXELS, pixels)
         kind = _KINDS[encoding.dtype][0]
         sums.add(widened(mean, kind), widened(logvar, kind))
     truncated = []
     for j, part in enumerate(networks.parts):
         for tokens, pooled in text_of(encoding, networks, j, texts):
-            writer.append(tokens_of(j), tokens)
+            writer.append_with_sums(tokens_of(j), tokens)
             if part.pooled:
-                writer.append(pooled_of(j), pooled)
+                writer.append_with_sums(pooled_of(j), pooled)
         truncated.append(encoder_of(encoding, networks, j).truncated(texts))
     return truncated
 
