@@ -63,6 +63,11 @@ class DataSource(Spec):
         return pixel_space(self.channels, self.resolution)
 
     @property
+    def downsampling(self) -> int:
+        """How many pixels of an image are one of x0, along each side: an autoencoder's factor, else 1."""
+        return 1
+
+    @property
     def pictures(self) -> DataSource:
         """The data in pixels, as judges and people look at them: itself, unless x0 is something else."""
         return self

@@ -152,9 +152,9 @@ def draw_by(
 ) -> Images:
     """`count` images of each prompt by the weights in a folder; image i has noise number i of the seed.
 
-    `size`: height and width, None for those of the training. `shift`: of the timesteps, None for that of the training;
-    for m pixels instead of n the paper takes sqrt(m / n) (section 5.3.2). `without`: text encoders whose part is zeros,
-    by `EncoderSpec.names`. Raises StoreError, and SweepError for a value that cannot be.
+    `size`: height and width in pixels, of latents too; None for those of the training. `shift`: of the timesteps, None
+    for that of the training; for m pixels instead of n the paper takes sqrt(m / n) (section 5.3.2). `without`: text
+    encoders whose part is zeros, by `EncoderSpec.names`. Raises StoreError, and SweepError for a value that cannot be.
     """
     asked = {"count": count, "steps": steps, "guidance": guidance, "seed": seed}
     for name, value in (asked if shift is None else {**asked, "shift": shift}).items():
@@ -205,15 +205,40 @@ def sides_of(size: str) -> Sides:
 
 
 def _possible(size: Sides, trial: Trial) -> Sides:
-    """Height and width, where the trial's network can draw them. Raises SweepError."""
+    """Height and width of x0 for images of that size in pixels. Raises SweepError where the network draws none."""
     for side in size:
         if not Whole(1, MAX_SIDE).allows(side):
             raise SweepError(f"size = {side} is not possible; give {Whole(1, MAX_SIDE).allowed}")
+    factor = trial.data.downsampling
+    if factor > 1:
+        _check_latents(size, trial, factor)
+    height, width = (side // factor for side in size)
     try:
-        trial.cost_at(size)
+        trial.cost_at((height, width))
     except ValueError as error:
         raise SweepError(f"size {named(size)}: {error}") from error
-    return size
+    return height, width
+
+
+def _check_latents(size: Sides, trial: Trial, factor: int) -> None:
+    """Raises SweepError, in pixels, where a side is no whole number of patches of latents."""
+    other = trial.data.resolution
+
+    def takes(side: int) -> bool:
+        try:
+            trial.cost_at((side, other))
+        except ValueError:
+            return False
+        return True
+
+    for side in size:
+        if takes(other) and (side % factor or not takes(side // factor)):
+            below = next((n * factor for n in range(side // factor, 0, -1) if takes(n)), None)
+            above = next(n * factor for n in range(side // factor + 1, side // factor + other + 1) if takes(n))
+            raise SweepError(
+                f"size {named(size)}: the network draws latents of {factor} pixels a side in whole patches, which do "
+                f"not make {side} pixels; take {above if below is None else f'{below} or {above}'}"
+            )
 
 
 def network(store: Store, trial_id: str, *, ema: bool = True, device: str = "cpu") -> nn.Module:

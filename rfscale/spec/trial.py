@@ -225,7 +225,8 @@ class Trial(Strict):
         """What the network costs on images of that height and width. Raises ValueError where it cannot take them."""
         if not isinstance(self.shape, CostOfSides):
             raise ValueError(
-                f"the backbone `{self.model.backbone}` takes square images of side {self.data.resolution} only; "
+                f"the backbone `{self.model.backbone}` takes square images of side "
+                f"{self.data.resolution * self.data.downsampling} only; "
                 "choose another backbone, or no other size"
             )
         return self.shape.at(sides)
