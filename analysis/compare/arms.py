@@ -120,10 +120,14 @@ class Comparison:
         return next(s for s in self.standings if s.arm == arm)
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-ready, without the points that the figures draw; what is not known is None."""
+        """JSON-ready, without the points that the figures draw; what is not known is None, as ranks of losses are
+        where arms live in different spaces."""
         out = {k: _plain(v) for k, v in asdict(self).items() if k != "trial_ids"}
         for trend in out["trends"]:  # type: ignore[attr-defined]
             del trend["curve"]
+        if self.apart:
+            for standing in out["standings"]:  # type: ignore[attr-defined]
+                standing["rank"] = None
         return out
 
     def _repr_html_(self) -> str:

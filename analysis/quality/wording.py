@@ -10,10 +10,9 @@ from analysis.compare.numbers import listed
 from analysis.compare.wording import NOT_KNOWN, fixed, sentence
 from analysis.quality.correlate import MIN_CLUSTERS, MIN_DISTINCT, Correlation, Estimate
 from analysis.quality.means import Mean
-from analysis.quality.summary import LABELS, Quality, Relation, assess
+from analysis.quality.summary import LABELS, Quality, Relation
 from analysis.quality.tables import AtSteps, AtStepsRow, FewSteps, Ranks
 from analysis.style import si
-from analysis.table.read import SweepTable
 from rfscale import names
 
 RANKS_SHOWN = 8  # lines of ranks in the terminal; the report has all of them
@@ -201,12 +200,6 @@ def quality_text(quality: Quality) -> str:
         lines += ["Average rank by (CLIP score, FID), 1 is best", *_rank_lines(quality.ranks)]
     lines += [f"{REASON_TITLES[name]}: {sentence(reason)}" for name, reason in quality.reasons.items()]
     return "\n".join(lines)
-
-
-def judged_text(table: SweepTable) -> str:
-    """What the judges say, where the losses say nothing."""
-    quality = assess(table)
-    return "No judge was asked: name one under `quality:`." if quality is None else quality_text(quality)
 
 
 def rank_rows(ranks: Ranks) -> list[tuple[str, ...]]:

@@ -35,7 +35,9 @@ from rfscale.spec.trial import Trial
 from rfscale.store import Store
 
 if TYPE_CHECKING:
+    from analysis.compare.arms import Comparison
     from analysis.report.page import Report
+    from analysis.table.read import SweepTable
     from rfscale.run.progress import Terminal
     from rfscale.run.study import Ran, Study
 
@@ -345,10 +347,20 @@ def said_of_report(name: str, command: str, report: Report) -> dict[str, Any]:
         "sweep": name,
         "command": command,
         "report": str(report.path),
-        "comparison": report.comparison.to_dict(),
+        "comparison": said_of_arms(report.comparison, report.table),
         "laws": report.laws.frame().to_dict("records"),
         "left_out": report.table.rejected.to_dict("records"),
     }
+
+
+def said_of_arms(comparison: Comparison, table: SweepTable) -> dict[str, Any]:
+    """A comparison; of arms in different spaces also what the judges say, `judged`, which ranks them."""
+    found = comparison.to_dict()
+    if comparison.apart:
+        from analysis.quality.judged import judged
+
+        found["judged"] = judged(table)
+    return found
 
 
 def end(study: Study, ran: Ran, as_json: bool) -> None:

@@ -24,6 +24,7 @@ from rfscale.cli.common import (
     one_sentence,
     print_json,
     said_by,
+    said_of_arms,
     said_of_report,
     say,
     terminal,
@@ -124,7 +125,8 @@ def compare(
     """Rank the arms by val/loss, with intervals.
 
     The arms are the formulations, unless the sweep says otherwise. Says also what each costs in FLOPs at equal loss.
-    Arms in different latent spaces have no losses to compare: what the judges say of them is shown instead.
+    Arms in different latent spaces have no losses to compare: what the judges say of them is shown instead, `judged` in
+    JSON: average ranks, and CLIP score and FID with intervals.
     """
     results = results_of(sweep, source)
     if results is not None:
@@ -135,13 +137,13 @@ def compare(
         with watch.busy("comparing the arms"):
             found = Study(sweep, open_store(store)).compare(reference=arm_named(reference), by=by or (), watch=watch)
     if as_json:
-        print_json(found.comparison.to_dict())
+        print_json(said_of_arms(found.comparison, found.table))
         return
     from analysis.compare.wording import ranking_text
 
     say(ranking_text(found.comparison))
     if found.comparison.apart:
-        from analysis.quality.wording import judged_text
+        from analysis.quality.judged import judged_text
 
         say(judged_text(found.table))
     if len(found.table.rejected):

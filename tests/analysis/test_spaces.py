@@ -13,8 +13,10 @@ from synthetic_sweep import FakeTrial, World, world_trials, write_sweep
 
 from analysis.compare.arms import compare
 from analysis.compare.wording import ranking_text
+from analysis.quality.judged import judged, judged_text
 from analysis.quality.summary import assess
-from analysis.quality.wording import judged_text
+from analysis.quality.wording import decimals
+from analysis.quality.wording import mean as told_mean
 from analysis.report.page import write_report
 from analysis.table.read import SweepTable, read_sweep
 from rfscale import names
@@ -41,6 +43,7 @@ def written(
     quality: bool = False,
     arm_keys: tuple[str, ...] = ("data.content", names.SPACE),
 ) -> SweepTable:
+    folder.mkdir(exist_ok=True)
     world = World(
         {"rf": 1.0, "better": 1.5, "worse": 0.6}, depths=(1, 2, 3), seeds=(0, 1), noise=0.003, quality=quality
     )
@@ -62,7 +65,10 @@ def test_losses_of_different_spaces_are_not_ranked(tmp_path: Path) -> None:
     assert text.startswith("No ranking of spaces by val/loss, 18 trials\nThe arms live in 3 different spaces, ")
     assert "not comparable and are not ranked: the judges rank them, by the decoded images." in text
     assert "times" not in text
-    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["apart"] == found.apart
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert plain["apart"] == found.apart
+    assert [standing["rank"] for standing in plain["standings"]] == [None] * 3
+    assert [s["rank"] for s in compare(written(tmp_path / "one", {})).to_dict()["standings"]] == [1, 2, 3]  # type: ignore[attr-defined,index]
 
 
 def test_pixels_are_a_space_too(tmp_path: Path) -> None:
@@ -86,11 +92,36 @@ def test_the_judges_rank_them_and_no_loss_is_correlated_across_spaces(tmp_path: 
     assert quality.ranks is not None
     assert quality.ranks.result.order[0] == "8 channels"
     assert "8 channels" in judged_text(table)
-    (tmp_path / "one").mkdir()
     alone = written(tmp_path / "one", dict.fromkeys(SPACES, "aaa"), quality=True)
     same = assess(alone)
     assert same is not None
     assert any(relation.ends is not None for relation in same.relations)
+
+
+def test_json_has_the_ranks_of_the_judges_and_the_text_says_the_same(tmp_path: Path) -> None:
+    table = written(tmp_path, SPACES, quality=True)
+    quality = assess(table)
+    assert quality is not None
+    assert quality.ranks is not None
+    assert quality.at_steps is not None
+    found = json.loads(json.dumps(judged(table), allow_nan=False))
+    ranks, result = found["arms"], quality.ranks.result
+    assert [arm["arm"] for arm in ranks] == list(result.order)
+    assert [arm["rank"] for arm in ranks] == sorted(result.rank)
+    assert [arm["p_best"] for arm in ranks] == [result.p_best[result.names.index(name)] for name in result.order]
+    assert {arm["arm"] for arm in ranks if arm["tied_with_best"]} == set(result.tied_with_best)
+    assert found["judges"].keys() == {"clip_score", "fid"}
+    assert found["settings"] == list(result.settings)
+    text = judged_text(table)
+    for row in quality.at_steps.rows:
+        (arm,) = (one for one in ranks if one["arm"] == row.arm)
+        (score,) = (one for one in arm["scores"] if one["size"] == row.size)
+        for metric, mean in zip(quality.at_steps.metrics, row.means, strict=True):
+            assert score[metric] == {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
+            assert mean.low < mean.value < mean.high
+            assert told_mean(mean, decimals(metric)) in text
+    without = written(tmp_path / "none", SPACES)
+    assert judged(without) == {"arms": [], "reasons": {"judges": judged_text(without)}}
 
 
 def test_the_page_says_so_and_sets_no_loss_against_another(tmp_path: Path) -> None:
