@@ -132,7 +132,7 @@ FOLLOWING = {"beta2", "ema_every"}  # marked with the line before
 
 
 @pytest.mark.parametrize("name", PRINTED)
-def test_the_papers_studies_mark_what_the_paper_does_not_print(name: str) -> None:
+def test_the_papers_studies_mark_what_the_paper_does_not_print(name: str, tmp_path: Path) -> None:
     text = (EXPERIMENTS / "paper" / name).read_text(encoding="utf-8")
     sections = yaml.safe_load(text)
     keys = {"depths", "formulations"} | set(sections["training"])
@@ -141,6 +141,9 @@ def test_the_papers_studies_mark_what_the_paper_does_not_print(name: str) -> Non
     for key in keys - PRINTED[name] - FOLLOWING:
         (line,) = [line for line in text.splitlines() if re.match(rf" *{key}:", line)]
         assert "unknown in the paper:" in line, key
+    for trial in load(f"paper/{name}", tmp_path).trials:  # section 4.2
+        assert (trial.text.parts, trial.text.width, trial.text.pooled_width) == ((77, 77), 4096, 2048)
+        assert trial.text_dropout == pytest.approx(0.1, abs=1e-3)
 
 
 def test_the_scaling_study_has_the_papers_sizes(tmp_path: Path) -> None:
