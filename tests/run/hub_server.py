@@ -83,7 +83,8 @@ class Handler(BaseHTTPRequestHandler):
     def _resolved(self, name: str, path: Path, inner: str) -> None:
         if path.suffix == ".safetensors":
             self._answer(302, b"", {
-                "Location": f"{self.server.address}/large/{name}/{inner}", "X-Repo-Commit": COMMIT,
+                "Location": f"http://localhost:{self.server.server_address[1]}/large/{name}/{inner}",  # another host
+                "X-Repo-Commit": COMMIT,
                 "X-Linked-Etag": f'"{sha256(path)}"', "X-Linked-Size": str(path.stat().st_size),
             })  # fmt: skip
         else:
