@@ -48,11 +48,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Trial]:
 def test_sizes_are_in_pixels(trained: tuple[Store, Trial]) -> None:
     store, trial = trained
     whole = draw(store, trial.trial_id, ["a red circle"], count=1, steps=1)
-    assert whole.images.shape == (1, 3, 32, 32)
+    assert whole.drawn.shape == (1, 3, 32, 32)
     same = draw(store, trial.trial_id, ["a red circle"], count=1, steps=1, size=(32, 32))
-    np.testing.assert_array_equal(same.images, whole.images)
+    torch.testing.assert_close(same.drawn, whole.drawn, rtol=0, atol=0)
     wide = draw(store, trial.trial_id, ["a red circle"], count=1, steps=1, size=(24, 48))
-    assert wide.images.shape == (1, 3, 24, 48)
+    assert wide.drawn.shape == (1, 3, 24, 48)
 
 
 @pytest.mark.parametrize(
@@ -89,5 +89,5 @@ def test_without_t5_is_its_part_zeroed(trained: tuple[Store, Trial], monkeypatch
     both = draw(store, trial.trial_id, ["a red circle"], count=1, steps=2)
     monkeypatch.setattr(JoinedParts, "encode", zeroed)
     found = draw(store, trial.trial_id, ["a red circle"], count=1, steps=2)
-    np.testing.assert_array_equal(found.images, without.images)
-    assert torch.tensor(both.images).ne(torch.tensor(without.images)).any()
+    torch.testing.assert_close(found.drawn, without.drawn, rtol=0, atol=0)
+    assert not torch.equal(both.drawn, without.drawn)
