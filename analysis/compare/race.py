@@ -8,8 +8,9 @@ c what a size and a seed do to all arms (they saw the same data and noise, so ar
 and c has no prior), theta_i ~ N(0, rho^2) the level of the arm at the largest size x_K, g_i a Brownian motion in log
 size that is 0 there, Var g_i(x_k) = omega^2 (x_K - x_k), b ~ N(0, sigma_b^2) what a seed does to an arm at every size,
 and e ~ N(0, sigma^2). So a small size says the less of the largest the further it is away, however many seeds it has,
-and by how much is learned from the sizes that were seen; before the second size it is the prior's. The four scales
-have log-normal priors (`PRIOR`); they are integrated over, by importance sampling around their mode.
+and by how much is learned from the sizes that were seen; before the second size it would be the prior's alone, so until
+then nobody is dropped. The four scales have log-normal priors (`PRIOR`); they are integrated over, by importance
+sampling around their mode.
 
 **Who is dropped.** Arm i, of F that started, is dropped when P(theta_i is the lowest | all data) <= alpha / F. Before
 the race this probability is 1 / F, so the ratio of the two is the prior-posterior ratio of Waudby-Smith and Ramdas
@@ -55,8 +56,10 @@ class Verdict:
 
     `chance`: of being the best. `best`: the arm with the lowest expected level. `ratio`: of its loss to that of the
     reference, `low`, `high`: its anytime-valid interval. `at_least`: a lower bound of the ratio to the lowest of all
-    arms, at the probability 1 - alpha / F for each, so for all of them together. `out`: to be dropped. `scales`: the
-    posterior medians, keys as of `PRIOR`.
+    arms, at the probability 1 - alpha / F for each, so for all of them together. `out`: to be dropped.
+    `shortfall`: by how much the level of `best` is expected to be above the lowest, in log loss. Before the largest
+    size was seen, or two, nobody is out and the shortfall is infinite. `scales`: the posterior medians, keys as of
+    `PRIOR`.
     """
 
     chance: Array
@@ -66,6 +69,7 @@ class Verdict:
     high: Array
     at_least: Array
     out: Mask
+    shortfall: float
     scales: dict[str, float]
 
 
@@ -106,7 +110,9 @@ def judge(
         out[seen] = values
         return out
 
-    out = full(chance) <= alpha / n
+    sizes: Mask = np.asarray(np.isfinite(y).any(axis=(0, 2)))
+    told = bool(sizes[-1]) or sizes.sum() > 1
+    out = (full(chance) <= alpha / n) & told
     return Verdict(
         chance=full(chance),
         best=int(np.flatnonzero(seen)[best]),
@@ -115,6 +121,7 @@ def judge(
         high=full(np.exp(high)),
         at_least=full(np.exp(gap)),
         out=np.asarray(out),
+        shortfall=float((drawn[:, best] - lowest).mean()) if told else math.inf,
         scales=dict(zip(PRIOR, np.exp(np.median(levels.scales, axis=0)).tolist(), strict=True)),
     )
 

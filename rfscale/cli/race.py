@@ -8,7 +8,8 @@ from typing import Any
 import typer
 
 from rfscale.cli.common import print_json, print_table, said_of, say, terminal
-from rfscale.run.race import Drop, drops, expected
+from rfscale.run.race import Drop, drops
+from rfscale.run.race_cost import expected
 from rfscale.run.study import Study
 
 

@@ -48,6 +48,7 @@ from rfscale.train import placement
 from rfscale.train.ranks import joined, world_size
 
 FLOPS = Real(1, 1e30)
+ENOUGH = Real(0, 1, low_open=True)
 
 
 @app.command()
@@ -65,23 +66,30 @@ def run(
         float | None,
         typer.Option("--budget", help="with --race: begin no block that brings the race above these training FLOPs"),
     ] = None,
+    enough: Annotated[
+        float | None,
+        typer.Option(
+            "--enough", help="with --race: over once the leader is expected to be within this share of the best"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train what is missing, then write the report.
 
     Judges the images too where the sweep has a `quality:` section. With --race, the arms are trained one size and one
-    seed at a time, the cheapest size first, and those that can no longer be the best at the largest size are trained no
+    seed at a time, the largest size last, and those that can no longer be the best at the largest size are trained no
     further; the store's ledger says which, when and why. Without it a later run trains what a race left out.
     Trials run in parallel on Ray and are logged to MLflow. The same command resumes a sweep that was stopped.
     """
     study = Study(with_resources(sweep, cpus, gpus), open_store(store))
-    if budget is not None and not race:
-        raise SweepError("--budget has no effect without --race; add --race, or remove it")
+    for option, value, bounds in (("--budget", budget, FLOPS), ("--enough", enough, ENOUGH)):
+        if value is not None:
+            if not race:
+                raise SweepError(f"{option} has no effect without --race; add --race, or remove it")
+            check_option(option, value, bounds)
     most = math.inf if budget is None else budget
-    if budget is not None:
-        check_option("--budget", budget, FLOPS)
     try:
-        ran = study.run(address=address, race=race, budget=most, watch=terminal(as_json))
+        ran = study.run(address=address, race=race, budget=most, enough=enough or 0.0, watch=terminal(as_json))
         end(study, ran, as_json)
     except StoppedError as error:
         typer.echo(f"rfscale: {error}", err=True)

@@ -1,4 +1,4 @@
-"""A race: trials block by block, cheapest size first, over the arms that can still be the best. No Ray.
+"""A race: trials block by block, the largest size last, over the arms that can still be the best. No Ray.
 
 A block is one rung and one seed over all arms that race. When it has ended, `analysis.compare.race` is asked which
 arms can no longer be the best at the largest rung, from the blocks that have ended and nothing else; what is left of
@@ -23,7 +23,6 @@ from rfscale.store import Store
 from rfscale.store.ledger import DROPPED, INCLUDED
 
 if TYPE_CHECKING:
-    import numpy as np
 
     from analysis.compare.components import Array
     from analysis.compare.race import Verdict
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 RULE = "P(best at the largest size) <= 0.05 / arms, at any time"
 SAME_COST = 1.05
 """Arms whose trainings cost more than this factor apart are not raced: a race compares the ends of trainings."""
-WORLDS = 8
-"""Drawn from the priors, for what a race is expected to cost."""
+BEHIND = 1.5
+"""Seeds by which the largest rung is behind the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +72,8 @@ class Drop:
 
 
 def blocks(sweep: Sweep) -> tuple[Block, ...]:
-    """The blocks of a sweep, the cheapest rung first, and in each rung the seeds in the order of the file.
-
-    Raises SweepError where there is nothing to race.
-    """
+    """The blocks of a sweep: seed by seed, each from the cheapest rung up, the largest rung a seed and a half behind,
+    so that what a size says of a larger one is seen early. Raises SweepError where there is nothing to race."""
     if len(sweep.arms) < 2:
         raise SweepError(f"a race needs two arms or more, and {sweep.name} has one; run it without --race")
     places = {trial.trial_id: sweep.placing(trial) for trial in sweep.trials}
@@ -100,7 +97,16 @@ def blocks(sweep: Sweep) -> tuple[Block, ...]:
                 arms = {places[trial.trial_id].arm for trial in trials}
                 each = sum(trial.train_flops for trial in trials) / len(arms)
                 found.append(Block(f"{_label(rung, sweep)}, seed {seed}", at, seed, each, trials))
-    return tuple(found)
+    last = len(order) - 1
+    return tuple(sorted(found, key=lambda b: (seeds.index(b.seed) + (BEHIND if b.rung == last else 0), b.rung)))
+
+
+def log_sizes(order: tuple[Block, ...]) -> Array:
+    """Log FLOPs of a training of each rung."""
+    import numpy as np
+
+    sizes = {block.rung: block.flops for block in order}
+    return np.log([sizes[rung] for rung in sorted(sizes)])
 
 
 def _label(rung: tuple[tuple[str, str], ...], sweep: Sweep) -> str:
@@ -160,7 +166,11 @@ def raced(sweep: Sweep, store: Store) -> Raced | None:
         return None
     from analysis.compare.raced import Raced
 
-    return Raced(len(sweep.arms), blocks(sweep)[-1].flops, {arm: drop.sentence for arm, drop in gone.items()})
+    return Raced(
+        len(sweep.arms),
+        max(blocks(sweep), key=lambda block: block.rung).flops,
+        {arm: drop.sentence for arm, drop in gone.items()},
+    )
 
 
 # --- while it runs ----------------------------------------------------------------------------------------------------
@@ -175,9 +185,11 @@ class Race:
     missing: frozenset[str]  # the trials that had not ended when the race began, or went on
     say: Callable[[str], None] = lambda text: None
     budget: float = math.inf  # FLOPs: a block with which all blocks so far would come to more is not begun
+    enough: float = 0.0  # a share of loss: over once the leader is expected to be no further behind the best
     blocks: tuple[Block, ...] = field(init=False)
     gone: dict[str, Drop] = field(init=False)
     _asked: int = -1  # how many blocks had ended when it was last asked who is out
+    _led: tuple[str, float] = ("", math.inf)  # the leader, and how far it is expected to be behind the best
     _over: bool = False
 
     def __post_init__(self) -> None:
@@ -211,6 +223,9 @@ class Race:
         left = [arm for arm in self.sweep.arms if arm not in self.gone]
         if len(left) == 1:
             return f"{left[0]} alone is left"
+        leader, behind = self._led
+        if behind <= self.enough:
+            return f"{leader} leads and is expected to be {100 * behind:.2g} % behind the best, which is enough,"
         spent, then = self.spent(at), self.spent(at + 1)
         if then > self.budget:
             what = self.blocks[at].label
@@ -252,6 +267,7 @@ class Race:
         if verdict is None:
             return
         arms = self.sweep.arms
+        self._led = arms[verdict.best], math.expm1(verdict.shortfall)
         self.gone |= drops(self.sweep, self.store)  # another launcher of the same race may have said it
         for i in (i for i, arm in enumerate(arms) if verdict.out[i] and arm not in self.gone):
             drop = Drop(
@@ -288,7 +304,7 @@ def losses(sweep: Sweep, store: Store, order: tuple[Block, ...], ended: int) -> 
                 place: Placing = sweep.placing(trial)
                 cell = found.setdefault((arms.index(place.arm), block.rung), {})
                 cell.setdefault(place.tuned, {})[seeds.index(block.seed)] = math.log(state.loss)
-    x = np.log([next(block.flops for block in order if block.rung == k) for k in range(order[-1].rung + 1)])
+    x = log_sizes(order)
     y = np.full((len(arms), len(x), len(seeds)), np.nan)
     for (i, k), cell in found.items():
         for s, value in _tuned(cell).items():
@@ -313,75 +329,3 @@ def _judged(y: Array, x: Array) -> Verdict | None:
     from analysis.compare.race import judge
 
     return judge(y, x, intervals=False) if np.isfinite(y).any(axis=(1, 2)).sum() > 1 else None
-
-
-# --- before it runs ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What a race is expected to cost, from worlds drawn from its priors. `flops`: mean, and the 10 % and 90 % points;
-    `arms`: how many race in each block, in the mean; `left`: at the end."""
-
-    worlds: int
-    full: float
-    flops: float
-    low: float
-    high: float
-    blocks: tuple[Block, ...]
-    arms: tuple[float, ...]
-    left: float
-
-    @property
-    def sentence(self) -> str:
-        share = [100 * value / self.full for value in (self.flops, self.low, self.high)]
-        return (
-            f"race: {len(self.blocks)} blocks; about {self.flops:.3g} FLOPs, {share[0]:.0f} % of the whole grid "
-            f"({share[1]:.0f} to {share[2]:.0f} %: the 10 and 90 % points of {self.worlds} worlds drawn from its "
-            f"priors), {self.left:.1f} arms "
-            "left at the end"
-        )
-
-
-def expected(sweep: Sweep, worlds: int = WORLDS) -> Expected:
-    """What a race of the sweep is expected to cost, were it begun now from nothing. Raises SweepError as `blocks`
-    does."""
-    import numpy as np
-
-    from analysis.compare.race import drawn_world
-
-    order = blocks(sweep)
-    seeds = list(dict.fromkeys(block.seed for block in order))
-    x = np.log([next(block.flops for block in order if block.rung == k) for k in range(order[-1].rung + 1)])
-    rng = np.random.default_rng(0)
-    paths = [simulated(drawn_world(rng, len(sweep.arms), x, len(seeds)), x, order, seeds) for _ in range(worlds)]
-    counts = np.array([[racing.sum() for racing in path] for path in paths])  # (world, block + 1)
-    cost = counts[:, :-1] @ np.array([block.flops for block in order])
-    low, high = np.quantile(cost, [0.1, 0.9])
-    full = len(sweep.arms) * sum(block.flops for block in order)
-    return Expected(
-        worlds, full, float(cost.mean()), float(low), float(high), order, tuple(counts[:, :-1].mean(axis=0).tolist()),
-        float(np.maximum(counts[:, -1], 1).mean()),
-    )  # fmt: skip
-
-
-def simulated(
-    y: Array, x: Array, order: tuple[Block, ...], seeds: list[int], alpha: float | None = None
-) -> list[np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-    """Who would race in each block, and at the end, were y (arm, rung, seed) what the trainings give.
-
-    Nobody in the blocks after a race that one arm alone is left of.
-    """
-    import numpy as np
-
-    from analysis.compare.race import ALPHA, judge
-
-    seen, racing = np.full_like(y, np.nan), np.ones(len(y), dtype=bool)
-    path = []
-    for block in order:
-        path.append(racing.copy() if racing.sum() > 1 else np.zeros_like(racing))
-        if racing.sum() > 1:
-            s = seeds.index(block.seed)
-            seen[racing, block.rung, s] = y[racing, block.rung, s]
-            racing = racing & ~judge(seen, x, alpha=alpha or ALPHA, n_scales=48, draws=400, intervals=False).out
-    return [*path, racing]

@@ -137,21 +137,22 @@ class Study(Views, Sharing):
     # --- during -------------------------------------------------------------------------------------------------------
 
     def run(
-        self, *, address: str | None = None, race: bool = False, budget: float = math.inf, watch: Watch = SILENT
-    ) -> Ran:
+        self, *, address: str | None = None, race: bool = False, budget: float = math.inf, enough: float = 0.0,
+        watch: Watch = SILENT,
+    ) -> Ran:  # fmt: skip
         """Train what is missing, judge the images where the sweep asks for it, and write the report.
 
         `race`: block by block, and no more of the arms that can no longer be the best (`rfscale.run.race`), for at most
-        `budget` FLOPs.
+        `budget` FLOPs, and until the leader is expected to be within the share `enough` of the best.
         `address`: as of `launch`. What was trained has its report also where training or judging cannot go on, and
         where MLflow does not answer. Raises DataError, JudgeError, PlacementError, StoreError, TrackingError,
         LaunchError, StoppedError, TableError and CompareError; SweepError where there is nothing to race.
         """
         if race:
             blocks(self.sweep)  # before anything is written
-        return self.noted(decode=True)._run(address, budget if race else None, watch)
+        return self.noted(decode=True)._run(address, (budget, enough) if race else None, watch)
 
-    def _run(self, address: str | None, budget: float | None, watch: Watch) -> Ran:
+    def _run(self, address: str | None, until: tuple[float, float] | None, watch: Watch) -> Ran:
         from rfscale.run.tracking.mirror import Mirror, check_reachable, tracking_uri
 
         self.check()
@@ -167,8 +168,8 @@ class Study(Views, Sharing):
         self.store.check_writable()
         origin.record(self.sweep, self.store)
         allowed = everybody
-        if budget is not None:  # of a race
-            racing = Race(self.sweep, self.store, frozenset(trial.trial_id for trial in missing), watch.say, budget)
+        if until is not None:  # of a race
+            racing = Race(self.sweep, self.store, frozenset(trial.trial_id for trial in missing), watch.say, *until)
             missing, allowed = racing.open(missing), racing.allowed
         elif taken := take_back(self.sweep, self.store):
             watch.say(f"{taken} trials that a race had left out are trained now, since this run is none (--race)")

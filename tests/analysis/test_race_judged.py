@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import special, stats
 from synthetic_sweep import World, world_trials, write_sweep
 
 from analysis.compare import race
@@ -152,7 +153,21 @@ def test_a_small_size_counts_for_less_than_the_largest() -> None:
     assert not small.out[-1]
     assert large.at_least[-1] > 1.04
     assert small.chance[-1] > 10 * large.chance[-1]
-    assert last(planted(0.6, 0)).out[-1], "far enough behind is behind at every size"
+    far = planted(0.6, 0)
+    assert not last(far).out.any(), "what a size says of a larger one is not known before the second was seen"
+    far[:, 1, 0] = far[:, 0, 0]
+    assert last(far).out[-1], "far enough behind is behind at every size"
+
+
+def test_the_shortfall_is_what_choosing_the_leader_is_expected_to_cost(known_scales: Array) -> None:
+    """Of two arms, E max(0, d) of a normal d: the level of the leader minus that of the other."""
+    seed, single, _, arm = known_scales**2
+    y = np.array([[[0.0, 0.02, -0.01]], [[0.02, 0.01, 0.03]]])
+    v, rho = 2 * (seed + single) / 3, 2 * arm
+    mean, sd = float((y[0] - y[1]).mean()) * rho / (rho + v), np.sqrt(rho * v / (rho + v))
+    found = judge(y, np.zeros(1), draws=200_000)
+    assert found.shortfall == pytest.approx(mean * special.ndtr(mean / sd) + sd * stats.norm.pdf(mean / sd), rel=0.02)
+    assert last(planted(0.6, 0)).shortfall == np.inf, "not known before a second size was seen"
 
 
 def test_what_a_block_does_to_all_arms_changes_nothing() -> None:

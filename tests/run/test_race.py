@@ -20,7 +20,8 @@ from analysis.compare.race import Verdict
 from rfscale import names
 from rfscale.run import race as module
 from rfscale.run.queue import Outcome
-from rfscale.run.race import Race, blocks, drops, expected, left_out, losses, raced, take_back
+from rfscale.run.race import Race, blocks, drops, left_out, losses, raced, take_back
+from rfscale.run.race_cost import expected
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.sweep_file import load_sweep
 from rfscale.spec.trial import Trial
@@ -44,7 +45,7 @@ def sweep_of(**changes: Any) -> Sweep:
 def verdict(*out: int) -> Verdict:
     """These arms are out."""
     known = np.full(3, 0.5)
-    return Verdict(known, 0, known, known, known, 1.04 + 0 * known, np.isin(np.arange(3), out), {})
+    return Verdict(known, 0, known, known, known, 1.04 + 0 * known, np.isin(np.arange(3), out), 0.02, {})
 
 
 def _status(folder: TrialFolder) -> str:
@@ -183,6 +184,23 @@ def test_a_budget_begins_no_block_that_does_not_fit(store: Store, monkeypatch: p
         if budget < math.inf:
             assert race.spent(3 if trained == 7 else 2) <= budget
             assert f"of {budget:.3g} after block" in heard[-1]
+
+
+def test_a_race_ends_when_the_leader_is_near_enough(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = sweep_of()
+    Told(monkeypatch, store, after_2=(1,))
+    for enough, trained in ((0.0203, 3), (0.0201, 10)):
+        place = Store(store.root / f"{enough:g}")
+        place.check_writable()
+        race, waiting = begun(sweep, place)
+        race.enough, heard = enough, list[str]()
+        race.say = heard.append
+        assert len(run(race, waiting, Outcome())) == trained
+        if trained == 3:
+            assert heard[-1] == (
+                "race: rf leads and is expected to be 2 % behind the best, which is enough, after block 1 (depth 1, "
+                "seed 0), so it is over"
+            )
 
 
 def test_a_failed_trial_ends_its_place_in_the_block(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
