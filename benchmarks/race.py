@@ -2,11 +2,11 @@
 
     python benchmarks/race.py [--worlds 100] [--only samplers made]
 
-The rule is that of `analysis.compare.race`, blocks as `rfscale run --race` trains them: three sizes of which each
+The rule is that of `analysis.compare.race`, blocks in the order of `rfscale run --race`: three sizes of which each
 costs 7 and 3.2 times the one before (those of `samplers.yaml`), three seeds. For every kind of world: how often the
-arm that is best at the largest size in truth is kept to the end; FLOPs as a share of the whole grid; how many arms are
-left; how often the leader at the end is the best, or within 1 % of it; and, were the race stopped after a third of the
-grid's FLOPs (a fifth with 61 arms), how many arms are still in it and whether the best is among them.
+arm that is best at the largest size in truth is kept; FLOPs as a share of the whole grid; how many arms are left; how
+often the leader is the best, or within 1 % of it: at the end, where `--enough 0.01` ends it, and where a `--budget` of
+a third of the grid's FLOPs does (a fifth with 61 arms).
 
 Worlds from `samplers.yaml` (`benchmarks/data/samplers.csv`, its 153 losses): the truth is the mean over seeds of each
 formulation at each size, noise is drawn from the residuals of all formulations at that size, so what is not normal in
@@ -21,12 +21,14 @@ import argparse
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.compare.race import judge
+from rfscale.run.race import BEHIND
 
 Array = NDArray[np.float64]
 World = Callable[[np.random.Generator], tuple[Array, Array]]
@@ -98,37 +100,51 @@ def made(n_arms: int, noise: float, *, size: float = 0.015, tails: bool = False,
 
 
 @dataclass(frozen=True)
-class Raced:
-    """One race. `early`: after the blocks that fit the early share, (arms left, whether the best is among them)."""
+class Look:
+    """Where a race stands after a block. `cost`: share of the FLOPs of the grid; `kept`: whether the best is in it."""
 
-    kept: bool
     cost: float
     left: int
-    leader: bool
+    kept: bool
+    leads: bool
     near: bool
-    early: tuple[int, bool, bool]
-    worst: float  # how far the best was ahead of the lowest arm kept, where it was lost
+    shortfall: float  # of the leader, as the race expects it
 
 
-def race(y: Array, level: Array, early: float) -> Raced:
+def order() -> list[tuple[int, int]]:
+    """(size, seed) of the blocks, as `rfscale.run.race.blocks` has them."""
+    last = len(X) - 1
+    every = product(range(len(X)), range(SEEDS))
+    return sorted(every, key=lambda at: (at[1] + (BEHIND if at[0] == last else 0), at[0]))
+
+
+def race(y: Array, level: Array) -> list[Look]:
     """Block by block, until one arm is left or the grid is over."""
     n = len(y)
-    seen, racing, spent, leader = np.full_like(y, np.nan), np.ones(n, dtype=bool), 0.0, 0
-    whole, best = n * SEEDS * FLOPS.sum(), int(level.argmin())
-    at_early = (n, True, False)
-    for k in range(len(X)):
-        for s in range(SEEDS):
-            if racing.sum() == 1:
-                continue
-            seen[racing, k, s] = y[racing, k, s]
-            spent += FLOPS[k] * racing.sum()
-            found = judge(seen, X, n_scales=64, draws=300, intervals=False)
-            racing, leader = racing & ~found.out, found.best
-            if spent <= early * whole:
-                at_early = (int(racing.sum()), bool(racing[best]), leader == best)
-    behind = float(level[racing].min() - level[best])
-    close = bool(level[leader] - level[best] < NEAR)
-    return Raced(bool(racing[best]), spent / whole, int(racing.sum()), leader == best, close, at_early, behind)
+    seen, racing, spent = np.full_like(y, np.nan), np.ones(n, dtype=bool), 0.0
+    whole, best, looks = n * SEEDS * FLOPS.sum(), int(level.argmin()), list[Look]()
+    for k, s in order():
+        if racing.sum() == 1:
+            break
+        seen[racing, k, s] = y[racing, k, s]
+        spent += FLOPS[k] * racing.sum()
+        found = judge(seen, X, n_scales=64, draws=300, intervals=False)
+        racing = racing & ~found.out
+        near = bool(level[found.best] - level[best] < NEAR)
+        looks.append(
+            Look(spent / whole, int(racing.sum()), bool(racing[best]), found.best == best, near, found.shortfall)
+        )
+    return looks
+
+
+def within(looks: list[Look], share: float) -> Look:
+    """The last look that a budget of this share allows."""
+    return [look for look in looks if look.cost <= share][-1]
+
+
+def enough(looks: list[Look], shortfall: float) -> Look:
+    """The look at which `--enough` ends the race."""
+    return next((look for look in looks if look.shortfall <= np.log1p(shortfall)), looks[-1])
 
 
 WORLDS: dict[str, dict[str, tuple[int, World]]] = {
@@ -161,33 +177,35 @@ def percent(hits: list[bool]) -> str:
     return f"{100 * p:.1f} +- {100 * np.sqrt(smooth * (1 - smooth) / n):.1f} %"
 
 
+def told(looks: list[Look]) -> str:
+    """How often the best is kept, FLOPs, arms left, how often the leader is the best, and within 1 % of it."""
+    costs = 100 * np.array([look.cost for look in looks])
+    low, high = np.quantile(costs, [0.1, 0.9])
+    return (
+        f"{percent([look.kept for look in looks])} | {costs.mean():.0f} % ({low:.0f} to {high:.0f}) | "
+        f"{np.mean([look.left for look in looks]):.1f} | {percent([look.leads for look in looks])}; "
+        f"{percent([look.near for look in looks])}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=100)
     parser.add_argument("--only", nargs="+", choices=list(WORLDS), default=list(WORLDS))
     parser.add_argument("--arms", type=int, nargs="+", default=[17, 61])
+    parser.add_argument("--words", default="", help="only worlds whose name has these words")
     arguments = parser.parse_args()
-    print(
-        "| world | best kept | FLOPs of the grid | arms left | leader best, within 1 % | early: arms, best in, leads |"
-    )
+    print("| world | until | best kept | FLOPs of the grid | arms left | leader is best; within 1 % of it |")
     print("|---|---|---|---|---|---|")
     for kind in arguments.only:
         for name, (n, world) in WORLDS[kind].items():
-            if n not in arguments.arms:
+            if n not in arguments.arms or arguments.words not in name:
                 continue
-            early = 1 / 3 if n == 17 else 1 / 5
-            found = [race(*world(np.random.default_rng([7, i])), early) for i in range(arguments.worlds)]
-            costs = np.array([one.cost for one in found])
-            told = (
-                name,
-                percent([one.kept for one in found]),
-                "{:.0f} % ({:.0f} to {:.0f})".format(*100 * np.array([costs.mean(), *np.quantile(costs, [0.1, 0.9])])),
-                f"{np.mean([one.left for one in found]):.1f}",
-                f"{percent([one.leader for one in found])}, {percent([one.near for one in found])}",
-                f"{np.mean([one.early[0] for one in found]):.1f}, {percent([one.early[1] for one in found])}, "
-                f"{percent([one.early[2] for one in found])}",
-            )
-            print(f"| {' | '.join(told)} |", flush=True)
+            share, words = (1 / 3, "a third") if n == 17 else (1 / 5, "a fifth")
+            found = [race(*world(np.random.default_rng([7, i]))) for i in range(arguments.worlds)]
+            print(f"| {name}, {arguments.worlds} worlds | the end | {told([looks[-1] for looks in found])} |")
+            print(f"| | `--enough 0.01` | {told([enough(looks, 0.01) for looks in found])} |")
+            print(f"| | {words} of the FLOPs | {told([within(looks, share) for looks in found])} |", flush=True)
 
 
 if __name__ == "__main__":
