@@ -23,7 +23,6 @@ from rfscale.store import Store
 from rfscale.store.ledger import DROPPED, INCLUDED
 
 if TYPE_CHECKING:
-
     from analysis.compare.components import Array
     from analysis.compare.race import Verdict
     from analysis.compare.raced import Raced
