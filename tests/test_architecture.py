@@ -133,6 +133,7 @@ def test_only_the_command_line_and_run_import_analysis() -> None:
         "rfscale.run.publish.choose",
         "rfscale.run.publish.publication",
         "rfscale.run.race",
+        "rfscale.run.race_cost",
         "rfscale.run.results",
         "rfscale.run.study",
         "rfscale.run.tracking.summary",
