@@ -11,6 +11,7 @@ A sweep is given as its file, as a mapping that says the same, or loaded. Fields
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,21 +63,24 @@ def run(
     *,
     address: str | None = None,
     race: bool = False,
+    budget: float = math.inf,
+    enough: float = 0.0,
     quiet: bool = False,
     **fields: Any,
 ) -> Ran:
     """Train what is missing, judge where the sweep asks for it, and write the report; `quiet`: show no progress.
 
-    The same call goes on with a sweep that was stopped. `address`, `race` and errors as of `Study.run`.
+    The same call goes on with a sweep that was stopped. `address`, `race`, `budget` and `enough` (of a race) and errors
+    as of `Study.run`.
     """
     study = Study(load(sweep, **fields), _store(store))
     if quiet:
-        return study.run(address=address, race=race)
+        return study.run(address=address, race=race, budget=budget, enough=enough)
     from rich.console import Console
 
     from rfscale.run.progress import Terminal
 
-    return study.run(address=address, race=race, watch=Terminal(Console()))
+    return study.run(address=address, race=race, budget=budget, enough=enough, watch=Terminal(Console()))
 
 
 def open_study(store: Place, sweep: Given, /, **fields: Any) -> Study:
