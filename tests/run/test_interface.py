@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -114,7 +115,7 @@ def test_plan_and_run_are_calls(tiny: Mapping, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Study, "run", run)
     assert rfscale.run(tiny, tmp_path, quiet=True, name="other") == "ran"
-    assert asked == [("other", tmp_path, {"address": None, "race": False})]
+    assert asked == [("other", tmp_path, {"address": None, "race": False, "budget": math.inf, "enough": 0.0})]
     rfscale.run(tiny, address="auto")
     assert asked[1][1:2] == (Path("runs"),)
     assert asked[1][2]["address"] == "auto"
