@@ -35,7 +35,7 @@ from rfscale.run.encoding.shard import Writer, shard_file
 from rfscale.spec.sweep import Resources
 from rfscale.spec.sweep_file import parse_sweep
 from rfscale.train.batches import Batches
-from rfscale.train.placement import one_device
+from rfscale.train.placement import placed
 from rfscale.train.state import TrainState
 from rfscale.train.step import Recipe, Sums, take_step
 
@@ -180,7 +180,7 @@ def read(data: object, first: int) -> None:
 
 def step(folder: Path, steps: int, device: str) -> None:
     (trial,) = parse_sweep(sweep_of(folder)).trials
-    placement = one_device(Resources(gpus=1 if device == "cuda" else 0))
+    placement = placed(Resources(gpus=1 if device == "cuda" else 0))
     batches, state = Batches(trial, placement.device), TrainState.at_the_start(trial, placement)
     recipe, sums = Recipe.of(trial, placement), Sums(placement.device)
     waited = worked = 0.0
