@@ -181,7 +181,7 @@ def read(data: object, first: int) -> None:
 def step(folder: Path, steps: int, device: str) -> None:
     (trial,) = parse_sweep(sweep_of(folder)).trials
     placement = placed(Resources(gpus=1 if device == "cuda" else 0))
-    batches, state = Batches(trial, placement.device), TrainState.at_the_start(trial, placement)
+    batches, state = Batches(trial, placement), TrainState.at_the_start(trial, placement)
     recipe, sums = Recipe.of(trial, placement), Sums(placement.device)
     waited = worked = 0.0
     made = []
