@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from analysis.compare.labels import number as written
 from analysis.compare.labels import words
-from analysis.compare.numbers import NOT_KNOWN, fixed, interval, listed, number, sentence
+from analysis.compare.numbers import NOT_KNOWN, decimal, fixed, interval, listed, number, sentence
 from analysis.tuning.law import Law
 from analysis.tuning.optimum import Optimum, is_decay
 from analysis.tuning.shift import EXPONENTS
@@ -89,12 +91,20 @@ def shift_sentences(tuning: Tuning) -> list[str]:
     return [told, *_moves(tuning)]
 
 
+def exponent(value: float, sides: tuple[float, float]) -> str:
+    """An exponent with its interval; no value where the interval leaves it out: the fit has run to an end of its
+    search, and what stands there is that end and no estimate."""
+    if all(map(math.isfinite, sides)) and not sides[0] <= value <= sides[1]:
+        return f"not told [{decimal(sides[0], 3)}, {decimal(sides[1], 3)}]"
+    return fixed(value, sides, 3)
+
+
 def _moves(tuning: Tuning) -> list[str]:
     tuned, held = tuning.shift.tuned, tuning.shift.fixed
     assert held is not None
     said = {
         arm: "; ".join(
-            f"{name} {fixed(*held.exponents[arm][name], 3)} held, {fixed(*tuned.exponents[arm][name], 3)} tuned"
+            f"{name} {exponent(*held.exponents[arm][name])} held, {exponent(*tuned.exponents[arm][name])} tuned"
             for name in EXPONENTS
         )
         for arm in tuned.exponents

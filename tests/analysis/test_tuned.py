@@ -16,7 +16,7 @@ from analysis.tuning.law import fit_law
 from analysis.tuning.optimum import Optimum, coordinate, independent, optima, value_of
 from analysis.tuning.summary import Tuning
 from analysis.tuning.surface import Skew, Surface
-from analysis.tuning.wording import law_sentences, rows
+from analysis.tuning.wording import exponent, law_sentences, rows
 from benchmarks.tuned import KEY, World, coverage, exponents
 
 NO_ATTENTION = pd.DataFrame(columns=list(COLUMNS))
@@ -144,3 +144,16 @@ def test_the_report_has_the_optima_the_laws_and_what_tuning_moves(tmp_path: Path
     ):
         assert told in page, told
     assert list(pd.read_csv(tmp_path / "tuned.csv")["arm"]) == ["rf"] * 12
+
+
+@pytest.mark.parametrize(
+    ("value", "sides", "said"),
+    [
+        (0.628, (0.496, 0.781), "0.628 [0.496, 0.781]"),
+        (8.0, (0.136, 1.656), "not told [0.136, 1.656]"),
+        (0.628, (math.nan, math.nan), "0.628"),
+    ],
+)
+def test_an_exponent_outside_its_interval_is_no_estimate(value: float, sides: tuple[float, float], said: str) -> None:
+    """8 is the end of the search for an exponent; its interval is that of the resamples, which did not run there."""
+    assert exponent(value, sides) == said
