@@ -42,7 +42,10 @@ def training(sweep: Sweep, store: Store, allowed: Allowed = everybody) -> Work:
     trunks = trunks_of(sweep) if store.remote is None else ()  # they lie on one disk
     shared = {branch.trial_id: trunk for trunk in trunks for branch in trunk.branches}
     takes = packed(sweep, store)
-    store_id = store.identity() if store.remote is None else ""
+    store_id = ""
+    if store.remote is None:
+        store.root.mkdir(parents=True, exist_ok=True)
+        store_id = store.identity()
     after: dict[str, dict[str, str]] = {}  # trial id -> how its last attempt ended, where that could not say so
     halved: dict[str, int] = {}  # trial id -> the microbatch that it takes next
 

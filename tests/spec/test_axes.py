@@ -195,8 +195,8 @@ BAD: dict[str, tuple[Mapping, str]] = {
     "a wrong value in a list": ({"training": {"beta2": [0.9, 2]}}, "training.beta2 = 2: it should be"),
     "arms that are a list": ({"arms": ["rf"]}, r"arms = \['rf'\]"),
     "too many": (
-        {"training": {"weight_decay": [i / 1000 for i in range(101)]}, "seeds": list(range(100))},
-        "101 training.weight_decay x 100 seeds make 10,100 trials",
+        {"training": {"weight_decay": [i / 1000 for i in range(101)]}, "seeds": list(range(200))},
+        "101 training.weight_decay x 200 seeds make 20,200 trials",
     ),
 }
 
