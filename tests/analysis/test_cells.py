@@ -64,7 +64,9 @@ def table_of(
             names.VAL_LOSS: curve[-1][1],
         })  # fmt: skip
     columns = sorted({key for identity in identities for key in identity})
-    out = [(_id(identity), identity["formulation"], identity["formulation"], 1, 0, s, "", "") for identity, s in rejected]
+    out = [
+        (_id(identity), identity["formulation"], identity["formulation"], 1, 0, s, "", "") for identity, s in rejected
+    ]
     return SweepTable(
         name="sweep", tracking_uri="", question="", roles=roles,
         trials=_beside(pd.DataFrame(rows), identities, columns),

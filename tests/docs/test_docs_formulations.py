@@ -77,6 +77,7 @@ def test_the_example_is_not_there_yet() -> None:
     assert "rf/beta" not in FAMILIES
 
 
+@pytest.mark.slow
 def test_the_added_formulation_passes_the_tests_of_all_others(extended: Path, tmp_path: Path) -> None:
     """KS against the density, derivative of the quantile function, order of the draws, weights: nothing is skipped."""
     pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(extended / "tests")]

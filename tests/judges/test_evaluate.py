@@ -250,6 +250,7 @@ evaluate(words().trials[0], Store(Path({store!r})), quality_of(words()), progres
 """
 
 
+@pytest.mark.slow
 def test_an_evaluation_killed_twice_ends_as_one_left_alone(trained: tuple[Sweep, Trial, Store], tmp_path: Path) -> None:
     sweep, trial, store = trained
     folder = store.trial(trial.trial_id)

@@ -59,6 +59,7 @@ def test_without_permission_it_is_refused_and_nothing_of_it_was_run(
     assert files_in(sweep.parent) == before
 
 
+@pytest.mark.slow
 def test_end_to_end(sweep: Path, rfscale: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """A backbone and a data set of a user: plan, run in Ray's workers, compare, report."""
     planned = rfscale("plan", sweep, "--allow-plugins", "--json")
@@ -108,6 +109,7 @@ def ids(sweep: Path) -> list[str]:
     return [str(trial_id) for trial_id in json.loads(done.stdout)]
 
 
+@pytest.mark.slow
 def test_the_text_of_a_plugin_is_part_of_the_identity_and_its_place_is_not(sweep: Path, tmp_path: Path) -> None:
     first = ids(sweep)
     assert len(set(first)) == 4

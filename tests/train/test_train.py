@@ -445,6 +445,7 @@ def test_the_next_batch_is_asked_for_before_the_step(
 # --- interrupted ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_trial_killed_three_times_ends_as_one_left_alone(
     tiny: Mapping, tmp_path: Path, write_sweep: Callable[[Mapping], Path]
 ) -> None:
