@@ -6,7 +6,8 @@ import math
 
 from analysis.compare.labels import number as written
 from analysis.compare.labels import words
-from analysis.compare.numbers import NOT_KNOWN, decimal, fixed, interval, listed, number, sentence
+from analysis.compare.numbers import NOT_KNOWN, fixed, interval, listed, number, sentence
+from analysis.style import decimal
 from analysis.tuning.law import Law
 from analysis.tuning.optimum import Optimum, is_decay
 from analysis.tuning.shift import EXPONENTS
