@@ -304,6 +304,7 @@ def test_a_race_that_is_killed_goes_on_with_the_same_drops(tmp_path: Path) -> No
     page = (peace.report(sweep.name) / "report.html").read_text()
     assert "This sweep was raced" in page
     assert "eps/linear was dropped" in page
+    assert 'id="trend"' not in page, "a heading over nothing"
     line = json.loads((killed.root / "ledger.jsonl").read_text().splitlines()[0])
     assert line["action"] == "dropped"
     assert line["race"]["blocks"] >= 1
