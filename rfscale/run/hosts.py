@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +18,13 @@ from typing import Any
 from analysis.table.store import is_database, keeps_files_itself
 from rfscale import names
 from rfscale.run.queue import LaunchError
+from rfscale.run.tasks import SEEN_SECONDS, appears
 from rfscale.store import Store, StoreError
 from rfscale.store.objects import ObjectPort
 from rfscale.store.remote import given_url
 
 ANSWER_SECONDS = 60.0
 """For all machines together. One that says nothing until then is not judged: it may be starting, or full."""
-SEEN_SECONDS = 5.0  # until a shared file system shows what another machine made
 SHOWN = 3  # machines that a sentence names
 
 
@@ -87,11 +86,8 @@ def look(place: str, marker: str) -> str:
         except StoreError as error:
             return names.one_line(error, 200)
         return ""
-    deadline = time.monotonic() + SEEN_SECONDS
-    while not Path(marker).is_dir():
-        if time.monotonic() > deadline:
-            return "its files are not there"
-        time.sleep(0.2)
+    if not appears(Path(marker).is_dir, SEEN_SECONDS):
+        return "its files are not there"
     try:
         descriptor, _ = tempfile.mkstemp(dir=marker)
         os.close(descriptor)

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,14 +129,26 @@ def train_task(
 
 def _unseen(folder: TrialFolder, store_id: str) -> str:
     """A sentence where this machine does not see the store, "" where it does. Nothing is written where it is not."""
-    root, deadline = folder.path.parent.parent, time.monotonic() + SEEN_SECONDS
-    while True:
+    root = folder.path.parent.parent
+
+    def there() -> bool:
         with suppress(StoreError):
-            if (read_json(root / "store.json") or {}).get("id") == store_id:
-                return ""
+            return bool((read_json(root / "store.json") or {}).get("id") == store_id)
+        return False
+
+    if appears(there, SEEN_SECONDS):
+        return ""
+    return f"{socket.gethostname()} does not see the store {root}: every machine needs the same folder there"
+
+
+def appears(there: Callable[[], bool], seconds: float) -> bool:
+    """Whether what another machine wrote is there, or comes within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not there():
         if time.monotonic() > deadline:
-            return f"{socket.gethostname()} does not see the store {root}: every machine needs the same folder there"
+            return False
         time.sleep(0.2)
+    return True
 
 
 def _met(settings: Resources, several: bool) -> AbstractContextManager[Ranks]:

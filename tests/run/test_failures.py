@@ -253,21 +253,26 @@ def test_a_trial_that_is_in_no_store_remembers_nothing(sweep: Sweep, tmp_path: P
 # --- achieved and planned ---------------------------------------------------------------------------------------------
 
 
+def stopping_once(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """The sweep with a checkpoint at every step; the disk is full at step 4 of its first attempt, and not again."""
+    step, left = loop_module.take_step, [1]
+
+    def stopping(state: Any, *rest: Any) -> None:
+        if state.at.step == 4 and left:
+            left.clear()
+            raise system(errno.ENOSPC)
+        step(state, *rest)
+
+    monkeypatch.setattr(loop_module, "take_step", stopping)
+    return sweep.model_copy(update={"resources": sweep.resources.model_copy(update={"checkpoint_seconds": 1e-9})})
+
+
 def test_what_was_achieved_is_what_was_planned_also_after_a_stop(
     sweep: Sweep, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = sweep.trials[0]
-    folder, step = store.trial(trial.trial_id), loop_module.take_step
-
-    def stopping(state: Any, *rest: Any) -> None:
-        if state.at.step == 4:
-            raise system(errno.ENOSPC)
-        step(state, *rest)
-
-    often = sweep.model_copy(update={"resources": sweep.resources.model_copy(update={"checkpoint_seconds": 1e-9})})
-    monkeypatch.setattr(loop_module, "take_step", stopping)
+    folder, often = store.trial(trial.trial_id), stopping_once(sweep, monkeypatch)
     assert run(trial, folder, often) is not None
-    monkeypatch.setattr(loop_module, "take_step", step)
     assert run(trial, folder, often) is None
     result = read_json(folder.result) or {}
     assert (result["samples"], result["train_flops"]) == (trial.training.samples, trial.train_flops)
@@ -296,22 +301,13 @@ def test_a_checkpoint_of_an_older_version_counts_nothing_and_is_not_incomplete(
     sweep: Sweep, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = sweep.trials[0]
-    folder, step = store.trial(trial.trial_id), loop_module.take_step
-
-    def stopping(state: Any, *rest: Any) -> None:
-        if state.at.step == 4:
-            raise system(errno.ENOSPC)
-        step(state, *rest)
-
-    often = sweep.model_copy(update={"resources": sweep.resources.model_copy(update={"checkpoint_seconds": 1e-9})})
-    monkeypatch.setattr(loop_module, "take_step", stopping)
+    folder, often = store.trial(trial.trial_id), stopping_once(sweep, monkeypatch)
     run(trial, folder, often)
     for checkpoint in folder.checkpoints():
         at = json.loads((checkpoint / "state.json").read_text())
         del at["samples"], at["flops"]
         (checkpoint / "state.json").write_text(json.dumps(at))
         (checkpoint / "manifest.json").unlink()
-    monkeypatch.setattr(loop_module, "take_step", step)
     assert run(trial, folder, often) is None
     result = read_json(folder.result) or {}
     assert result["status"] == names.FINISHED
