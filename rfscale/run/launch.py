@@ -164,12 +164,12 @@ def _keep_busy(
                     raise StoppedError(f"{asked.sentence}; trials that ran are finished")
                 if dead := _dead(ray, address):
                     raise _RayDiedError(dead)
-                # Twice what runs at once keeps every slot busy, and no more than that waits inside Ray. Without a
-                # single slot, when nodes were lost, one trial still waits there: that makes a cluster start new ones.
+                # Without a single slot, when nodes were lost, one trial still waits inside Ray: that makes a cluster
+                # start new ones.
                 if not nodes or (address is not None and time.monotonic() > nodes_at + NODES_SECONDS):
                     nodes, nodes_at = _nodes(ray, queue.nodes), time.monotonic()
-                free = 2 * max(1, *(slots(need, nodes) for need in needs)) - len(tasks.trials)
-                for trial in queue.next(free) if asked is None else ():
+                room = max(1, *(slots(need, nodes) for need in needs))
+                for trial in queue.give(room, tasks.trials.values()) if asked is None else ():
                     tasks.begin(trial, queue.nodes.not_for(trial.trial_id, queue.work.resources(trial)))
                 elsewhere = not tasks.trials
                 for trial, found in tasks.ended():

@@ -29,7 +29,7 @@ class Nodes:
     have: Mapping[str, Node] = field(default_factory=dict)  # id -> what it has
     drained: dict[str, str] = field(default_factory=dict)  # id -> a sentence
     _row: dict[str, list[str]] = field(default_factory=dict)  # id -> trials that failed there in a row
-    _last: dict[str, str] = field(default_factory=dict)  # trial id -> the machine on which it failed last
+    last: dict[str, str] = field(default_factory=dict)  # trial id -> the machine on which it failed last
 
     def fine(self, node: str) -> None:
         """A trial ended well there."""
@@ -37,8 +37,13 @@ class Nodes:
 
     def not_for(self, trial_id: str, need: Resources) -> tuple[str, ...]:
         """The machines that a trial is not given to."""
-        last = self._last.get(trial_id, "")
-        return (*self.drained, last) if last in self.alive and self._others(last, need) else tuple(self.drained)
+        last = self.last.get(trial_id, "")
+        elsewhere = last in self.alive and last not in self.drained and self._others(last, need)
+        return (*self.drained, last) if elsewhere else tuple(self.drained)
+
+    def choosy(self, trial_id: str, need: Resources) -> bool:
+        """Whether a trial is not given to a machine that others are given to."""
+        return len(self.not_for(trial_id, need)) > len(self.drained)
 
     def _others(self, node: str, need: Resources) -> bool:
         """Whether there is room for such a trial beside the machine."""
@@ -53,7 +58,7 @@ class Nodes:
         if not node or not self._others(node, need):
             return []
         if problem.failure in _MAY_BE_THE_MACHINE:
-            self._last[trial_id] = node
+            self.last[trial_id] = node
         row = self._row.setdefault(node, [])
         if problem.failure in (BAD_NODE, *_MAY_BE_THE_MACHINE) and trial_id not in row:
             row.append(trial_id)

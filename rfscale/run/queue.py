@@ -8,7 +8,7 @@ trial may be what kills machines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -75,6 +75,32 @@ class Queue:
     _began: dict[str, Trial] = field(default_factory=dict)  # of this launch, by id
     _reached: dict[str, int] = field(default_factory=dict)  # trial id -> its progress when it was last looked at
     _deaths: dict[str, int] = field(default_factory=dict)  # in a row, without progress
+
+    def give(self, room: int, given: Collection[Trial]) -> list[Trial]:
+        """Take those that Ray gets now beside what it was given already; `room`: how many run at once.
+
+        Twice as many keep every slot busy. But where trials of two kinds wait on a machine, those that go anywhere and
+        one that does not, Ray deals out that machine's slots in turn, and no longer sends the others to a machine that
+        is free (2.60, GrantScheduledLeasesToWorkers): it would idle until a trial of the first one ends. So one that is
+        not for every machine is given when nothing else waits there, and beside it others only as there is room.
+        """
+        held = [trial for trial in self.waiting if self._choosy(trial)]
+        asks = [trial for trial in given if self._choosy(trial) and not self.work.begun(trial)]
+        if not held and not asks:
+            return self.next(2 * room - len(given))
+        if not asks and not all(self.work.begun(trial) for trial in given):
+            return []
+        self.waiting = [trial for trial in self.waiting if not self._choosy(trial)]
+        try:
+            if asks:
+                return self.next(room - (len(given) - len(asks)))
+            self.waiting.insert(0, held.pop(0))
+            return self.next(1)
+        finally:
+            self.waiting[:0] = held
+
+    def _choosy(self, trial: Trial) -> bool:
+        return trial.trial_id in self.nodes.last and self.nodes.choosy(trial.trial_id, self.work.resources(trial))
 
     def next(self, count: int) -> list[Trial]:
         """Take up to `count` trials."""
