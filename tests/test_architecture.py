@@ -121,6 +121,7 @@ def test_only_the_command_line_and_run_import_analysis() -> None:
         "rfscale.run.tracking.database",
         "rfscale.run.tracking.mirror",
         "rfscale.run.tracking.places",
+        "rfscale.run.tracking.runs",
         "rfscale.run.planned",
         "rfscale.run.prediction",
         "rfscale.run.progress",
@@ -157,10 +158,7 @@ def test_one_adapter_per_outside_system() -> None:
     assert users == {
         "ray": {"rfscale.run.launch"},
         "mlflow": {
-            *(
-                f"rfscale.run.tracking.{name}"
-                for name in ("copies", "database", "logged", "mirror", "places", "sending")
-            ),
+            *(f"rfscale.run.tracking.{name}" for name in ("copies", "database", "logged", "places", "runs", "sending")),
             *(f"rfscale.run.tracking.{name}" for name in ("summary", "together")),
             *(f"analysis.table.{name}" for name in ("histories", "read", "runs", "store")),
         },

@@ -237,7 +237,7 @@ def test_what_another_process_began_is_found_in_the_store_and_nothing_is_searche
     first, second = Mirror(sweep, store), Mirror(sweep, store)
     searched: list[str] = []
     created: list[str] = []
-    create = second._create
+    create = second._runs.create
 
     def search(text: str = "") -> dict[str, list[Any]]:
         searched.append(text)
@@ -247,8 +247,8 @@ def test_what_another_process_began_is_found_in_the_store_and_nothing_is_searche
         created.append(trial.trial_id)
         return create(trial, record)
 
-    monkeypatch.setattr(second, "_runs", search)
-    monkeypatch.setattr(second, "_create", noted)
+    monkeypatch.setattr(second._runs, "_read", search)
+    monkeypatch.setattr(second._runs, "create", noted)
     for trial in sweep.trials[:3]:
         measure(begin(store, trial), range(1, 3))
     first.sync_all()

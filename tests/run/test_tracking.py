@@ -514,7 +514,7 @@ def test_two_runs_of_one_training_become_one(store: Store, sweep: Sweep) -> None
     folder = begin(store, sweep.trials[0])
     measure(folder, range(1, 10))
     mirrors = [Mirror(sweep, store), Mirror(sweep, store)]
-    twins = [m._create(sweep.trials[0], json.loads(folder.record.read_text())) for m in mirrors]
+    twins = [m._runs.create(sweep.trials[0], json.loads(folder.record.read_text())) for m in mirrors]
     assert len(runs(store, sweep)) == 2
     end(folder)
     Mirror(sweep, store).finish()
@@ -613,7 +613,7 @@ def test_runs_of_others_in_an_experiment_of_the_same_name_are_left_alone(
 
 def test_a_deleted_experiment_is_one_sentence(store: Store, sweep: Sweep) -> None:
     mirror = Mirror(sweep, store)
-    client(store).delete_experiment(mirror._experiment)
+    client(store).delete_experiment(mirror._runs.experiment)
     with pytest.raises(TrackingError, match=r"was deleted; restore it with `mlflow experiments restore -x \d+`"):
         Mirror(sweep, store)
 

@@ -19,51 +19,28 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from analysis.table.runs import runs_of_experiment
-from analysis.table.store import (
-    AbsentError,
-    TrackingError,
-    connect,
-    database_address,
-    database_path,
-    keeps_files_itself,
-    said_of,
-)
+from analysis.table.store import AbsentError, TrackingError, connect, database_address, database_path, said_of
 from rfscale import names
 from rfscale.run.due import Due
 from rfscale.run.origin import command
-from rfscale.run.tracking.copies import Copy, description, started
+from rfscale.run.tracking.copies import Copy
 from rfscale.run.tracking.database import client_of
-from rfscale.run.tracking.decided import Decided
-from rfscale.run.tracking.logged import delete_run
-from rfscale.run.tracking.moved import artifacts_of, follow
-from rfscale.run.tracking.places import (
-    has_identity,
-    place_of,
-    relabel_runs,
-    search,
-)
-from rfscale.run.tracking.sending import ENDED, TAG_LENGTH, Asked, send_parameters, send_points, send_status
+from rfscale.run.tracking.moved import follow
+from rfscale.run.tracking.runs import Runs, is_refusal
+from rfscale.run.tracking.sending import ENDED, Asked, send_parameters, send_points, send_status
 from rfscale.run.tracking.together import Together
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import State, Store, StoreError, read_json
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
 TRIALS_TOGETHER = 50
 """In one transaction: for about a second nobody else writes the database."""
 RETRY_SECONDS = 5.0
-REFUSALS = 6
-"""So often is asked, at once, what MLflow refuses: of two who write a tag at the same moment it refuses one, which it
-does not when it is asked again. At the end of a mirror, until it refuses the same twice."""
 LAST_PATIENCE_SECONDS = 30.0
 STOP_SECONDS = 8.0  # for the last pass of a sweep that was interrupted
 
@@ -91,33 +68,6 @@ def check_reachable(uri: str) -> None:
         connect(uri, new=True)
 
 
-def experiment_named(name: str, client: MlflowClient, uri: str, store: Store) -> str:
-    """The id of an experiment, made where it is not there. Raises TrackingError where it was deleted."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        # Artifacts lie in the store; a server decides for itself where they go.
-        location = None if keeps_files_itself(uri) else artifacts_of(store.root)
-        return _created(name, client, location)
-    if found.lifecycle_stage != "active":
-        raise TrackingError(
-            f"the MLflow experiment {name!r} was deleted; restore it with "
-            f"`mlflow experiments restore -x {found.experiment_id}`, or rename the sweep"
-        )
-    return str(found.experiment_id)
-
-
-def _created(name: str, client: MlflowClient, location: str | None) -> str:
-    """A new experiment, or the one that another process has made meanwhile."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(client.create_experiment(name, artifact_location=location))
-    except MlflowException:
-        if (found := client.get_experiment_by_name(name)) is None:
-            raise
-        return str(found.experiment_id)
-
-
 class Mirror:
     """One MLflow experiment per sweep, one run per trial for life, found by its trial id tag."""
 
@@ -132,10 +82,6 @@ class Mirror:
         self._copies: dict[str, Copy] = {}
         self._trials = {trial.trial_id: trial for trial in sweep.trials}
         self._due = Due(tuple(self._trials))
-        self._asked: set[str] = set()  # trials of which a run was asked for and not confirmed
-        self._id = store.identity()
-        private = database_path(self.uri) == store.root.resolve() / "mlflow.db"
-        self._own = {self._id, ""} if private else {self._id}  # in a store's own database no other store writes
         self._connected = False
         try:
             self._connect()
@@ -147,15 +93,7 @@ class Mirror:
         try:
             self._client = client_of(self.uri)
             self._together = Together(self._client)
-            self._experiment = self._get_experiment()
-            made = self._client.get_experiment(self._experiment).creation_time
-            self._decided = Decided(self.store, f"{self._experiment} {made}")
-            origin = command(self.sweep, self.store)[:TAG_LENGTH]
-            about = {names.TAG_COMMAND: origin, names.TAG_QUESTION: self.sweep.question}
-            for key, value in {**about, names.TAG_DESCRIPTION: description(self.sweep, origin)}.items():
-                _settled(self._client.set_experiment_tag, self._experiment, key, value[:TAG_LENGTH])
-            _settled(relabel_runs, self._client, self._experiment, self.sweep)
-            self._found = self._runs()  # runs that no trial has been matched with yet
+            self._runs = Runs(self.sweep, self.store, self._client, self.uri)
         except TrackingError:
             raise
         except Exception as error:
@@ -179,10 +117,10 @@ class Mirror:
             return
         state = folder.state()  # before the points: a state seen as ended has all of them in the journal
         if copy is None:
-            copy = self._copies[trial.trial_id] = self._adopt(trial, record)
+            copy = self._copies[trial.trial_id] = self._runs.adopt(trial, record)
         try:
             if not copy.holds(folder):
-                copy = self._copies[trial.trial_id] = self._supersede(copy, trial, record)
+                copy = self._copies[trial.trial_id] = self._runs.supersede(copy, trial, record)
             sent = folder.points(copy.cursor)
         except StoreError as error:
             state, sent = State(names.DAMAGED, reason=str(error)), ([], copy.cursor)
@@ -231,9 +169,11 @@ class Mirror:
         except Exception:
             return False
         for one, copy in made.items():
-            self._found[one] = [copy]
+            self._runs.unmatched[one] = [copy]
         copies = {one: replace(self._copies[one]) for one in ids if one in self._copies}
-        found = {one: [replace(copy) for copy in self._found[one]] for one in ids if one in self._found}
+        found = {
+            one: [replace(copy) for copy in self._runs.unmatched[one]] for one in ids if one in self._runs.unmatched
+        }
         try:
             with self._together.transaction():
                 for trial in trials:
@@ -244,7 +184,7 @@ class Mirror:
             for one in ids:
                 self._copies.pop(one, None)
             self._copies |= copies
-            self._found |= found
+            self._runs.unmatched |= found
             return False
 
     def _made_together(self, trials: Sequence[Trial]) -> dict[str, Copy]:
@@ -252,13 +192,13 @@ class Mirror:
         one of them: what another process does not see, it does not count."""
         made = {}
         for trial in trials:
-            known = trial.trial_id in self._copies or trial.trial_id in self._found
+            known = trial.trial_id in self._copies or trial.trial_id in self._runs.unmatched
             with suppress(StoreError):  # one that cannot be read: `sync` says so
                 record = None if known else read_json(self.store.trial(trial.trial_id).record)
-                if record is not None and not (found := self._made_before(trial, record)):
-                    made[trial.trial_id] = self._create(trial, record)
+                if record is not None and not (found := self._runs.made_before(trial, record)):
+                    made[trial.trial_id] = self._runs.create(trial, record)
                 elif record is not None:
-                    self._found[trial.trial_id] = found
+                    self._runs.unmatched[trial.trial_id] = found
         return made
 
     def _one_by_one(self, trials: Sequence[Trial]) -> Exception | None:
@@ -268,7 +208,7 @@ class Mirror:
             try:
                 self.sync(trial)
             except Exception as error:
-                if not _is_refusal(error):
+                if not is_refusal(error):
                     raise  # no answer: the other trials would get none either
                 refusal = refusal or error
         return refusal
@@ -327,146 +267,20 @@ class Mirror:
         try:
             self._sync(self._trials if trial_ids is None else trial_ids)
         except Exception as error:  # whatever MLflow's client raises: the journal waits, and `trouble` is shown
-            self.trouble, self._refused = names.one_line(error, 300), _is_refusal(error)
+            self.trouble, self._refused = names.one_line(error, 300), is_refusal(error)
             return False
         self.trouble, self._refused = "", False
         return True
 
-    # --- MLflow -------------------------------------------------------------------------------------------------------
-
-    def _get_experiment(self) -> str:
-        return experiment_named(self.sweep.name, self._client, self.uri, self.store)
-
-    def _runs(self, filter_string: str = "") -> dict[str, list[Copy]]:
-        """The runs of the experiment that carry a trial id, by trial id. Other runs are not read."""
-        found: dict[str, list[Copy]] = {}
-        every = runs_of_experiment(self._client, self._experiment)
-        for run in search(self._client, self._experiment, filter_string) if filter_string else every:
-            if names.TAG_TRIAL_ID in run.data.tags:
-                found.setdefault(run.data.tags[names.TAG_TRIAL_ID], []).append(_copy(run))
-        return found
-
-    def _made_before(self, trial: Trial, record: dict[str, Any]) -> list[Copy]:
-        """The runs of a trial that were made since the runs were read: by another process, which has written it down in
-        the store, or by this one, where the answer was lost on its way."""
-        if trial.trial_id in self._asked:
-            return self._runs(f"tags.`{names.TAG_TRIAL_ID}` = '{trial.trial_id}'").get(trial.trial_id, [])
-        first = self._decided.known(trial.trial_id, started(record))
-        return [_copy(self._client.get_run(first))] if first and self._is_there(first) else []
-
-    def _adopt(self, trial: Trial, record: dict[str, Any]) -> Copy:
-        """The run that mirrors this training, found or created. No other run that this store wrote for it remains.
-
-        A server may hold runs of the same trial that other stores wrote: they are left alone.
-        """
-        from mlflow.exceptions import MlflowException
-
-        runs = self._found.pop(trial.trial_id, None) or self._made_before(trial, record)
-        # Runs of older versions name no store: one that began at the same moment mirrors this training.
-        same = [run for run in runs if run.started == started(record) and run.store in (self._id, "")]
-        copy = max(same, key=lambda run: (run.store, run.cursor, run.run_id)) if same else self._create(trial, record)
-        if len(same) > 1 or not copy.cursor:  # whoever made it may not have it for good yet
-            copy = self._decide(trial, copy)
-        if not copy.store:
-            self._client.set_tag(copy.run_id, names.TAG_STORE, self._id)
-            copy.store = self._id
-        for run in runs:
-            if run.run_id != copy.run_id and run.store in self._own:
-                with suppress(MlflowException):  # another launcher may have done it
-                    delete_run(self._client, self._experiment, run.run_id)
-        return copy
-
-    def _create(self, trial: Trial, record: dict[str, Any]) -> Copy:
-        tags = {
-            names.TAG_TRIAL_ID: trial.trial_id,
-            names.TAG_STORE: self._id,
-            names.TAG_SWEEP: self.sweep.name,
-            names.TAG_QUESTION: self.sweep.question,
-            names.TAG_STATUS: names.RUNNING,
-            names.TAG_CURSOR: "0",
-            **place_of(self.sweep, trial),
-        }
-        began = started(record)
-        self._asked.add(trial.trial_id)
-        run = self._client.create_run(self._experiment, began, tags, run_name=self._named(trial))
-        self._asked.remove(trial.trial_id)
-        return Copy(run.info.run_id, began, self._id, bare=True)
-
-    def _decide(self, trial: Trial, copy: Copy) -> Copy:
-        """The one run of the training that all who mirror the store write to: this one, or one that was there first,
-        and then this one is deleted."""
-        from mlflow.exceptions import MlflowException
-
-        first = self._decided.run_of(trial.trial_id, copy.started, copy.run_id, self._is_there)
-        if first == copy.run_id:
-            return copy
-        found = _copy(self._client.get_run(first))
-        if copy.store in self._own:
-            with suppress(MlflowException):  # the one who was first may have deleted it already
-                delete_run(self._client, self._experiment, copy.run_id)
-        return found
-
-    def _is_there(self, run_id: str) -> bool:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return str(self._client.get_run(run_id).info.lifecycle_stage) == "active"
-        except MlflowException as error:
-            if not _is_refusal(error):
-                raise
-            return False
-
-    def _named(self, trial: Trial) -> str:
-        return f"{self.sweep.placing(trial).arm} d{trial.model.depth} s{trial.seed}"
+    # --- how a trial stands -------------------------------------------------------------------------------------------
 
     def _send_status(self, copy: Copy, trial: Trial, record: dict[str, Any], state: State) -> None:
         how = command(self.sweep, self.store)
-        asked = Asked(self.sweep.notes, how, self._experiment, self._named(trial))
+        asked = Asked(self.sweep.notes, how, self._runs.experiment, self._runs.named(trial))
         send_status(self._client, copy, trial, self.store.trial(trial.trial_id), record, state, asked)
-
-    def _supersede(self, copy: Copy, trial: Trial, record: dict[str, Any]) -> Copy:
-        """A new run in place of one that holds what the journal does not: it is deleted, and says why."""
-        reason = "superseded: it held points that the trial's journal has lost"
-        self._client.set_tag(copy.run_id, names.TAG_REASON, reason)
-        delete_run(self._client, self._experiment, copy.run_id)
-        return self._decide(trial, self._create(trial, record))
 
     def _mark_damaged(self, trial: Trial, reason: str) -> None:
         """Tag the trial's run, where it has one: its record cannot be read, so nothing else is known of it."""
-        from mlflow.entities import RunTag
-
         known = self._copies.get(trial.trial_id)
-        for copy in [known] if known is not None else self._found.get(trial.trial_id, []):
-            if copy.store in self._own and copy.status != names.DAMAGED:
-                tags = {names.TAG_REASON: reason[:TAG_LENGTH], names.TAG_STATUS: names.DAMAGED}
-                self._client.log_batch(copy.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-                copy.status, copy.complete = names.DAMAGED, False
-
-
-def _settled(call: Callable[..., object], *given: object) -> None:
-    """Ask for something that may be asked twice, again where it is refused."""
-    for left in reversed(range(REFUSALS)):
-        try:
-            call(*given)
-            return
-        except Exception as error:
-            if not left or not _is_refusal(error):
-                raise
-
-
-def _copy(run: Run) -> Copy:
-    tags = run.data.tags
-    status = tags.get(names.TAG_STATUS, "")
-    cursor, _, line = tags.get(names.TAG_CURSOR, "0").partition(":")
-    store = tags.get(names.TAG_STORE, "")
-    return Copy(run.info.run_id, run.info.start_time, store, int(cursor), line, status, described=has_identity(run))
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether MLflow answered and said no, as opposed to not answering: the same request will be refused again."""
-    from mlflow.exceptions import MlflowException
-
-    if not isinstance(error, MlflowException):
-        return False
-    status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
-    return 400 <= status < 500 and status not in (408, 429)
+        for copy in [known] if known is not None else self._runs.unmatched.get(trial.trial_id, []):
+            self._runs.mark_damaged(copy, reason)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.table.store import reading
 from rfscale import names
-from rfscale.run.tracking.mirror import experiment_named, tracking_uri
+from rfscale.run.tracking.mirror import tracking_uri
+from rfscale.run.tracking.runs import experiment_named
 from rfscale.spec.sweep import Sweep
 from rfscale.store import Store
 
