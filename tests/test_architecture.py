@@ -160,7 +160,7 @@ def test_one_adapter_per_outside_system() -> None:
         "mlflow": {
             *(f"rfscale.run.tracking.{name}" for name in ("copies", "database", "logged", "places", "runs", "sending")),
             *(f"rfscale.run.tracking.{name}" for name in ("summary", "together")),
-            *(f"analysis.table.{name}" for name in ("histories", "read", "runs", "store")),
+            *(f"analysis.table.{name}" for name in ("histories", "read", "rows", "runs", "store")),
         },
         "sqlalchemy": {
             *(f"analysis.table.{name}" for name in ("histories", "runs", "store")),

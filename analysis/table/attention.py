@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.table.histories import Histories
-from analysis.table.read import OTHER_TRIAL, SweepTable, runs_of
+from analysis.table.read import SweepTable, runs_of
+from analysis.table.rows import OTHER_TRIAL
 from analysis.table.store import reading
 from rfscale import names
 

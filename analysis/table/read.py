@@ -9,7 +9,6 @@ measured is NaN.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,15 @@ import pandas as pd
 from analysis.table import identity, scores
 from analysis.table.histories import Histories, logged
 from analysis.table.identity import Identity, Roles
+from analysis.table.rows import (
+    curve_problem,
+    final_metrics,
+    profile_of,
+    reject_list,
+    rejected_row,
+    trial_id_of,
+    validated,
+)
 from analysis.table.runs import runs_of_experiment
 from analysis.table.scores import Scores
 from analysis.table.store import reading
@@ -36,14 +44,11 @@ CURVES = (names.VAL_LOSS, names.VAL_LOSS_SE, names.VAL_LOSS_RAW, names.TRAIN_LOS
 CURVE_COLUMNS = ("trial_id", "step", "samples", "flops", "key", "value")
 QUALITY_COLUMNS = ("trial_id", *scores.COLUMNS)
 CEILING_COLUMNS = ("judge", "metric", "value")
-REJECTED_COLUMNS = ("trial_id", "arm", "formulation", "depth", "seed", "status", "failure", "reason")
 
-OTHER_TRIAL = "the sweep file has no such trial: it was trained by another version of the file"
 OLD_RECORD = (
     "its run has only the main parameters on record, while others of the sweep have all; "
     "`rfscale compare` adds what is missing where the store can be written"
 )
-_PROFILE_PREFIX = names.denoising_level(0.0).removesuffix("0.00")
 
 
 class TableError(names.RfscaleError, ValueError):
@@ -137,7 +142,7 @@ def read_sweep(
     """
     with reading(tracking_uri) as client:
         runs = runs_of(client, tracking_uri, sweep)
-        usable, rejected = _validated(runs, trials, excluded or {})
+        usable, rejected = validated(runs, trials, excluded or {})
         whole = any(identity.whole(run.data.params) for run, _ in usable)
         histories = Histories(client, runs)
         along = {
@@ -149,32 +154,32 @@ def read_sweep(
     identities: dict[str, Identity] = {}
     for run, row in usable:
         curve = along[run.info.run_id]
-        reason = _curve_problem(row, curve[names.VAL_LOSS]) if names.VAL_LOSS in curve else ""
+        reason = curve_problem(row, curve[names.VAL_LOSS]) if names.VAL_LOSS in curve else ""
         reason = reason or (OLD_RECORD if whole and not identity.whole(run.data.params) else "")
         if reason:
-            rejected.append(_rejected(run, reason))
+            rejected.append(rejected_row(run, reason))
             continue
-        rows.append({**row, **_final_metrics(run)})
+        rows.append({**row, **final_metrics(run)})
         identities[row["trial_id"]] = _identity(run, whole)
         points += [
             (row["trial_id"], step, step * row["batch"], step * row["train_flops_per_step"], key, value)
             for key, values in curve.items()
             for step, value in sorted(values.items())
         ]
-        profile += _profile(run, row["trial_id"])
+        profile += profile_of(run, row["trial_id"])
         if run.info.run_id in scored:
             used.append(scored[run.info.run_id])
             quality += [(row["trial_id"], *score) for score in used[-1].rows]
     if not rows:
         if not rejected:
             raise TableError(f"sweep {sweep!r} has no trial yet; run it first")
-        raise NoneUsableError(_none_finished(sweep, rejected), _question(runs), _rejects(rejected))
+        raise NoneUsableError(_none_finished(sweep, rejected), _question(runs), reject_list(rejected))
     order = ["parameters", "arm", "steps", "seed", "trial_id"]
     frame = _with_identities(pd.DataFrame(rows).sort_values(order, ignore_index=True), identities)
     unused = {
-        _trial_id(run): _identity(run, whole)
+        trial_id_of(run): _identity(run, whole)
         for run in runs
-        if whole == identity.whole(run.data.params) and (trials is None or _trial_id(run) in trials)
+        if whole == identity.whole(run.data.params) and (trials is None or trial_id_of(run) in trials)
     }
     return SweepTable(
         name=sweep,
@@ -184,11 +189,7 @@ def read_sweep(
         trials=frame,
         curves=pd.DataFrame(points, columns=list(CURVE_COLUMNS)),
         profile=pd.DataFrame(profile, columns=["trial_id", "logsnr", "value"]),
-        rejected=_with_identities(
-            _rejects(rejected),
-            unused,
-            frame.columns,
-        ),
+        rejected=_with_identities(reject_list(rejected), unused, frame.columns),
         quality=pd.DataFrame(quality, columns=list(QUALITY_COLUMNS)),
         ceilings=_ceilings(used),
         commits=_tag_values(runs, names.TAG_COMMIT),
@@ -204,7 +205,7 @@ def _identity(run: Run, whole: bool) -> Identity:
 
 def _roles(runs: Iterable[Run], identities: Mapping[str, Identity]) -> Roles:
     keys = {key for found in identities.values() for key in found}
-    rules = {run.data.params.get("lr_rule") for run in runs if _trial_id(run) in identities}
+    rules = {run.data.params.get("lr_rule") for run in runs if trial_id_of(run) in identities}
     return identity.roles_of(_tag_values(runs, names.TAG_ROLES), keys, lr_follows_width=rules != {"constant"})
 
 
@@ -241,116 +242,7 @@ def runs_of(client: MlflowClient, tracking_uri: str, sweep: str) -> list[Run]:
     return list(runs_of_experiment(client, str(experiment.experiment_id)))
 
 
-# --- runs -> rows -----------------------------------------------------------------------------------------------------
-
-
-def _validated(
-    runs: Iterable[Run], trials: Collection[str] | None, excluded: Mapping[str, str]
-) -> tuple[list[tuple[Run, dict[str, Any]]], list[dict[str, Any]]]:
-    """Runs that may stand for their trial with their typed parameters, and rows of the reject list for the others."""
-    usable: list[tuple[Run, dict[str, Any]]] = []
-    rejected: list[dict[str, Any]] = []
-    first_run: dict[str, str] = {}
-    for run in sorted(runs, key=lambda r: (r.info.start_time, r.info.run_id)):
-        row, reason = _row(run)
-        if trials is not None and _trial_id(run) and _trial_id(run) not in trials:
-            reason = OTHER_TRIAL
-        reason = excluded.get(_trial_id(run)) or reason
-        if not reason and row["trial_id"] in first_run:
-            reason = f"a second run of this trial; run {first_run[row['trial_id']]} is used"
-        if reason:
-            rejected.append(_rejected(run, reason))
-        else:
-            first_run[row["trial_id"]] = run.info.run_id
-            usable.append((run, row))
-    return usable, rejected
-
-
-def _row(run: Run) -> tuple[dict[str, Any], str]:
-    """The typed parameters of a run, and why it cannot be used ('' if it can)."""
-    trial_id = _trial_id(run)
-    if not trial_id:
-        return {}, f"it has no tag {names.TAG_TRIAL_ID}: not written by rfscale"
-    status = run.data.tags.get(names.TAG_STATUS, "")
-    if status != names.FINISHED:
-        said = run.data.tags.get(names.TAG_REASON, "")
-        return {}, said or names.STATUSES.get(status, f"its status is {status!r}, not one that rfscale writes")
-    missing = [key for key, known in names.PARAMS.items() if known.needed and key not in run.data.params]
-    if missing:
-        return {}, f"its run lacks the parameter{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
-    row: dict[str, Any] = {"trial_id": trial_id, "run_id": run.info.run_id, "status": status, "arm": _arm(run)}
-    row["device_share"] = float(run.data.tags.get(names.TAG_SHARE) or 1)
-    for key, known in names.PARAMS.items():
-        value = run.data.params.get(key)
-        if value is None:
-            row[key] = math.nan
-            continue
-        try:
-            row[key] = value if known.kind == "text" else _number(value, known.kind)
-        except ValueError:
-            return {}, f"its parameter {key} is {value!r}, not a finite number"
-    loss = run.data.metrics.get(names.VAL_LOSS)
-    if loss is None:
-        return {}, f"it has no {names.VAL_LOSS}"
-    if not math.isfinite(logged(loss)) or loss <= 0:
-        return {}, f"its {names.VAL_LOSS} is {logged(loss)}, not a positive finite number"
-    return row, ""
-
-
-def _number(value: str, kind: names.Kind) -> int | float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(value)
-    if kind == "count":
-        if number != int(number):
-            raise ValueError(value)
-        return int(number)
-    return number
-
-
-def _integer(value: str | None) -> int | None:
-    return int(value) if value and value.isdigit() else None
-
-
-def _trial_id(run: Run) -> str:
-    return str(run.data.tags.get(names.TAG_TRIAL_ID) or run.data.params.get(names.TRIAL_ID, ""))
-
-
-def _arm(run: Run) -> str:
-    """The label of the run's arm; the formulation where a sweep compares nothing else, or has no roles on record."""
-    return str(run.data.tags.get(names.TAG_ARM) or run.data.params.get("formulation", ""))
-
-
-def _rejected(run: Run, reason: str) -> dict[str, Any]:
-    params = run.data.params
-    return {
-        "trial_id": _trial_id(run),
-        "arm": _arm(run),
-        "formulation": params.get("formulation", ""),
-        "depth": _integer(params.get("depth")),
-        "seed": _integer(params.get("seed")),
-        "status": run.data.tags.get(names.TAG_STATUS, ""),
-        "failure": run.data.tags.get(names.TAG_FAILURE, ""),
-        "reason": reason,
-    }
-
-
-def _final_metrics(run: Run) -> dict[str, float]:
-    measured = {
-        key: logged(value)
-        for key, value in run.data.metrics.items()
-        if not key.startswith(_PROFILE_PREFIX) and not scores.is_score(key) and key not in names.SYSTEM
-    }
-    return {key: float(measured.get(key, math.nan)) for key in (*names.METRICS, *measured)}
-
-
-def _profile(run: Run, trial_id: str) -> list[tuple[str, float, float]]:
-    levels = [
-        (trial_id, float(key.removeprefix(_PROFILE_PREFIX)), logged(value))
-        for key, value in run.data.metrics.items()
-        if key.startswith(_PROFILE_PREFIX)
-    ]
-    return sorted(levels, key=lambda level: level[1])
+# --- runs -> a table --------------------------------------------------------------------------------------------------
 
 
 def _scores(histories: Histories, runs: Iterable[Run]) -> dict[str, Scores]:
@@ -374,19 +266,6 @@ def _ceilings(scored: Iterable[Scores]) -> pd.DataFrame:
     rows = [(judge, metric, value) for each in scored for (judge, metric), value in each.ceilings.items()]
     frame = pd.DataFrame(rows, columns=list(CEILING_COLUMNS)).dropna()
     return frame.groupby(["judge", "metric"])["value"].median().reset_index()
-
-
-def _curve_problem(row: dict[str, Any], values: dict[int, float]) -> str:
-    last = max(values)
-    if last != row["steps"]:
-        return f"its {names.VAL_LOSS} ends at step {last} of {row['steps']}"
-    bad = [step for step, value in values.items() if not math.isfinite(value) or value <= 0]
-    return f"its {names.VAL_LOSS} is {values[bad[0]]} at step {bad[0]}" if bad else ""
-
-
-def _rejects(rejected: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rejected, columns=list(REJECTED_COLUMNS)).astype({"depth": "Int64", "seed": "Int64"})
-    return frame.sort_values(["status", "arm", "depth", "seed"], ignore_index=True)
 
 
 def _none_finished(sweep: str, rejected: list[dict[str, Any]]) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from synthetic_sweep import FakeTrial, World, world_trials, write_sweep
 
-from analysis.table.read import CURVE_COLUMNS, OTHER_TRIAL, TableError, read_sweep
+from analysis.table.read import CURVE_COLUMNS, TableError, read_sweep
+from analysis.table.rows import OTHER_TRIAL
 from analysis.table.store import TrackingError
 from rfscale import names
 

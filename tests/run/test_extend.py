@@ -14,7 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from analysis.table.identity import Roles, column
-from analysis.table.read import REJECTED_COLUMNS, SweepTable
+from analysis.table.read import SweepTable
+from analysis.table.rows import REJECTED_COLUMNS
 from rfscale import names
 from rfscale.cli import app
 from rfscale.run.extend import extend

@@ -113,7 +113,8 @@ def _tables(found: dict[str, Any], store: Store) -> Tables:
     from analysis.table.attention import COLUMNS
     from analysis.table.folder import Tables
     from analysis.table.identity import Roles, column
-    from analysis.table.read import CEILING_COLUMNS, CURVE_COLUMNS, QUALITY_COLUMNS, REJECTED_COLUMNS, SweepTable
+    from analysis.table.read import CEILING_COLUMNS, CURVE_COLUMNS, QUALITY_COLUMNS, SweepTable
+    from analysis.table.rows import REJECTED_COLUMNS
 
     records = {trial_id: read_json(store.trial(trial_id).record) for trial_id in found["trials"]}
     missing = [trial_id for trial_id, record in records.items() if record is None]
