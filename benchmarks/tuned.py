@@ -23,7 +23,8 @@ import pandas as pd
 from analysis.compare.arms import compare
 from analysis.laws.ladder import ladder_laws
 from analysis.table.identity import Roles, column
-from analysis.table.read import REJECTED_COLUMNS, SweepTable
+from analysis.table.read import SweepTable
+from analysis.table.rows import REJECTED_COLUMNS
 from analysis.tuning.law import fit_law
 from analysis.tuning.optimum import optima
 from analysis.tuning.summary import tuning_of

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from analysis.compare.cells import Cells
 from analysis.compare.paired import Spread
 
 
 def basis(grid: Cells, spread: Spread) -> str:
     """All of it, without the full stop."""
-    return _spread(spread, len(grid.labels), len(grid.seeds)) + _equal_flops(grid) + _yardstick(grid)
+    return _spread(grid, spread) + _equal_flops(grid) + _yardstick(grid)
 
 
 def _yardstick(grid: Cells) -> str:
@@ -33,15 +35,20 @@ def _equal_flops(grid: Cells) -> str:
     )
 
 
-def _spread(spread: Spread, n_sizes: int, n_seeds: int) -> str:
-    sizes, seeds = count(n_sizes, "size"), count(n_seeds, "seed")
+def _spread(grid: Cells, spread: Spread) -> str:
+    n, sizes = len(grid.rungs), len({round(math.log(rung.parameters), 6) for rung in grid.rungs})
+    place = "size" if sizes == n else "rung"  # a size at several lengths of training is several rungs
+    places = count(n, place) + ("" if sizes == n else f" of {count(sizes, 'size')}")
+    seeds = count(len(grid.seeds), "seed")
     if spread == "seeds":
-        beside = ", each difference averaged over sizes first" if n_sizes > 1 else ""
-        return f"{sizes}, {seeds}: the intervals are over seeds{beside}"
-    if n_seeds == 1:
-        told = f"{sizes}, {seeds}: no interval of a difference, since what a seed does may be the same at every size"
-        return told + ("; its change with size is tested" if n_sizes > 2 else "")
-    return f"{sizes}, {seeds}: no interval, because the trials that are shared are too few to know chance"
+        beside = f", each difference averaged over {place}s first" if n > 1 else ""
+        return f"{places}, {seeds}: the intervals are over seeds{beside}"
+    if len(grid.seeds) == 1:
+        told = (
+            f"{places}, {seeds}: no interval of a difference, since what a seed does may be the same at every {place}"
+        )
+        return told + ("; its change with size is tested" if n > 2 else "")
+    return f"{places}, {seeds}: no interval, because the trials that are shared are too few to know chance"
 
 
 def count(n: int, word: str) -> str:

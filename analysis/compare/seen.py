@@ -16,6 +16,7 @@ class Seen:
 
     `beyond`: it is on one side of 1 at all of three sizes or more, and further from it at each of them than the ratios
     scatter about their own trend. That is a description and no test: one seed may move all sizes alike.
+    `place`: what each of the n is, a size, or a rung where a size is there at several lengths of training.
     """
 
     n: int
@@ -23,6 +24,7 @@ class Seen:
     low: float
     high: float
     beyond: bool
+    place: str = "size"
 
     @property
     def one_sided(self) -> bool:
@@ -41,4 +43,5 @@ def seen(difference: Array, x: Array) -> Seen:
         left = d - np.polyval(np.polyfit(at, d, 1), at)
         scatter = math.sqrt(float(left @ left) / (len(d) - 2))
         beyond = bool(np.abs(d).min() > scatter)
-    return Seen(len(d), worse, math.exp(d.min()), math.exp(d.max()), beyond)
+    place = "rung" if len(np.unique(np.round(at, 6))) < len(at) else "size"
+    return Seen(len(d), worse, math.exp(d.min()), math.exp(d.max()), beyond, place)

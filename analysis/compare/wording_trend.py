@@ -21,13 +21,13 @@ def seen_words(found: Seen, than: str = "") -> str:
     if not found.n:
         return "shares no trial"
     if found.n == 1:
-        return f"{'worse' if found.worse else 'better'}{than} by {_by(found.low)} at the one size"
+        return f"{'worse' if found.worse else 'better'}{than} by {_by(found.low)} at the one {found.place}"
     if found.one_sided:
         low, high = (found.low, found.high) if found.worse else (found.high, found.low)
-        told = f"{'worse' if found.worse else 'better'}{than} at every size, by {_span(low, high)}"
+        told = f"{'worse' if found.worse else 'better'}{than} at every {found.place}, by {_span(low, high)}"
         return told + (", more than it varies about its trend" if found.beyond else "")
     word, n = ("worse", found.worse) if 2 * found.worse >= found.n else ("better", found.n - found.worse)
-    return f"{word}{than} at {n} of {found.n} sizes ({_signed(found.low)} to {_signed(found.high)} %)"
+    return f"{word}{than} at {n} of {found.n} {found.place}s ({_signed(found.low)} to {_signed(found.high)} %)"
 
 
 def _by(ratio: float) -> str:

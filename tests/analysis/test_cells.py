@@ -21,8 +21,10 @@ from analysis.compare import costs, labels, tuned
 from analysis.compare.arms import CompareError, compare
 from analysis.compare.cells import Cells, log_loss_at, rung_labels
 from analysis.compare.wording import ranking_text, tuned_rows, tuned_sentences
+from analysis.compare.wording_trend import seen_words
 from analysis.table.identity import Roles, Value, column, identity_of, roles_of, typed
-from analysis.table.read import REJECTED_COLUMNS, SweepTable, read_sweep
+from analysis.table.read import SweepTable, read_sweep
+from analysis.table.rows import REJECTED_COLUMNS
 from rfscale import names
 
 LADDER = Roles(arm=("formulation",), rung=("model.depth", "model.width", "training.steps"))
@@ -266,6 +268,17 @@ def test_where_some_rungs_are_shared_these_are_compared_and_the_others_named() -
     assert c.standing("edm").ratio.estimate == pytest.approx(0.5)
     assert c.left_out == ("d = 1 (rf alone)",)
     assert "In no difference, since only one formulation has them: d = 1 (rf alone)." in ranking_text(c)
+
+
+def test_a_size_at_several_lengths_is_several_rungs_of_one_size() -> None:
+    several = {**TWO_BY_TWO, "training__steps": (100, 200, 400), "seed": (0,)}
+    c = compare(table_of(grid(**several)))
+    assert c.basis.startswith("6 rungs of 2 sizes, one seed")
+    assert "at every rung" in c.basis
+    assert seen_words(c.standing("edm").seen).count("rung") == 1
+    one = compare(table_of(grid(**{**several, "training__steps": (100,)})))
+    assert one.basis.startswith("2 sizes, one seed")
+    assert "rung" not in seen_words(one.standing("edm").seen)
 
 
 # --- equal FLOPs ------------------------------------------------------------------------------------------------------

@@ -15,12 +15,13 @@ from rfscale.run.imports.mapping import Mapped
 from rfscale.run.imports.origin import FILE, Origin, notes_on
 from rfscale.run.imports.rows import read_runs
 from rfscale.run.imports.stored import check_index, write_index, write_run
-from rfscale.run.publish.about import check_sums, sha256
+from rfscale.run.publish.about import check_sums
 from rfscale.run.publish.models import load_published
 from rfscale.spec.sweep import SweepError
 from rfscale.spec.sweep_file import load_sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import Store, StoreError, TrialFolder, read_json, write_json
+from rfscale.store.files import sha256
 
 Progress = Callable[[str, int, int], None]
 _NAME = re.compile(r"[\w][\w.-]{0,99}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from rfscale import __version__, environment
 from rfscale.quoting import quoted
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.store import StoreError
+from rfscale.store.files import sha256
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,12 +171,6 @@ def _described(entry: Entry) -> str:
 
 
 # --- checksums --------------------------------------------------------------------------------------------------------
-
-
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_sums(folder: Path) -> None:
