@@ -45,8 +45,8 @@ from analysis.report.svg import Inline, inline
 from analysis.stability import wording as wording_stability
 from analysis.stability.growth import growth
 from analysis.style import LEADING, house_style, looks, places_of, si
-from analysis.table.attention import read_attention
-from analysis.table.read import NoneUsableError, SweepTable, TableError, read_sweep
+from analysis.table.attention import read_tables
+from analysis.table.read import NoneUsableError, SweepTable, TableError
 from analysis.tuning import wording as wording_tuning
 from analysis.tuning.summary import tuning_of
 from rfscale import names
@@ -108,13 +108,13 @@ def write_report(
     nothing was scored. Where no law or no interval is possible the report says so in a sentence.
     """
     try:
-        table = read_sweep(tracking_uri, sweep, trials=trials, excluded=excluded)
+        table, attention = read_tables(tracking_uri, sweep, trials, excluded)
     except NoneUsableError as error:
         where = write_nothing(error, sweep, Path(folder), command)
         raise TableError(f"{error}. The reasons are in {where}") from error
     return report_of(
         table,
-        read_attention(tracking_uri, table),
+        attention,
         folder,
         reference=reference,
         command=command,

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -140,16 +141,26 @@ def read_sweep(
     Raises TrackingError where the tracking store cannot be reached or read, and TableError where it holds no such sweep
     (the message lists those it holds) or no trial of it is finished.
     """
-    with reading(tracking_uri) as client:
-        runs = runs_of(client, tracking_uri, sweep)
-        usable, rejected = validated(runs, trials, excluded or {})
-        whole = any(identity.whole(run.data.params) for run, _ in usable)
-        histories = Histories(client, runs)
-        along = {
-            run.info.run_id: {key: histories.of(run.info.run_id, key) for key in curves if key in run.data.metrics}
-            for run, _ in usable
-        }
-        scored = _scores(histories, [run for run, _ in usable])
+    with logged_of(tracking_uri, sweep) as found:
+        return table_of(found, curves, trials=trials, excluded=excluded)
+
+
+def table_of(
+    found: Logged,
+    curves: Sequence[str] = CURVES,
+    *,
+    trials: Collection[str] | None = None,
+    excluded: Mapping[str, str] | None = None,
+) -> SweepTable:
+    """As `read_sweep`, of what was read already."""
+    sweep, runs, histories = found.sweep, found.runs, found.histories
+    usable, rejected = validated(runs, trials, excluded or {})
+    whole = any(identity.whole(run.data.params) for run, _ in usable)
+    along = {
+        run.info.run_id: {key: histories.of(run.info.run_id, key) for key in curves if key in run.data.metrics}
+        for run, _ in usable
+    }
+    scored = _scores(histories, [run for run, _ in usable])
     rows, points, profile, quality, used = [], [], [], [], []
     identities: dict[str, Identity] = {}
     for run, row in usable:
@@ -183,7 +194,7 @@ def read_sweep(
     }
     return SweepTable(
         name=sweep,
-        tracking_uri=names.mask(tracking_uri),
+        tracking_uri=names.mask(found.tracking_uri),
         question=_question(runs),
         roles=_roles(runs, identities),
         trials=frame,
@@ -223,6 +234,24 @@ def _with_identities(
 
 
 # --- MLflow -> runs ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Logged:
+    """The runs of a sweep, and their histories where they are asked for: read once for all that is made of them."""
+
+    tracking_uri: str
+    sweep: str
+    runs: list[Run]
+    histories: Histories
+
+
+@contextmanager
+def logged_of(tracking_uri: str, sweep: str) -> Iterator[Logged]:
+    """For as long as the block lasts. Raises TrackingError, in the block too, and TableError as `runs_of`."""
+    with reading(tracking_uri) as client:
+        runs = runs_of(client, tracking_uri, sweep)
+        yield Logged(tracking_uri, sweep, runs, Histories(client, runs))
 
 
 def runs_of(client: MlflowClient, tracking_uri: str, sweep: str) -> list[Run]:

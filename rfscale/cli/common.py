@@ -276,8 +276,14 @@ def check_option(option: str, value: float, bounds: Whole | Real) -> None:
 
 def trial_row(trial: Trial, sweep: Sweep) -> dict[str, Any]:
     """A trial as `plan` and `status` show it: its id, its arm, its tuned values as the file has them, and the rest."""
+    return {**place_row(trial, sweep), **trial.parameters()}
+
+
+def place_row(trial: Trial, sweep: Sweep) -> dict[str, Any]:
+    """What tells a trial from the others of a sweep, without what follows from it, which takes time to work out."""
     place = sweep.placing(trial)
-    return {"trial_id": trial.trial_id, "arm": place.arm, **dict(place.tuned), **trial.parameters()}
+    told = {"depth": trial.model.depth, "seed": trial.seed, "steps": trial.training.steps}
+    return {"trial_id": trial.trial_id, "arm": place.arm, **dict(place.tuned), **told}
 
 
 def tuned_fields(sweep: Sweep) -> tuple[str, ...]:
@@ -394,10 +400,11 @@ def print_table(title: str, columns: tuple[str, ...], rows: list[dict[str, Any]]
             shown.remove(column)
     numeric = {column: all(isinstance(row[column], int | float | None) for row in rows) for column in shown}
     say(f"{title}\n")
+    lines = []
     for i in range(len(rows) + 1):
         padded = (cells[c][i].rjust(widths[c]) if numeric[c] else cells[c][i].ljust(widths[c]) for c in shown)
-        typer.echo("  ".join(padded).rstrip())
-    typer.echo()
+        lines.append("  ".join(padded).rstrip())
+    typer.echo("\n".join(lines) + "\n")
 
 
 def _cell(value: Any) -> str:

@@ -22,6 +22,7 @@ from rfscale.cli.common import (
     check_option,
     end,
     one_sentence,
+    place_row,
     print_json,
     print_table,
     said_of,
@@ -229,7 +230,7 @@ def status(
     gone, states = left_out(study.sweep, study.store), study.states()
     rows = [
         {
-            **trial_row(trial, study.sweep),
+            **(trial_row if as_json else place_row)(trial, study.sweep),
             "step": state.step,
             "loss": state.loss,
             "status": names.DROPPED if trial.trial_id in gone else state.status,
@@ -248,9 +249,10 @@ def status(
     fields = (*tuned_fields(study.sweep), "depth", "seed", "step", "steps", "loss", "status", *failure, "reason")
     print_table(study.sweep.name, ("trial_id", "arm", *fields), rows)
     for trial, state in states:
-        log = study.store.trial(trial.trial_id).log
-        if state.status in (names.FAILED, names.DIVERGED, names.INCOMPLETE) and log.exists():
-            typer.echo(f"log of {trial.trial_id}: {log}")
+        if state.status in (names.FAILED, names.DIVERGED, names.INCOMPLETE):
+            log = study.store.trial(trial.trial_id).log
+            if log.exists():
+                typer.echo(f"log of {trial.trial_id}: {log}")
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items() if number))
     for kind, number in Counter(row["failure"] for row in rows if row["failure"]).most_common():
         say(f"{number} {kind}: {FAILURES[kind].then}" if kind in FAILURES else f"{number} {kind}")

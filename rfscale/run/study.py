@@ -256,21 +256,16 @@ class Study(Views, Sharing):
 
     def table(self, watch: Watch = SILENT) -> SweepTable:
         """One row per trial, as MLflow has it. Raises TableError and TrackingError."""
-        return self._read(self._labelled(watch))
+        from analysis.table.read import read_sweep
+
+        return read_sweep(self._labelled(watch), self.sweep.name, trials=self.ids, excluded=self.excluded())
 
     def tables(self, watch: Watch = SILENT) -> Tables:
         """The same, with the logits and entropies of every attention beside it."""
-        from analysis.table.attention import read_attention
+        from analysis.table.attention import read_tables
         from analysis.table.folder import Tables
 
-        uri = self._labelled(watch)
-        table = self._read(uri)
-        return Tables(table, read_attention(uri, table))
-
-    def _read(self, uri: str) -> SweepTable:
-        from analysis.table.read import read_sweep
-
-        return read_sweep(uri, self.sweep.name, trials=self.ids, excluded=self.excluded())
+        return Tables(*read_tables(self._labelled(watch), self.sweep.name, self.ids, self.excluded()))
 
     def compare(self, *, reference: str | None = None, by: Sequence[str] = (), watch: Watch = SILENT) -> Compared:
         """The arms by `val/loss`; arguments as of `analysis.compare.arms.compare`. Raises TableError, CompareError."""

@@ -275,21 +275,21 @@ class Grid(Strict):
         model, training, text = self.model, self.training, self.text.of(self.data)
         plugins = plugins_of(self.data, self.text, model, training.schedule)
         lengths, written = (STEPS, training.steps) if training.steps else (SAMPLES, training.samples)
-        for depth, name, (steps, length), seed in itertools.product(
-            model.depths, self.formulations, zip(training.budgets, written or (), strict=True), self.seeds
-        ):
+        budgets = zip(training.budgets, written or (), strict=True)
+        for depth, name, (steps, length) in itertools.product(model.depths, self.formulations, budgets):
             network = model.at(depth)
-            trial = Trial(
+            first = Trial(
                 data=self.data,
                 text=text,
                 model=network,
                 formulation=name,
                 training=training.resolved(steps, network.width),
                 evaluation=self.evaluation,
-                seed=seed,
+                seed=self.seeds[0],
                 plugins=plugins,
             )
-            yield trial, {DEPTHS: depth, FORMULATIONS: name, lengths: length, SEEDS: seed}
+            for seed in self.seeds:
+                yield first.of_seed(seed), {DEPTHS: depth, FORMULATIONS: name, lengths: length, SEEDS: seed}
 
 
 @dataclass(frozen=True, slots=True)

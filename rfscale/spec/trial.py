@@ -211,6 +211,16 @@ class Trial(Strict):
         _ = self.costs
         return self
 
+    def of_seed(self, seed: int) -> Trial:
+        """The same with another seed, one that a trial may have: nothing else is looked at again."""
+        if seed == self.seed:
+            return self
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        twin = self.model_construct(self.model_fields_set, **{**fields, "seed": seed})
+        # A sweep of many seeds would spend most of its time on working these out again.
+        twin.__dict__.update({name: self.__dict__[name] for name in ("shape", "costs") if name in self.__dict__})
+        return twin
+
     @cached_property
     def shape(self) -> Cost:
         """The model's shape, with its parameters, and its FLOPs on the square image."""

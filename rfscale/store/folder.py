@@ -149,24 +149,25 @@ class TrialFolder:
             raise unreadable(Path(error.filename or self.path), error) from error
 
     def _state(self) -> State:
+        result = self._how_it_ended()
+        status = str(result["status"]) if result is not None else ""
+        missing = self._missing(result) if result is not None and status == names.FINISHED else ""
+        if result is not None and status == names.FINISHED and not missing:
+            return State(names.FINISHED, result["step"], "", result["metrics"][names.VAL_LOSS])
         if not self.path.exists():
             return State(names.NEW)
         last = last_point(self.journal, names.TRAIN_LOSS)
         step = last.step if last else 0
         loss = last.metrics.get(names.TRAIN_LOSS, math.nan) if last else math.nan
-        result = self._how_it_ended()
-        if result is not None:
-            status, reason = str(result["status"]), str(result.get("reason") or "")
-            if status == names.FINISHED:
-                reason = self._missing(result)
-                if not reason:
-                    return State(names.FINISHED, result["step"], "", result["metrics"][names.VAL_LOSS])
-                return State(names.PARTIAL, step, reason, loss)
-            if status in (names.DIVERGED, names.INCOMPLETE) or not self._locked():
-                failure = str(result.get("failure") or (DIVERGED if status == names.DIVERGED else ""))
-                return State(status, max(step, result.get("step") or 0), reason, loss, failure)
+        if missing:
+            return State(names.PARTIAL, step, missing, loss)
+        if result is not None and (status in (names.DIVERGED, names.INCOMPLETE) or not self._locked()):
+            failure = str(result.get("failure") or (DIVERGED if status == names.DIVERGED else ""))
+            return State(status, max(step, result.get("step") or 0), str(result.get("reason") or ""), loss, failure)
         if self._locked():
             return State(names.RUNNING, step, "", loss)
+        if result is None and self.result.exists():  # it has ended between these looks
+            return self._state()
         if not self.record.exists():
             return State(names.NEW)
         return State(names.PARTIAL, step, "stopped before its end; it resumes from its last checkpoint", loss)
@@ -207,8 +208,11 @@ class TrialFolder:
         if not math.isfinite(result["metrics"].get(names.VAL_LOSS, math.nan)):
             return "its result has no finite val/loss"
         for file, size in result["files"].items():
-            path = self.path / file
-            found = path.stat().st_size if path.exists() else self._elsewhere(file).get("size")
+            found: int | None
+            try:
+                found = os.stat(f"{self.path}/{file}").st_size
+            except FileNotFoundError:
+                found = self._elsewhere(file).get("size")
             if found != size:
                 return f"its {file} is missing or cut short"
         return ""

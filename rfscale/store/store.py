@@ -74,7 +74,7 @@ class Store:
             remote.share(path.relative_to(self.root).as_posix())
 
     def trial(self, trial_id: str) -> TrialFolder:
-        return TrialFolder(self.root / "trials" / trial_id)
+        return TrialFolder(self.root.joinpath("trials", trial_id))
 
     def find(self, prefix: str) -> TrialFolder:
         """The folder of a trial by the first digits of its id, however it stands. Raises StoreError."""

@@ -700,3 +700,19 @@ def test_a_ladder_with_a_network_narrower_than_a_patch_is_said(
     assert len(notes) == said
     if said:
         assert f"at depth 1 the width {widths[0]} is less than the {3 * patch**2} numbers" in notes[0]
+
+
+def test_a_trial_of_another_seed_is_the_one_that_would_be_built_anew(tiny: Mapping) -> None:
+    """Seeds are copied, not validated one by one; what was worked out for one and depends on the seed is not."""
+    trials = parse_sweep(tiny | {"seeds": [3, 5]}).trials
+    assert len({trial.trial_id for trial in trials}) == len(trials)
+    for trial in trials:
+        again = trial.of_seed(7).of_seed(trial.seed)
+        anew = type(trial)(**{name: getattr(trial, name) for name in type(trial).model_fields})
+        for other in (again, anew):
+            assert other == trial
+            assert other.trial_id == trial.trial_id
+            assert other.parameters() == trial.parameters()
+            assert other.identity_record() == trial.identity_record()
+        _ = trial.trial_id, trial.bucket_steps
+        assert not {"trial_id", "bucket_steps"} & set(vars(trial.of_seed(7)))

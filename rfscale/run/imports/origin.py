@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -33,7 +34,8 @@ class Origin:
 
 def origin_of(folder: TrialFolder) -> Origin | None:
     """Of a trial, None for one that was trained here. Raises StoreError for a damaged file."""
-    found = read_json(folder.path / FILE)
+    # Asked of every trial of a sweep, and nearly none has it.
+    found = read_json(folder.path / FILE) if os.path.lexists(f"{folder.path}/{FILE}") else None
     return None if found is None else Origin(str(found["source"]), str(found["sha256"]), str(found["on"]))
 
 
