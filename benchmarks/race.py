@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.compare.race import judge
-from rfscale.run.race import BEHIND
+from rfscale.run.race_blocks import BEHIND
 
 Array = NDArray[np.float64]
 World = Callable[[np.random.Generator], tuple[Array, Array]]
@@ -112,7 +112,7 @@ class Look:
 
 
 def order() -> list[tuple[int, int]]:
-    """(size, seed) of the blocks, as `rfscale.run.race.blocks` has them."""
+    """(size, seed) of the blocks, as `rfscale.run.race_blocks.blocks` has them."""
     last = len(X) - 1
     every = product(range(len(X)), range(SEEDS))
     return sorted(every, key=lambda at: (at[1] + (BEHIND if at[0] == last else 0), at[0]))
@@ -155,7 +155,7 @@ WORLDS: dict[str, dict[str, tuple[int, World]]] = {
         "61 arms like them, a third of the noise": (61, samplers(61, 1 / 3)),
     },
     "made": {
-        f"{n} arms, noise {100 * noise:g} %{words}": (n, made(n, noise, **options))  # type: ignore[arg-type]
+        f"{n} arms, noise {100 * noise:g} %{words}": (n, made(n, noise, **options))
         for n in (17, 61)
         for noise, words, options in (
             (0.005, "", {}),

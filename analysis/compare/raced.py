@@ -19,17 +19,16 @@ from analysis.compare.estimate import UNKNOWN, Estimate
 from analysis.compare.race import ALPHA, Verdict, judge
 from analysis.table.read import SweepTable
 
-NO_MULTIPLIER = "a race gives no compute multiplier"
-
 
 @dataclass(frozen=True)
 class Raced:
     """How a sweep was raced. `arms`: how many started; `flops`: of a training of the largest rung; `dropped`: arm ->
-    when and why, a sentence each, the first first."""
+    when and why, a sentence each, the first first; `ended`: how it ended before the grid was trained, if it did."""
 
     arms: int
     flops: float
     dropped: Mapping[str, str]
+    ended: str = ""
 
 
 def as_raced(comparison: Comparison, table: SweepTable, race: Raced) -> Comparison:
@@ -72,9 +71,11 @@ def sentences(race: Raced, racing: list[str]) -> tuple[str, ...]:
     gone = f"{len(race.dropped)} of {race.arms} arms {'was' if len(race.dropped) == 1 else 'were'} dropped on the way"
     return (
         f"This sweep was raced: {gone}, and {f'{len(racing)} are' if len(racing) != 1 else f'{racing[0]} alone is'} "
-        "left. No interval, p value, multiplier or trend of a planned comparison is given, since the losses themselves "
-        "decided which trials there are. An arm left the race when its chance of being the best at the largest size "
+        "left. No interval, p value, compute multiplier or trend of a planned comparison is given, since the losses "
+        "themselves decided which trials there are. An arm left the race when its chance of being the best at the "
+        "largest size "
         f"was, at any time, at most {100 * ALPHA:.0f} % / {race.arms}",
+        *filter(None, (race.ended,)),
         *race.dropped.values(),
     )
 
@@ -98,6 +99,6 @@ def _standing(
         p=math.nan,
         p_best=float(found.chance[i]),
         tied_with=tuple(other for other in racing if other != arm) if arm in racing else (),
-        compute_multiplier=Multiplier(math.nan, UNKNOWN, 0, "" if arm in race.dropped else NO_MULTIPLIER),
+        compute_multiplier=Multiplier(math.nan, UNKNOWN, 0, ""),
         status="dropped" if arm in race.dropped else "complete",
     )

@@ -103,9 +103,9 @@ def write_report(
     `reference`: as in `compare`. `command`: what was typed for it, if anything. `quality_setting`: as in `assess`.
     `trials`, `excluded`: as in `read_sweep`. `gallery`: what the trials drew. `looks_file`: where the looks of arms
     are kept for all reports of a store. `forecasts`: the tally of those registered in the store, in sentences. `race`:
-    how the sweep was raced, if it was. Raises TableError where the sweep cannot be read or has no finished trial (its
-    runs are then on a page of their own), CompareError for an unknown reference, QualityError for a setting at which
-    nothing was scored. Where no law or no interval is possible the report says so in a sentence.
+    how the sweep was raced and how that ended, if it was. Raises TableError where the sweep cannot be read or has no
+    finished trial (its runs are then on a page of their own), CompareError for an unknown reference, QualityError for a
+    setting at which nothing was scored. Where no law or no interval is possible the report says so in a sentence.
     """
     try:
         table, attention = read_tables(tracking_uri, sweep, trials, excluded)
@@ -163,7 +163,8 @@ def report_of(
     pictures = _pictures(results, painter)
     on_page = [picture for picture in pictures if picture.drawing.markup]
     strips = pictures_of.shown(gallery, compared, arms) if gallery is not None else None
-    page = _page(results, table, on_page, strips, command, forecasts, incomplete)
+    ended = race.ended if race is not None else ""
+    page = _page(results, table, on_page, strips, command, forecasts, incomplete, ended)
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         for kind, content in picture.files.items():
@@ -247,6 +248,7 @@ def _page(
     command: str,
     forecasts: Sequence[str],
     incomplete: str,
+    ended: str,
 ) -> str:
     comparison, ladder = results.comparison, results.ladder
     laws = [ladder.law(arm) for arm in results.look]
@@ -264,6 +266,7 @@ def _page(
         gallery=gallery,
         forecasts=forecasts,
         incomplete=incomplete,
+        ended=ended,
         forests=[(Markup(f.axis), {arm: Markup(cell) for arm, cell in f.rows.items()}) for f in forests],
         arms=list(results.look),
         leading=LEADING,

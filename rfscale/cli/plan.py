@@ -29,11 +29,10 @@ from rfscale.cli.common import (
 )
 from rfscale.cli.effort import show_forecast
 from rfscale.cli.follow import extend_lists, write_next
-from rfscale.cli.race import say_drops, show_race
+from rfscale.cli.race import limits_of, say_race, show_race
 from rfscale.flow.formulations import FAMILIES, canonical, signature
 from rfscale.registry import KINDS
 from rfscale.run.planned import PLAN_STATUSES, Plan, Planned
-from rfscale.run.race import drops
 from rfscale.run.study import Study, open_store
 from rfscale.spec.axes import ARMS, Axis, shown
 from rfscale.spec.match import WORDS
@@ -52,7 +51,7 @@ _LONGEST_VALUES = 100  # characters: what is longer is shown by its ends
 
 
 _MODES: dict[str, tuple[str, ...]] = {
-    "--race": (),
+    "--race": ("--enough", "--budget"),
     "--next": ("--out",),
     "--measure": ("--workers", "--price-per-hour"),
     "--budget": ("--formulation", "--target", "--out"),
@@ -61,7 +60,10 @@ _MODES: dict[str, tuple[str, ...]] = {
 
 Budget = Annotated[
     float | None,
-    typer.Option("--budget", help="training FLOPs to spend next: proposes a sweep, with this one as the pilot"),
+    typer.Option(
+        "--budget",
+        help="training FLOPs to spend next: proposes a sweep, with this one as the pilot; with --race, as of `run`",
+    ),
 ]
 FormulationOption = Annotated[
     str | None, typer.Option("--formulation", help="with --budget: whose loss to predict [default: the best]")
@@ -91,6 +93,9 @@ Price = Annotated[
 Race = Annotated[
     bool, typer.Option("--race", help="the blocks of `rfscale run --race`, and what they are expected to cost")
 ]
+Enough = Annotated[
+    float | None, typer.Option("--enough", help="with --race: what it costs until then, as of `rfscale run`")
+]
 
 
 @app.command()
@@ -107,6 +112,7 @@ def plan(
     workers: Workers = None,
     price_per_hour: Price = None,
     race: Race = False,
+    enough: Enough = None,
     as_json: Json = False,
 ) -> None:
     """Show every trial: its size, its cost, where it stands.
@@ -117,7 +123,8 @@ def plan(
     its list, that list goes on, at that rung alone, in a new sweep file. With --measure, a few steps of every size are
     timed here, and the seconds are kept in the store: `rfscale run` then says how much time is left, and how far it is
     from the forecast. With --race, what a race of the sweep is expected to cost, begun from nothing: the mean of races
-    in made worlds.
+    in made worlds, to its end or to where --enough or --budget end it, with the arms left and the chance that the best
+    is one of them.
     """
     study = Study(sweep, open_store(store))
     mode = _mode_of(
@@ -126,6 +133,7 @@ def plan(
             "--next": follow or None,
             "--measure": measure or None,
             "--budget": budget,
+            "--enough": enough,
             "--workers": workers,
             "--price-per-hour": price_per_hour,
             "--target": target,
@@ -134,7 +142,7 @@ def plan(
         }
     )
     if mode == "--race":
-        show_race(study, as_json)
+        show_race(study, limits_of(budget, enough), as_json)
     elif mode == "--next":
         extend_lists(study, out, as_json)
     elif mode == "--measure":
@@ -150,14 +158,15 @@ def _mode_of(options: Mapping[str, object]) -> str | None:
     given = [option for option, value in options.items() if value is not None]
     mode = next((option for option in given if option in _MODES), None)
     for option in given:
-        if mode is None:
-            needed = [name for name, heeded in _MODES.items() if option in heeded]
+        if mode is not None and option in (mode, *_MODES[mode]):
+            continue
+        needed = [name for name, heeded in _MODES.items() if option in heeded and option not in _MODES]
+        if needed and not any(name in given for name in needed):
             first = needed[-1]
             also = "".join(f" or {name}" for name in needed[:-1])
             add = f"{first} FLOPS" if first == "--budget" else first
             raise SweepError(f"{option} has no effect without {first}{also}; add {add}, or remove it")
-        if option not in (mode, *_MODES[mode]):
-            raise SweepError(f"{option} and {mode} ask for two different things; give one of them")
+        raise SweepError(f"{option} and {mode} ask for two different things; give one of them")
     return mode
 
 
@@ -220,7 +229,7 @@ def _show_totals(study: Study, planned: Plan, totals: Mapping[str, Any], saved: 
     if planned.sweep.duplicates:
         parts.append(f"{planned.sweep.duplicates} duplicates merged")
     say(", ".join(parts))
-    say_drops(drops(study.sweep, study.store))
+    say_race(study)
     if saved.trunks:
         say(
             f"{saved.trials} trials share {saved.trunks} trunk{'s' if saved.trunks > 1 else ''}, whose steps are "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 from collections import Counter
@@ -19,7 +18,6 @@ from rfscale.cli.common import (
     Json,
     StoreFolder,
     app,
-    check_option,
     end,
     one_sentence,
     place_row,
@@ -32,13 +30,12 @@ from rfscale.cli.common import (
     tuned_fields,
     with_resources,
 )
-from rfscale.cli.race import drop_rows, say_drops
+from rfscale.cli.race import limits_of, race_record, say_race
 from rfscale.failures import FAILURES
-from rfscale.numbers import Real
 from rfscale.run.imports import origin_of
 from rfscale.run.imports.stored import status_rows
 from rfscale.run.launch import StoppedError
-from rfscale.run.race import drops, left_out
+from rfscale.run.race_record import left_out
 from rfscale.run.results import Results
 from rfscale.run.study import Study, open_store
 from rfscale.spec.sweep import Sweep, SweepError
@@ -47,9 +44,6 @@ from rfscale.spec.trunks import trunk_of
 from rfscale.store import Store, TrialFolder
 from rfscale.train import placement
 from rfscale.train.ranks import joined, world_size
-
-FLOPS = Real(1, 1e30)
-ENOUGH = Real(0, 1, low_open=True)
 
 
 @app.command()
@@ -79,18 +73,17 @@ def run(
 
     Judges the images too where the sweep has a `quality:` section. With --race, the arms are trained one size and one
     seed at a time, the largest size last, and those that can no longer be the best at the largest size are trained no
-    further; the store's ledger says which, when and why. Without it a later run trains what a race left out.
+    further; the store's ledger says which, when and why, and how the race ended. The same command with other limits
+    goes on; without --race a later run trains what a race left out.
     Trials run in parallel on Ray and are logged to MLflow. The same command resumes a sweep that was stopped.
     """
     study = Study(with_resources(sweep, cpus, gpus), open_store(store))
-    for option, value, bounds in (("--budget", budget, FLOPS), ("--enough", enough, ENOUGH)):
-        if value is not None:
-            if not race:
-                raise SweepError(f"{option} has no effect without --race; add --race, or remove it")
-            check_option(option, value, bounds)
-    most = math.inf if budget is None else budget
+    for option, value in (("--budget", budget), ("--enough", enough)):
+        if value is not None and not race:
+            raise SweepError(f"{option} has no effect without --race; add --race, or remove it")
+    limits = limits_of(budget, enough)
     try:
-        ran = study.run(address=address, race=race, budget=most, enough=enough or 0.0, watch=terminal(as_json))
+        ran = study.run(address=address, race=race, budget=limits.budget, enough=limits.enough, watch=terminal(as_json))
         end(study, ran, as_json)
     except StoppedError as error:
         typer.echo(f"rfscale: {error}", err=True)
@@ -243,7 +236,7 @@ def status(
     ]
     count = {status: sum(row["status"] == status for row in rows) for status in names.STATUSES}
     if as_json:
-        print_json({"sweep": study.sweep.name, "trials": rows, "totals": count, "dropped": drop_rows(study)})
+        print_json({"sweep": study.sweep.name, "trials": rows, "totals": count, **race_record(study)})
         return
     failure = ("failure",) if any(row["failure"] for row in rows) else ()
     fields = (*tuned_fields(study.sweep), "depth", "seed", "step", "steps", "loss", "status", *failure, "reason")
@@ -256,7 +249,7 @@ def status(
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items() if number))
     for kind, number in Counter(row["failure"] for row in rows if row["failure"]).most_common():
         say(f"{number} {kind}: {FAILURES[kind].then}" if kind in FAILURES else f"{number} {kind}")
-    say_drops(drops(study.sweep, study.store))
+    say_race(study)
     typer.echo(said_of(study.store))
     say("loss: val/loss where finished, else the last training loss, which formulations do not share")
 

@@ -20,7 +20,7 @@ from rfscale.quoting import cut
 from rfscale.run.due import Due
 from rfscale.run.effort import Forecast, duration, report_seconds
 from rfscale.run.pace import Pace
-from rfscale.run.race import left_out
+from rfscale.run.race_record import left_out
 from rfscale.run.rates import Measured
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.trial import Trial
@@ -102,7 +102,7 @@ class Board:
             f"{done} of {len(self.states)} trials done",
             f"{running} running",
             f"{len(self.states) - done - bad - running - count[names.DROPPED]} left",
-            f"{count[names.DROPPED]} dropped by a race" if count[names.DROPPED] else "",
+            f"{count[names.DROPPED]} left out by a race" if count[names.DROPPED] else "",
             f"{bad} diverged or failed" if bad else "",
         ]
         left = self.seconds_left() if running else None

@@ -2,189 +2,43 @@
 
 A block is one rung and one seed over all arms that race. When it has ended, `analysis.compare.race` is asked which
 arms can no longer be the best at the largest rung, from the blocks that have ended and nothing else; what is left of
-these arms is not trained. Every such trial is a line of the store's ledger: who, when, by which rule and why. What
-stands there holds, so a race that was stopped goes on with the same drops. `rfscale run` without --race trains what a
-race left out.
+these arms is not trained, nor what is left of all arms where a limit ends the race. Every such trial is a line of the
+store's ledger (`race_record`): who, when, by which rule and why. What stands there holds, so a race that was stopped
+goes on with the same drops; one that had ended goes on where its limits are others. `rfscale run` without --race
+trains what a race left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from rfscale import names
 from rfscale.run.queue import Outcome
+from rfscale.run.race_blocks import ALONE, ENOUGH, Block, Limits, blocks, log_sizes
+from rfscale.run.race_record import Drop, End, drop_now, drops, end_now, ended, go_on
 from rfscale.spec.axes import Placing
-from rfscale.spec.sweep import Sweep, SweepError
+from rfscale.spec.sweep import Sweep
 from rfscale.spec.trial import Trial
 from rfscale.store import Store
-from rfscale.store.ledger import DROPPED, INCLUDED
 
 if TYPE_CHECKING:
     from analysis.compare.components import Array
     from analysis.compare.race import Verdict
-    from analysis.compare.raced import Raced
-
-RULE = "P(best at the largest size) <= 0.05 / arms, at any time"
-SAME_COST = 1.05
-"""Arms whose trainings cost more than this factor apart are not raced: a race compares the ends of trainings."""
-BEHIND = 1.5
-"""Seeds by which the largest rung is behind the others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One rung and one seed. `flops`: of one arm, all its tuned values together."""
-
-    label: str
-    rung: int
-    seed: int
-    flops: float
-    trials: tuple[Trial, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """An arm that was dropped. `after`: the blocks that had ended, and the last of them. `at_least`: a bound of the
-    ratio of its loss to that of the best at the largest rung, then; `chance`: of being the best, then."""
-
-    arm: str
-    blocks: int
-    after: str
-    at_least: float
-    chance: float
-    best: str
-    who: str = ""
-    when: str = ""
-
-    @property
-    def sentence(self) -> str:
-        """Why it was dropped."""
-        worse = f"at least {100 * (self.at_least - 1):.1f} % worse than the best at the largest size, "
-        chance = f"{100 * self.chance:.2g} %" if self.chance >= 1e-4 else "less than 0.01 %"
-        return (
-            f"After block {self.blocks} ({self.after}) {self.arm} was dropped: {worse if self.at_least > 1 else ''}"
-            f"a chance of {chance} to be the best; {self.best} led"
-        )
-
-
-def blocks(sweep: Sweep) -> tuple[Block, ...]:
-    """The blocks of a sweep: seed by seed, each from the cheapest rung up, the largest rung a seed and a half behind,
-    so that what a size says of a larger one is seen early. Raises SweepError where there is nothing to race."""
-    if len(sweep.arms) < 2:
-        raise SweepError(f"a race needs two arms or more, and {sweep.name} has one; run it without --race")
-    places = {trial.trial_id: sweep.placing(trial) for trial in sweep.trials}
-    rungs: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
-    for trial in sweep.trials:
-        rungs.setdefault(places[trial.trial_id].rung, []).append(trial)
-    costs = {rung: [trial.train_flops for trial in trials] for rung, trials in rungs.items()}
-    for rung, flops in costs.items():
-        if max(flops) > SAME_COST * min(flops):
-            raise SweepError(
-                f"a race compares the losses at the ends of trainings, and at {_label(rung, sweep)} one costs "
-                f"{max(flops) / min(flops):.2g} times another; match the arms by FLOPs, or run it without --race"
-            )
-    order = sorted(rungs, key=lambda rung: sum(costs[rung]) / len(costs[rung]))
-    seeds = list(dict.fromkeys(place.seed for place in places.values()))
-    found = []
-    for at, rung in enumerate(order):
-        for seed in seeds:
-            trials = tuple(trial for trial in rungs[rung] if places[trial.trial_id].seed == seed)
-            if trials:
-                arms = {places[trial.trial_id].arm for trial in trials}
-                each = sum(trial.train_flops for trial in trials) / len(arms)
-                found.append(Block(f"{_label(rung, sweep)}, seed {seed}", at, seed, each, trials))
-    last = len(order) - 1
-    return tuple(sorted(found, key=lambda b: (seeds.index(b.seed) + (BEHIND if b.rung == last else 0), b.rung)))
-
-
-def log_sizes(order: tuple[Block, ...]) -> Array:
-    """Log FLOPs of a training of each rung."""
-    import numpy as np
-
-    sizes = {block.rung: block.flops for block in order}
-    return np.log([sizes[rung] for rung in sorted(sizes)])
-
-
-def _label(rung: tuple[tuple[str, str], ...], sweep: Sweep) -> str:
-    """The rung in words: the fields that the sweep moves, or the depth."""
-    moved = {axis.field for axis in sweep.layout.of("rung") if len(axis.values) > 1}
-    told = [(key, value) for key, value in rung if key in moved] or list(rung)[:1]
-    words = ((key.rpartition(".")[2], value) for key, value in told)
-    return ", ".join(f"{'depth' if word == 'depths' else word} {value}" for word, value in words) or "the one size"
-
-
-def drops(sweep: Sweep, store: Store, ever: bool = False) -> dict[str, Drop]:
-    """Arm -> how it was dropped, by the store's ledger, the first first; `ever`: also where that was taken back since.
-
-    Raises StoreError for a damaged ledger.
-    """
-    arms = {trial.trial_id: sweep.placing(trial).arm for trial in sweep.trials}
-    last: dict[str, Drop | None] = {}
-    for entry in store.ledger:
-        arm = arms.get(entry.trial_id)
-        if arm is not None and entry.action == DROPPED and entry.race is not None:
-            last[entry.trial_id] = Drop(**{**entry.race, "arm": arm, "who": entry.who, "when": entry.when})
-        elif entry.trial_id in last and entry.action == INCLUDED and not ever:
-            last[entry.trial_id] = None
-    found: dict[str, Drop] = {}
-    for drop in last.values():
-        if drop is not None:
-            found.setdefault(drop.arm, drop)
-    return dict(sorted(found.items(), key=lambda item: item[1].blocks))
-
-
-def take_back(sweep: Sweep, store: Store) -> int:
-    """A run without a race trains what a race left out: lines of the ledger; returns how many."""
-    gone = left_out(sweep, store)
-    for trial_id in gone:
-        store.ledger.add(trial_id, INCLUDED, "trained by a run without --race")
-    return len(gone)
-
-
-def left_out(sweep: Sweep, store: Store) -> dict[str, str]:
-    """Trial id -> why a race left it out, of those that nobody has trained since."""
-    gone = drops(sweep, store)
-    said = {arm: f"a race dropped its arm after block {drop.blocks} ({drop.after})" for arm, drop in gone.items()}
-    return {trial.trial_id: said[sweep.placing(trial).arm] for trial in _untrained(sweep, store, gone)}
-
-
-def _untrained(sweep: Sweep, store: Store, gone: Mapping[str, Drop]) -> list[Trial]:
-    """The trials of these arms that have not ended."""
-    ended = names.OVER
-    trials = (trial for trial in sweep.trials if sweep.placing(trial).arm in gone) if gone else ()
-    return [trial for trial in trials if store.trial(trial.trial_id).state().status not in ended]
-
-
-def raced(sweep: Sweep, store: Store) -> Raced | None:
-    """How the sweep was raced, for its comparison; None where it was not, or where all that was left out is trained."""
-    gone = drops(sweep, store, ever=True)
-    if not _untrained(sweep, store, gone):
-        return None
-    from analysis.compare.raced import Raced
-
-    return Raced(
-        len(sweep.arms),
-        max(blocks(sweep), key=lambda block: block.rung).flops,
-        {arm: drop.sentence for arm, drop in gone.items()},
-    )
-
-
-# --- while it runs ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Race:
-    """Which of the trials that wait may be trained now. `say` is told of every drop."""
+    """Which of the trials that wait may be trained now. `say` is told of every drop, and of the end."""
 
     sweep: Sweep
     store: Store
     missing: frozenset[str]  # the trials that had not ended when the race began, or went on
     say: Callable[[str], None] = lambda text: None
-    budget: float = math.inf  # FLOPs: a block with which all blocks so far would come to more is not begun
-    enough: float = 0.0  # a share of loss: over once the leader is expected to be no further behind the best
+    limits: Limits = field(default_factory=Limits)
     blocks: tuple[Block, ...] = field(init=False)
     gone: dict[str, Drop] = field(init=False)
     _asked: int = -1  # how many blocks had ended when it was last asked who is out
@@ -196,40 +50,52 @@ class Race:
         self.gone = drops(self.sweep, self.store)
 
     def open(self, trials: list[Trial]) -> list[Trial]:
-        """Those of the arms that race; none where one arm alone is left."""
-        return [t for t in trials if self._races(t)] if len(self.sweep.arms) - len(self.gone) > 1 else []
+        """Those of the arms that race; none where the race is over already."""
+        waiting = list(trials)
+        self.allowed(waiting, Outcome())
+        return waiting
 
     def allowed(self, waiting: list[Trial], outcome: Outcome) -> list[Trial]:
-        """The trials of the first block that has not ended. Takes off the queue what is dropped."""
+        """The trials of the first block that has not ended. Takes off the queue what is dropped, and at the end all."""
         waiting[:] = [trial for trial in waiting if self._races(trial)]
         at = self._first_open(outcome)
-        if self._over or at is None:
+        if at is None:
             return []
-        if at != self._asked:
+        if at != self._asked and not self._over:
             self._asked = at
             self._ask(at)
-            if why := self._why_over(at):
-                self._over = True
-                self.say(f"race: {why} after {self._so_far(at)}, so it is over")
-                waiting.clear()
-                return []
-            return self.allowed(waiting, outcome)
+            self._over = self._ends(at)
+            return self.allowed(waiting, outcome)  # of fewer arms another block may be the first
+        if self._over:
+            waiting.clear()
         ids = {trial.trial_id for trial in self.blocks[at].trials}
         return [trial for trial in waiting if trial.trial_id in ids]
 
-    def _why_over(self, at: int) -> str:
-        """Why no other block is begun; "" where one is."""
-        left = [arm for arm in self.sweep.arms if arm not in self.gone]
-        if len(left) == 1:
-            return f"{left[0]} alone is left"
+    def _ends(self, at: int) -> bool:
+        """Whether the race is over after the first `at` blocks; the ledger says so, or that one which had ended goes
+        on."""
+        racing = [arm for arm in self.sweep.arms if arm not in self.gone]
         leader, behind = self._led
-        if behind <= self.enough:
-            return f"{leader} leads and is expected to be {100 * behind:.2g} % behind the best, which is enough,"
         spent, then = self.spent(at), self.spent(at + 1)
-        if then > self.budget:
-            what = self.blocks[at].label
-            return f"{spent:.3g} FLOPs are spent, and {what} would make it {then:.3g} of {self.budget:.3g}"
-        return ""
+        rule = self.limits.rule(len(racing), behind, then)
+        if not rule:
+            if count := go_on(self.sweep, self.store, self.limits.words):
+                self.say(f"race: it had ended, and goes on; {count} trials that it had left wait again")
+            return False
+        after = self.blocks[at - 1].label if at else ""
+        end = End(rule, at, after, leader, spent, then, self.blocks[at].label)
+        if rule == ALONE:
+            end = replace(end, leader=racing[0])
+        else:
+            limit = self.limits.enough if rule == ENOUGH else self.limits.budget
+            end = replace(end, limit=limit, shortfall=behind if math.isfinite(behind) else None)
+        said = ended(self.sweep, self.store)
+        if said is None or (said.record != end.record and said.rule != ALONE):
+            rest = chain.from_iterable(block.trials for block in self.blocks[at:])
+            end_now(self.store, end, [t for t in rest if self._races(t) and t.trial_id in self.missing])
+            said = end
+        self.say(f"race: {said.sentence}")
+        return True
 
     def spent(self, ended: int) -> float:
         """FLOPs of the first `ended` blocks, of the arms that raced in each."""
@@ -254,18 +120,15 @@ class Race:
                     return at
         return None
 
-    def _so_far(self, at: int) -> str:
-        return f"block {at} ({self.blocks[at - 1].label})" if at else "no block"
-
     def _ask(self, at: int) -> None:
         """After the first `at` blocks: drop who can no longer be the best, in the ledger and here."""
-        if at == 0:
+        arms = self.sweep.arms
+        if at == 0 or len(arms) - len(self.gone) < 2:
             return
         y, x = losses(self.sweep, self.store, self.blocks, at)
         verdict = _judged(y, x)
         if verdict is None:
             return
-        arms = self.sweep.arms
         self._led = arms[verdict.best], math.expm1(verdict.shortfall)
         self.gone |= drops(self.sweep, self.store)  # another launcher of the same race may have said it
         for i in (i for i, arm in enumerate(arms) if verdict.out[i] and arm not in self.gone):
@@ -273,16 +136,15 @@ class Race:
                 arms[i], at, self.blocks[at - 1].label, float(verdict.at_least[i]), float(verdict.chance[i]),
                 arms[verdict.best],
             )  # fmt: skip
-            self.gone[arms[i]] = self._written(drop, self.blocks[at:])
+            self.gone[arms[i]] = self._written(drop, at)
             self.say(f"race: {drop.sentence}")
-        self.say(f"race: {len(arms) - len(self.gone)} of {len(arms)} arms go on after {self._so_far(at)}")
+        so_far = f"block {at} ({self.blocks[at - 1].label})"
+        self.say(f"race: {len(arms) - len(self.gone)} of {len(arms)} arms go on after {so_far}")
 
-    def _written(self, drop: Drop, rest: Iterable[Block]) -> Drop:
-        """The drop as lines of the ledger, one for each trial that is not trained because of it."""
-        record = {key: value for key, value in asdict(drop).items() if key not in ("arm", "who", "when")}
-        for trial in (trial for block in rest for trial in block.trials):
-            if self.sweep.placing(trial).arm == drop.arm:
-                self.store.ledger.add(trial.trial_id, DROPPED, f"{drop.sentence}; rule: {RULE}", race=record)
+    def _written(self, drop: Drop, at: int) -> Drop:
+        """The drop as the ledger has it."""
+        rest = chain.from_iterable(block.trials for block in self.blocks[at:])
+        drop_now(self.store, drop, [trial for trial in rest if self.sweep.placing(trial).arm == drop.arm])
         return drops(self.sweep, self.store).get(drop.arm, drop)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rfscale.run.race import Block, blocks, log_sizes
+from rfscale.run.race_blocks import Block, Limits, blocks, log_sizes
 from rfscale.spec.sweep import Sweep
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from analysis.compare.components import Array
 
 WORLDS = 8
@@ -20,9 +19,11 @@ WORLDS = 8
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What a race is expected to cost, from worlds drawn from its priors. `flops`: mean, and the 10 % and 90 % points;
-    `arms`: how many race in each block, in the mean; `left`: at the end."""
+    `arms`: how many race in each block, in the mean; `left`: at the end; `kept`: the chance that the best is then among
+    them."""
 
     worlds: int
+    limits: Limits
     full: float
     flops: float
     low: float
@@ -30,19 +31,21 @@ class Expected:
     blocks: tuple[Block, ...]
     arms: tuple[float, ...]
     left: float
+    kept: float
 
     @property
     def sentence(self) -> str:
         share = [100 * value / self.full for value in (self.flops, self.low, self.high)]
+        until = f" with {self.limits.words}" if self.limits.words else ""
         return (
-            f"race: {len(self.blocks)} blocks; about {self.flops:.3g} FLOPs, {share[0]:.0f} % of the whole grid "
+            f"race{until}: {len(self.blocks)} blocks; about {self.flops:.3g} FLOPs, {share[0]:.0f} % of the whole grid "
             f"({share[1]:.0f} to {share[2]:.0f} %: the 10 and 90 % points of {self.worlds} worlds drawn from its "
-            f"priors), {self.left:.1f} arms "
-            "left at the end"
+            f"priors), {self.left:.1f} arms left at the end, and a chance of {100 * self.kept:.1f} % that the best is "
+            "one of them"
         )
 
 
-def expected(sweep: Sweep, worlds: int = WORLDS) -> Expected:
+def expected(sweep: Sweep, limits: Limits = Limits(), worlds: int = WORLDS) -> Expected:
     """What a race of the sweep is expected to cost, were it begun now from nothing. Raises SweepError as `blocks`
     does."""
     import numpy as np
@@ -53,34 +56,46 @@ def expected(sweep: Sweep, worlds: int = WORLDS) -> Expected:
     seeds = list(dict.fromkeys(block.seed for block in order))
     x = log_sizes(order)
     rng = np.random.default_rng(0)
-    paths = [simulated(drawn_world(rng, len(sweep.arms), x, len(seeds)), x, order, seeds) for _ in range(worlds)]
-    counts = np.array([[racing.sum() for racing in path] for path in paths])  # (world, block + 1)
-    cost = counts[:, :-1] @ np.array([block.flops for block in order])
+    raced = [simulated(drawn_world(rng, len(sweep.arms), x, len(seeds)), x, order, limits) for _ in range(worlds)]
+    counts = np.array([one.racing for one in raced])  # (world, block)
+    cost = counts @ np.array([block.flops for block in order])
     low, high = np.quantile(cost, [0.1, 0.9])
     full = len(sweep.arms) * sum(block.flops for block in order)
     return Expected(
-        worlds, full, float(cost.mean()), float(low), float(high), order, tuple(counts[:, :-1].mean(axis=0).tolist()),
-        float(np.maximum(counts[:, -1], 1).mean()),
+        worlds, limits, full, float(cost.mean()), float(low), float(high), order, tuple(counts.mean(axis=0).tolist()),
+        float(np.mean([len(one.left) for one in raced])), float(np.mean([one.kept for one in raced])),
     )  # fmt: skip
 
 
-def simulated(
-    y: Array, x: Array, order: tuple[Block, ...], seeds: list[int], alpha: float | None = None
-) -> list[np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-    """Who would race in each block, and at the end, were y (arm, rung, seed) what the trainings give.
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """A race in a made world. `racing`: how many arms in each block, 0 in those that were not begun; `left`: which at
+    the end; `kept`: the chance that the best is one of them, after all that was seen: of worlds that are drawn from the
+    priors this is the share in which it is, without the chance of which worlds were drawn."""
 
-    Nobody in the blocks after a race that one arm alone is left of.
-    """
+    racing: tuple[int, ...]
+    left: tuple[int, ...]
+    kept: float
+
+
+def simulated(y: Array, x: Array, order: tuple[Block, ...], limits: Limits) -> Simulated:
+    """How a race would go, were y (arm, rung, seed) what the trainings give."""
     import numpy as np
 
-    from analysis.compare.race import ALPHA, judge
+    from analysis.compare.race import judge
 
+    seeds = list(dict.fromkeys(block.seed for block in order))
     seen, racing = np.full_like(y, np.nan), np.ones(len(y), dtype=bool)
-    path = []
+    path, spent, behind, kept = list[int](), 0.0, math.inf, 1.0
     for block in order:
-        path.append(racing.copy() if racing.sum() > 1 else np.zeros_like(racing))
-        if racing.sum() > 1:
-            s = seeds.index(block.seed)
-            seen[racing, block.rung, s] = y[racing, block.rung, s]
-            racing = racing & ~judge(seen, x, alpha=alpha or ALPHA, n_scales=48, draws=400, intervals=False).out
-    return [*path, racing]
+        left = int(racing.sum())
+        spent += left * block.flops
+        if limits.rule(left, behind, spent):
+            break
+        s = seeds.index(block.seed)
+        seen[racing, block.rung, s] = y[racing, block.rung, s]
+        found = judge(seen, x, n_scales=48, draws=400, intervals=False)
+        racing = racing & ~found.out
+        path.append(left)
+        behind, kept = math.expm1(found.shortfall), float(found.chance[racing].sum())
+    return Simulated((*path, *[0] * (len(order) - len(path))), tuple(np.flatnonzero(racing).tolist()), kept)

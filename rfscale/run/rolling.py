@@ -18,6 +18,7 @@ from pathlib import Path
 from rfscale import names
 from rfscale.registry import allowing_plugins
 from rfscale.run import origin
+from rfscale.run.race_record import left_out
 from rfscale.spec.sweep import Sweep
 from rfscale.store import Store
 
@@ -95,8 +96,8 @@ def watched(sweep: Sweep, store: Store, report: Callable[[], Path], say: Callabl
 
 
 def _ended(sweep: Sweep, store: Store) -> int:
-    ended = (*names.OVER, names.FAILED, names.DAMAGED)
-    return sum(store.trial(trial.trial_id).state().status in ended for trial in sweep.trials)
+    ended, gone = (*names.OVER, names.FAILED, names.DAMAGED), left_out(sweep, store)
+    return sum(t.trial_id in gone or store.trial(t.trial_id).state().status in ended for t in sweep.trials)
 
 
 def renew(name: str, root: str) -> None:

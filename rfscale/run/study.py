@@ -29,7 +29,9 @@ from rfscale.run.judging import check_judges, judge, ready_judges
 from rfscale.run.launch import StoppedError, check_cluster, launch
 from rfscale.run.planned import Plan, planned
 from rfscale.run.queue import Outcome
-from rfscale.run.race import Race, blocks, left_out, raced, take_back
+from rfscale.run.race import Race
+from rfscale.run.race_blocks import Limits, blocks
+from rfscale.run.race_record import left_out, raced, take_back
 from rfscale.run.rolling import renewed
 from rfscale.run.sharing import Sharing
 from rfscale.run.views import Views
@@ -150,9 +152,9 @@ class Study(Views, Sharing):
         """
         if race:
             blocks(self.sweep)  # before anything is written
-        return self.noted(decode=True)._run(address, (budget, enough) if race else None, watch)
+        return self.noted(decode=True)._run(address, Limits(budget, enough) if race else None, watch)
 
-    def _run(self, address: str | None, until: tuple[float, float] | None, watch: Watch) -> Ran:
+    def _run(self, address: str | None, until: Limits | None, watch: Watch) -> Ran:
         from rfscale.run.tracking.mirror import Mirror, check_reachable, tracking_uri
 
         self.check()
@@ -169,7 +171,7 @@ class Study(Views, Sharing):
         origin.record(self.sweep, self.store)
         allowed = everybody
         if until is not None:  # of a race
-            racing = Race(self.sweep, self.store, frozenset(trial.trial_id for trial in missing), watch.say, *until)
+            racing = Race(self.sweep, self.store, frozenset(trial.trial_id for trial in missing), watch.say, until)
             missing, allowed = racing.open(missing), racing.allowed
         elif taken := take_back(self.sweep, self.store):
             watch.say(f"{taken} trials that a race had left out are trained now, since this run is none (--race)")

@@ -1,4 +1,4 @@
-"""The ledger of a store: which trials were left out, taken back, trained again or dropped by a race; who, when and why.
+"""The ledger of a store: which trials were left out, taken back, trained again or not needed by a race; who, when, why.
 
 <store>/ledger.jsonl    one line per decision, appended and never rewritten; the last one on a trial holds
 """
@@ -19,7 +19,7 @@ from typing import Any
 from rfscale.store.files import damaged, unreadable
 from rfscale.store.remote import Remote
 
-EXCLUDED, INCLUDED, RETRIED, DROPPED = "excluded", "included", "retried", "dropped"
+EXCLUDED, INCLUDED, RETRIED, DROPPED, LEFT = "excluded", "included", "retried", "dropped", "left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,11 @@ class Entry:
     """One decision on a trial."""
 
     trial_id: str
-    action: str  # EXCLUDED, INCLUDED, RETRIED or DROPPED
+    action: str  # EXCLUDED, INCLUDED, RETRIED, or of a race: DROPPED with the arm, LEFT when the race ended
     why: str
     who: str  # user@host
     when: str  # UTC, as 2026-01-31T12:00:00Z
-    race: dict[str, Any] | None = None  # of DROPPED: what the race knew of the trial's arm (`rfscale.run.race.Drop`)
+    race: dict[str, Any] | None = None  # of DROPPED and LEFT: what the race knew (`rfscale.run.race_record`)
 
     @property
     def sentence(self) -> str:

@@ -15,7 +15,7 @@ from analysis.compare import race
 from analysis.compare.arms import compare
 from analysis.compare.race import Verdict, judge
 from analysis.compare.raced import Raced, as_raced
-from analysis.compare.wording import ranking_text
+from analysis.compare.wording import ranking_text, rest_words
 from analysis.compare.wording_cards import holds_card, winner_card
 from analysis.table.read import read_sweep
 
@@ -234,5 +234,10 @@ def test_the_comparison_of_a_race_gives_no_number_as_if_it_had_been_planned(tmp_
     assert "After block 3 worse was dropped." in text
     assert "Holm" not in text
     assert "Pairing" not in text
+    assert not any("multiplier" in rest_words(found, standing) for standing in found.standings)
+    assert text.count("compute multiplier") == 1, "once, and not for each arm"
+    assert "The race ended" not in text
+    over = as_raced(planned, table, Raced(3, flops, {}, "The race ended after block 3 (d2): it was near enough"))
+    assert "\nThe race ended after block 3 (d2): it was near enough." in ranking_text(over)
     assert winner_card(found).answer == "No clear winner"
     assert holds_card(found).answer == "Not asked"

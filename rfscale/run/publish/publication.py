@@ -109,6 +109,7 @@ def _write_report(study: Sharing, tables: Tables, made: Path) -> Report:
     """The page and its figures; its CSVs are among the tables."""
     from analysis.report.page import report_of
     from rfscale.run.gallery import gallery_of, save_truth
+    from rfscale.run.race_record import raced
 
     folder = made / "report"
     folder.mkdir()
@@ -122,6 +123,7 @@ def _write_report(study: Sharing, tables: Tables, made: Path) -> Report:
         command=study.command,
         gallery=gallery,
         looks_file=folder / LOOKS,
+        race=raced(study.sweep, study.store),
     )
     for path in folder.glob("*.csv"):
         path.unlink()
