@@ -48,7 +48,7 @@ def curves(store: Path) -> tuple[Array, Array, list[int]]:
         points = {line["step"]: line["metrics"]["val/loss"] for line in lines if "val/loss" in line["metrics"]}
         place = trial["trial"]["formulation"], trial["trial"]["model"]["depth"], trial["trial"]["seed"]
         found[place] = trial["parameters"]["train_flops_per_step"], points
-    arms, depths, seeds = (sorted({place[at] for place in found}) for at in range(3))
+    arms, depths, seeds = (sorted(set(values)) for values in zip(*found, strict=True))
     steps = sorted(set.intersection(*(set(points) for _, points in found.values())))
     loss = [[[[found[a, d, s][1][t] for t in steps] for s in seeds] for d in depths] for a in arms]
     flops = np.array([[found[arms[0], d, seeds[0]][0] * t for t in steps] for d in depths])
