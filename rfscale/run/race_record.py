@@ -124,9 +124,12 @@ def _left(sweep: Sweep, store: Store, ever: bool = False) -> dict[str, End]:
 
 def _last(sweep: Sweep, store: Store, ever: bool) -> dict[str, Drop | End]:
     """Trial id -> what a race said of it last; `ever`: also what was taken back since."""
-    arms = {trial.trial_id: sweep.placing(trial).arm for trial in sweep.trials}
     last: dict[str, Drop | End] = {}
-    for entry in store.ledger:
+    entries = list(store.ledger)
+    if all(entry.race is None for entry in entries):
+        return last  # most sweeps, and some have ten thousand trials
+    arms = {trial.trial_id: sweep.placing(trial).arm for trial in sweep.trials}
+    for entry in entries:
         if entry.trial_id not in arms:
             continue
         if entry.action == DROPPED and entry.race is not None:
@@ -172,7 +175,8 @@ def left_out(sweep: Sweep, store: Store) -> dict[str, str]:
     """Trial id -> why a race left it out, of those that nobody has trained since."""
     gone = drops(sweep, store)
     said = {arm: f"a race dropped its arm after block {drop.blocks} ({drop.after})" for arm, drop in gone.items()}
-    dropped = {trial.trial_id: said[arm] for trial in sweep.trials if (arm := sweep.placing(trial).arm) in gone}
+    arms = ((trial.trial_id, sweep.placing(trial).arm) for trial in sweep.trials if gone)
+    dropped = {trial_id: said[arm] for trial_id, arm in arms if arm in gone}
     left = {trial_id: end.reason for trial_id, end in _left(sweep, store).items()}
     return {trial_id: dropped[trial_id] for trial_id in _untrained(store, dropped)} | left
 
@@ -185,7 +189,7 @@ def _untrained(store: Store, trial_ids: Iterable[str]) -> list[str]:
 def raced(sweep: Sweep, store: Store) -> Raced | None:
     """How the sweep was raced, for its comparison; None where it was not, or where all that was left out is trained."""
     gone = drops(sweep, store, ever=True)
-    of_arms = (trial.trial_id for trial in sweep.trials if sweep.placing(trial).arm in gone)
+    of_arms = (trial.trial_id for trial in sweep.trials if gone and sweep.placing(trial).arm in gone)
     if not _untrained(store, of_arms) and not _left(sweep, store, ever=True):
         return None
     from analysis.compare.raced import Raced
