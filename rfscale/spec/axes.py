@@ -20,9 +20,10 @@ from rfscale.spec.trial import Trial
 
 Role = Literal["arm", "rung", "tuned", "seed"]
 
-FORMULATIONS, DEPTHS, STEPS, SAMPLES, SEEDS = (
+FORMULATIONS, DEPTHS, WIDTHS, STEPS, SAMPLES, SEEDS = (
     "formulations",
     "model.depths",
+    "model.widths",
     "training.steps",
     "training.samples",
     "seeds",
@@ -173,13 +174,16 @@ def layout(points: Sequence[Point], tune: Iterable[str], fields: Callable[[BaseM
         moving = (axis for axis in several.values() if axis.role != "arm" or _moves_inside(points, axis.field))
         several = {ARMS: named, **{axis.field: axis for axis in moving}}
     labels = _Labels(points, several, by_formulation=FORMULATIONS not in tune)
+    arms = [labels.of(point) for point in points]
+    if (widths := _widths(points, arms)) is not None:
+        several = {WIDTHS: widths, **several}
     placed = []
-    for point in points:
+    for point, arm in zip(points, arms, strict=True):
         rung, tuned = (
-            tuple((axis.field, shown(point.value(axis.field))) for axis in several.values() if axis.role == role)
+            tuple((axis.field, shown(_value(point, axis.field))) for axis in several.values() if axis.role == role)
             for role in ("rung", "tuned")
         )
-        placed.append((point.grid, point.trial, Placing(labels.of(point), rung, tuned, point.trial.seed)))
+        placed.append((point.grid, point.trial, Placing(arm, rung, tuned, point.trial.seed)))
     placings: dict[str, Placing] = {}
     for _, trial, placing in placed:
         first = placings.setdefault(trial.trial_id, placing)
@@ -195,6 +199,20 @@ def _axis(points: Sequence[Point], field: str, tune: Sequence[str]) -> Axis:
     role = "tuned" if field in tune else ROLES.get(field, "arm")
     values = (point.value(field) for point in points)
     return Axis(field, role, tuple(dict.fromkeys(shown(value) for value in values if value is not None)))
+
+
+def _value(point: Point, field: str) -> Any:
+    return point.trial.model.width if field == WIDTHS else point.value(field)
+
+
+def _widths(points: Sequence[Point], arms: Sequence[str]) -> Axis | None:
+    """The widths as rungs, where an arm has several at one depth: entries of `grids:` that make a ladder of widths."""
+    found: dict[tuple[str, int], set[int]] = {}
+    for point, arm in zip(points, arms, strict=True):
+        found.setdefault((arm, point.trial.model.depth), set()).add(point.trial.model.width)
+    if all(len(widths) == 1 for widths in found.values()):
+        return None
+    return Axis(WIDTHS, "rung", tuple(dict.fromkeys(shown(point.trial.model.width) for point in points)))
 
 
 def _moves_inside(points: Sequence[Point], field: str) -> bool:

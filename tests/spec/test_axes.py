@@ -34,6 +34,17 @@ def axes_of(sweep: Sweep) -> dict[str, tuple[str, int]]:
 # --- roles ------------------------------------------------------------------------------------------------------------
 
 
+def test_widths_at_one_depth_are_rungs(tiny: Mapping) -> None:
+    """A ladder of widths has to be written as entries of `grids:`, since depths cannot repeat."""
+    grids = [{"model": {"depths": [2], "widths": [width]}} for width in (16, 32, 64)]
+    sweep = parse_sweep(tiny | {"grids": grids})
+    assert axes_of(sweep)["model.widths"] == ("rung", 3)
+    assert "at 3 rungs (model.widths)" in sweep.layout.sentence()
+    assert len({placing.rung for placing in sweep.layout.placings.values()}) == 3
+    alone = [{"model": {"depths": [depth], "widths": [16 * depth]}} for depth in (1, 2)]
+    assert "model.widths" not in axes_of(parse_sweep(tiny | {"grids": alone})), "the depth says it"
+
+
 def test_formulations_are_arms_size_and_length_are_rungs_seeds_are_seeds(tiny: Mapping) -> None:
     changes = {
         "model": {"depths": [1, 2]},
