@@ -10,21 +10,26 @@ own, and on them one `rfscale run --address`. While it trains, again and again i
 - `head`: SIGKILL to the head: GCS, raylet and the workers of that node. It comes back after 5 s, with nothing of what
   it knew. What Ray ends of the other nodes then is started again too, as Kubernetes and systemd do.
 
-Nobody touches the launcher, but where it ends the same command is given again, and counted. Work lost: how far a trial
-was at that moment (the last point of its journal, and what it had done since by the time of its last steps) less the
-step that its next attempt went on from (`trial.json`), times its seconds per step. At the end everything is held to an
-undisturbed run, as by `chaos.py`: all finished, weights and values equal to the bit, each point once in MLflow, no
-process left. With --object-store the results are in an S3 server, and the nodes share no folder.
+An event comes when the one before is over: every trial that it ended has gone on, and every node trains and has written
+a checkpoint since. There is a trial for each node, so that one that was ended does not wait behind another. So that the
+sweep lasts that long, a step takes half a second on the nodes until the last event is over (`watched.py`), and the
+number of steps follows from the patience: before that is at an end, the sweep is not.
+
+Nobody touches the launcher, but where it ends the same command is given again, and counted. Work lost: the steps that
+an attempt had done and the next one did again, and the time since that one's checkpoint was written; wrong where it is
+more than `checkpoint_seconds`, a step, and the writing of a checkpoint, the longest of the attempt each. At the end all
+is held to an undisturbed run, as by `chaos.py`: all finished, weights and values equal to the bit, each point once in
+MLflow, no process left. With --object-store the results are in an S3 server, and the nodes share no folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,22 +38,33 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 from socket import socket
 
-from benchmarks.chaos import SWEEP, Place, Tally, check, disturbed, served
-from rfscale.spec.sweep_file import load_sweep
-from rfscale.store import read_json
-from rfscale.store.journal import read_points
+from benchmarks.chaos import Place, Tally, check, disturbed, served
+from benchmarks.watched import Attempt, Loss, attempts, hurry, loss, watching
 
 NODE, TERM, HEAD = "node", "term", "head"
 KINDS = (NODE, TERM, HEAD)
 CHECKPOINT_SECONDS = 3.0
 GRACE_SECONDS = 30.0
 AWAY_SECONDS = 5.0
+STEP_SECONDS = 0.5
+"""Of a step, until the last event is over."""
+SWEEP = """
+name: nodes
+question: What does a lost node cost?
+data: {{name: shapes, resolution: 8}}
+model: {{depths: [1], width_per_depth: 16, patch: 4}}
+formulations: [rf, "rf/lognorm(0.00,1.00)", eps/linear]
+training: {{steps: {steps}, batch: 4, learning_rate: 2e-3}}
+evaluation: {{images: 8, points: 3}}
+samples: {{images: 0}}
+resources: {{cpus: 1, checkpoint_seconds: {checkpoint_seconds}, retries: 3}}
+"""
+"""A trial for each node."""
 HOST = "127.0.0.2"
 """All three are one machine. For 127.0.0.1 Ray takes another address, and refuses more than one node on loopback."""
 NOT_THEIRS = ("MLFLOW_TRACKING_URI", "RFSCALE_STORE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
@@ -95,22 +111,26 @@ class Node:
             )
         self.away_until = 0.0
 
-    def signal(self, number: signal.Signals) -> int:
-        """Send it to all of its processes; returns how many there were."""
-        found = [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if self._owns(pid)]
-        for pid in found:
+    def processes(self) -> list[int]:
+        """All of its process ids."""
+        return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if self.owns(pid)]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it to all of its processes."""
+        for pid in self.processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-        return len(found)
 
-    def _owns(self, pid: int) -> bool:
+    def owns(self, pid: int) -> bool:
+        """Whether the process lives and is one of its own."""
         with suppress(OSError):
             if Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z":
                 return Path(os.readlink(f"/proc/{pid}/cwd")).is_relative_to(self.folder)
         return False
 
     def alive(self) -> bool:
-        return any(self._owns(pid) for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))))
+        """Whether any of them is left."""
+        return bool(self.processes())
 
 
 @dataclass(slots=True)
@@ -176,23 +196,11 @@ class Nodes:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A disturbance, and how far each trial was in that moment."""
+    """A disturbance."""
 
     kind: str
     at: float  # seconds since 1970
-    processes: int
-    done: Mapping[str, float]  # trial id -> steps
-    pace: Mapping[str, float]  # trial id -> seconds per step
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What an attempt did again."""
-
-    kind: str
-    steps: float
-    seconds: float
-    away: float  # seconds between the event and the next attempt
+    pids: frozenset[int]  # the processes that were told
 
 
 @dataclass(slots=True)
@@ -202,139 +210,132 @@ class Found:
     events: list[Event] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     grace: list[float] = field(default_factory=list)  # seconds until all processes had ended after SIGTERM
+    ends: list[str] = field(default_factory=list)  # what the launcher said last, where it ended before the sweep
     tally: Tally = field(default_factory=Tally)
 
 
-def disturb(kind: str, node: Node, nodes: Nodes, place: Place, found: Found) -> None:
+def disturb(kind: str, node: Node, found: Found) -> None:
     """One event."""
-    at, (done, pace) = time.time(), how_far(nodes, place)
-    began = time.monotonic()
-    count = node.signal(signal.SIGTERM if kind == TERM else signal.SIGKILL)
+    at, began, pids = time.time(), time.monotonic(), frozenset(node.processes())
+    node.signal(signal.SIGTERM if kind == TERM else signal.SIGKILL)
     while kind == TERM and node.alive() and time.monotonic() - began < GRACE_SECONDS:
         time.sleep(0.1)
     if kind == TERM:
         found.grace.append(time.monotonic() - began)
     node.signal(signal.SIGKILL)
+    if kind == HEAD:  # another machine would not have it; with it, Ray waits for the other nodes to have ended
+        (Path(node.environment["RAY_TMPDIR"]) / "ray" / "ray_current_cluster").unlink(missing_ok=True)
     node.away_until = time.monotonic() + AWAY_SECONDS
-    found.events.append(Event(kind, at, count, done, pace))
+    found.events.append(Event(kind, at, pids))
     found.tally.kills[kind] += 1
 
 
-def how_far(nodes: Nodes, place: Place) -> tuple[dict[str, float], dict[str, float]]:
-    """Trial id -> steps done by now, and seconds per step, by the furthest journal of all folders."""
-    caches = [node.folder / "cache" for node in nodes.all] + [place.folder / "cache"]
-    journals = list((place.folder / "store" / "trials").glob("*/journal.jsonl"))
-    journals += [path for cache in caches for path in cache.glob("stores/*/trials/*/journal.jsonl")]
-    done, pace = dict[str, float](), dict[str, float]()
-    for journal in journals:
-        points = [(point.step, point.time / 1000) for point in read_points(journal)[0]]
-        points = sorted(dict(points).items())
-        if len(points) < 3:
-            continue
-        (step, last), steps = points[-1], points[-12:]
-        each = statistics.median((b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(steps))
-        spacing = points[-1][0] - points[-2][0]
-        reached = step + min(spacing, (time.time() - last) / max(each, 1e-6))
-        if reached > done.get(journal.parent.name, 0):
-            done[journal.parent.name], pace[journal.parent.name] = reached, each
-    return done, pace
+def lost(events: Sequence[Event], made: Sequence[Attempt]) -> Iterator[Loss]:
+    """What each attempt after the first of its trial did again, by the event before it."""
+    for one, following in pairwise(sorted(made, key=lambda attempt: (attempt.trial, attempt.began.time))):
+        before = [number for number, event in enumerate(events) if event.at < following.began.time]
+        if one.trial == following.trial and before:
+            event = events[before[-1]]
+            killed = event.kind != TERM and one.pid in event.pids
+            yield loss(event.kind, before[-1] + 1, event.at, killed, one, following, CHECKPOINT_SECONDS)
 
 
-def lost(events: Sequence[Event], place: Place, sweep: Path) -> Iterator[Loss]:
-    """What each attempt after the first did again, by the event before it."""
-    for trial in load_sweep(sweep).trials:
-        attempts = (read_json(place.store.trial(trial.trial_id).record) or {}).get("attempts", [])
-        for attempt in attempts[1:]:
-            started = datetime.strptime(attempt["started"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
-            before = [event for event in events if event.at < started + 1]
-            if not before or trial.trial_id not in before[-1].done:
-                continue
-            event = before[-1]
-            pace = event.pace[trial.trial_id]
-            steps = max(0.0, event.done[trial.trial_id] - attempt.get("step", 0))
-            yield Loss(event.kind, steps, steps * pace, started - event.at)
+def settled(nodes: Sequence[Node], made: Sequence[Attempt], since: float) -> bool:
+    """Whether all that was ended has gone on: each trial is in hand, and each node trains one of which there is a
+    checkpoint that was written since."""
+    newest = {attempt.trial: attempt for attempt in sorted(made, key=lambda attempt: attempt.began.time)}
+    at_work = [(one, next((node for node in nodes if node.owns(one.pid)), None)) for one in newest.values()]
+    if any(node is None and not one.over for one, node in at_work):
+        return False
+    return all(
+        any(owner is node and not one.over and one.saved_since(since) for one, owner in at_work) for node in nodes
+    )
 
 
-def run(
-    folder: Path, events: Sequence[str], steps: int, seed: int = 0, patience: float = 1800.0, objects: bool = False
-) -> Found:
-    """The sweep, on three nodes, under these events in turn; nothing is raised, what is wrong is in the tally."""
+def run(folder: Path, events: Sequence[str], seed: int = 0, patience: float = 1800.0, objects: bool = False) -> Found:
+    """The sweep, on three nodes, under these events in turn; nothing is raised, what is wrong is in the tally.
+
+    `patience`: seconds for all events, and as many again for what is left of the sweep.
+    """
     found, rng = Found(), Random(seed)
     sweep = folder / "chaos.yaml"
-    text = SWEEP.format(steps=steps).replace("checkpoint_seconds: 0.5", f"checkpoint_seconds: {CHECKPOINT_SECONDS}")
-    sweep.write_text(text, encoding="utf-8")
+    steps = math.ceil(patience / STEP_SECONDS)
+    sweep.write_text(SWEEP.format(steps=steps, checkpoint_seconds=CHECKPOINT_SECONDS), encoding="utf-8")
     alone = Place(folder / "alone")
     disturbed([alone], sweep, 0, rng, Tally(), patience)
     began = time.monotonic()
     with served() if objects else nullcontext(None) as server:
-        below = folder / "0"
+        below, watched = folder / "0", folder / "watched"
         more = dict(server.environment) if server is not None else {}
-        nodes = Nodes.below(below, more)
+        slow = watching(watched, STEP_SECONDS, os.environ.get("PYTHONPATH", ""))
+        nodes = Nodes.below(below, {**more, **slow})
         url = f"{server.url}/0" if server is not None else ""
         environment = {key: nodes.environment[key] for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")} | more
         place = Place(below, url, environment, nodes.address)
         with nodes.up():
-            _along(nodes, place, sweep, list(events), rng, found, began + patience)
-        found.losses += lost(found.events, place, sweep)
+            _along(nodes, place, sweep, watched, list(events), rng, found, patience)
+        found.losses += lost(found.events, list(attempts(watched)))
         check(place, alone, sweep, found.tally)
     found.tally.wrong += [
-        f"{loss.seconds:.1f} s of work were lost by '{loss.kind}'"
+        f"{loss.seconds:.1f} s of work were lost by '{loss.kind}', and no more than {loss.most:.1f} s may be"
         for loss in found.losses
-        if loss.seconds > 2 * CHECKPOINT_SECONDS
+        if loss.seconds > loss.most
     ]
     found.tally.seconds = time.monotonic() - began
     return found
 
 
 def _along(
-    nodes: Nodes, place: Place, sweep: Path, events: list[str], rng: Random, found: Found, deadline: float
+    nodes: Nodes,
+    place: Place,
+    sweep: Path,
+    watched: Path,
+    events: list[str],
+    rng: Random,
+    found: Found,
+    patience: float,
 ) -> None:
     launcher: subprocess.Popen[bytes] | None = None
-    next_event = None
+    next_event, since, deadline = math.inf, time.time(), time.monotonic() + patience
     while time.monotonic() < deadline:
         nodes.keep_up()
         if launcher is None or launcher.poll() not in (None, 0):
+            if launcher is not None and len(found.ends) < found.tally.starts:
+                found.ends.append((place.folder / "run.log").read_text(encoding="utf-8").strip().rpartition("\n")[2])
             if nodes.head_answers():
                 launcher = place.start(sweep)
                 found.tally.starts += 1
         elif launcher.poll() == 0:
             if events:
                 found.tally.wrong.append(f"the sweep was over before {len(events)} of the events")
-            if _training(nodes):
+            if any(not one.over and any(node.owns(one.pid) for node in nodes.all) for one in attempts(watched)):
                 found.tally.wrong.append("workers train after the end of the sweep")
             return
-        hit = [node for node in _training(nodes) if events and (node is nodes.all[0]) == (events[0] == HEAD)]
-        if hit and next_event is None:
-            next_event = time.monotonic() + rng.uniform(8.0, 14.0)  # it has measured something by then
-        elif hit and next_event is not None and time.monotonic() > next_event:
-            disturb(events.pop(0), rng.choice(hit), nodes, place, found)
-            next_event = None
+        if next_event == math.inf and settled(nodes.all, list(attempts(watched)), since):
+            next_event = time.monotonic() + rng.uniform(0.0, CHECKPOINT_SECONDS)
+            if not events:
+                hurry(watched)
+                next_event, deadline, since = math.inf, time.monotonic() + patience, math.inf
+        elif events and time.monotonic() > next_event:
+            kind = events.pop(0)
+            disturb(kind, nodes.all[0] if kind == HEAD else rng.choice(nodes.all[1:]), found)
+            next_event, since = math.inf, time.time()
         time.sleep(0.3)
-    found.tally.wrong.append(f"{place.folder} was not through in time")
+    found.tally.wrong.append(f"{place.folder} was not through in time, with {len(events)} of the events left")
     if launcher is not None:
         launcher.kill()
-
-
-def _training(nodes: Nodes) -> list[Node]:
-    """Those on which a worker has the journal of a trial open: before that it loads torch."""
-    workers = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if any(os.readlink(file).endswith("/journal.jsonl") for file in (entry / "fd").iterdir()):
-                workers.append(int(entry.name))
-    return [node for node in nodes.all if any(node._owns(pid) for pid in workers)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="of node, term and head")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the nodes")
-    parser.add_argument("--steps", type=int, default=3000, help="of each trial")
+    parser.add_argument("--patience", type=float, default=1800.0, help="seconds that the sweep lasts at least")
     parser.add_argument("--object-store", action="store_true", help="an S3 server, and no folder in common")
     parser.add_argument("--json", type=Path, help="write what was found there")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="n-"))
-    found = run(folder, KINDS * given.rounds, given.steps, given.seed, objects=given.object_store)
+    found = run(folder, KINDS * given.rounds, given.seed, given.patience, given.object_store)
     for line in sentences(found):
         print(line)
     if given.json is not None:
@@ -349,21 +350,17 @@ def main() -> int:
 
 
 def sentences(found: Found) -> Iterator[str]:
-    """A line for each kind, and one for what was the same."""
-    for kind in KINDS:
-        of = [loss for loss in found.losses if loss.kind == kind]
-        count = found.tally.kills[kind]
-        if of:
-            most, away = max(of, key=lambda loss: loss.seconds), [loss.away for loss in of]
-            yield (
-                f"{kind}: {count} times, {len(of)} trials went on {min(away):.0f} to {max(away):.0f} s later; work "
-                f"lost {statistics.mean(loss.seconds for loss in of):.2f} s in the mean, at most {most.seconds:.2f} s "
-                f"({most.steps:.0f} steps), with checkpoint_seconds {CHECKPOINT_SECONDS:g}"
-            )
-        elif count:
-            yield f"{kind}: {count} times, no trial was hit"
+    """A line for each event, and one for what was the same."""
+    for number, event in enumerate(found.events, 1):
+        of = [loss for loss in found.losses if loss.number == number]
+        went_on = ", ".join(
+            f"{loss.seconds:.2f} s ({loss.steps} steps; at most {loss.most:.2f} s) and went on {loss.away:.0f} s later"
+            for loss in of
+        )
+        yield f"{event.kind}: {len(of)} trials lost {went_on}" if of else f"{event.kind}: no trial was hit"
     if found.grace:
         yield f"after SIGTERM all processes of the node had ended within {max(found.grace):.1f} s"
+    yield from (f"the launcher ended: {said}" for said in found.ends)
     tally = found.tally
     yield (
         f"{tally.starts} start(s) of the launcher, {tally.seconds:.0f} s, {tally.values} values of journals equal to "

@@ -17,6 +17,7 @@ from rfscale.quoting import quoted
 
 CONNECT_SECONDS = 10.0
 HEAD_SECONDS = 20.0  # without an answer before the head of a cluster counts as dead
+REJOIN_SECONDS = 180.0  # for the head of a cluster to come back
 
 
 class _TooLongError(BaseException):
@@ -75,6 +76,8 @@ def settings_for(address: str | None) -> dict[str, str]:
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # the environment is there already (ray issue 50961)
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
+    if address is not None:  # a call of Ray that waits for its head ends this process after a minute otherwise
+        settings["RAY_gcs_rpc_server_reconnect_timeout_s"] = str(int(HEAD_SECONDS + REJOIN_SECONDS))
     if address is None or has_token():
         settings["RAY_AUTH_MODE"] = "token"  # the default of a local start; saying so silences the warning about it
     # Of a local one every port is on loopback. Asking ray.init for 127.0.0.1 does not do that: it puts the machine's
@@ -124,9 +127,15 @@ def silent_head(address: str) -> str:
             time.sleep(0.5)
 
 
+def lost_head(ray: Any, address: str) -> str:
+    """What is said of a head that does not answer, or is another one; "" where this process is joined to it. Asked
+    before Ray is, which waits for its head."""
+    return silent_head(address) or (f"its head at {address} was started again" if is_another(ray, address) else "")
+
+
 def is_another(ray: Any, address: str) -> bool:
     """Whether the head at HOST:PORT is no more the one that this process has joined: it was started again, with nothing
-    of what it knew. Asked before Ray is, which ends this process where it notices that."""
+    of what it knew."""
     with suppress(Exception):  # Ray's own business: where a version does not tell, nothing is known
         joined = ray._private.worker.global_worker.gcs_client.cluster_id
         return bool(ray._raylet.GcsClient(address=address).cluster_id.hex() != joined.hex())

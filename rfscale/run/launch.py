@@ -17,7 +17,7 @@ from typing import Any
 from rfscale import names
 from rfscale.run.hosts import check_hosts
 from rfscale.run.hung import Watchdog
-from rfscale.run.joining import at_most, cannot_join, cannot_start, is_another, settings_for, silent_head
+from rfscale.run.joining import REJOIN_SECONDS, at_most, cannot_join, cannot_start, lost_head, settings_for
 from rfscale.run.nodes import Nodes
 from rfscale.run.queue import LaunchError, Outcome, Queue, Work, stop_on_same_error
 from rfscale.run.room import bundle, slots, too_large
@@ -37,7 +37,7 @@ JOIN_SECONDS = 90
 """For joining a cluster: where something else listens at its address, Ray alone goes on trying for ten minutes."""
 RAY_DEATHS = 3
 """How often Ray may die without any trial going on between."""
-REJOIN_SECONDS, LEAVE_SECONDS = 180.0, 20.0  # for the head of a cluster to come back, for trials told to stop
+LEAVE_SECONDS = 20.0  # for trials told to stop
 _OF_RAY = ("gcs_server", "raylet")  # the processes that it cannot do without
 
 
@@ -326,10 +326,8 @@ def _dead(ray: Any, address: str | None) -> str:
             ended = [name for name, _ in ray._private.worker._global_node.dead_processes() if name in _OF_RAY]
         return f"its {' and its '.join(ended)} ended" if ended else ""
     head = str(ray.get_runtime_context().gcs_address)
-    if silent := silent_head(head):
-        return silent
-    if is_another(ray, head):
-        return f"its head at {head} was started again"
+    if lost := lost_head(ray, head):
+        return lost
     own = ray.get_runtime_context().get_node_id()
     alive = any(node["NodeID"] == own and node["Alive"] for node in ray.nodes())
     return "" if alive else "the cluster lost this machine"

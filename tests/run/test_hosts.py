@@ -19,7 +19,7 @@ from benchmarks.nodes import Nodes
 from benchmarks.object_server import ObjectServer
 from rfscale.run import hosts as hosts_module
 from rfscale.run.hosts import check_hosts, look
-from rfscale.run.joining import is_another
+from rfscale.run.joining import REJOIN_SECONDS, is_another, settings_for
 from rfscale.run.queue import LaunchError
 from rfscale.store import Store
 from rfscale.store.objects import ObjectPort
@@ -141,6 +141,13 @@ def test_a_store_by_url_is_asked_with_what_the_machine_has(monkeypatch: pytest.M
         assert "s3://other/runs" in look("s3://other/runs", "")
     monkeypatch.setenv("RFSCALE_CACHE", str(tmp_path))
     assert "s3://rfscale/runs" in look("s3://rfscale/runs", "")
+
+
+def test_ray_leaves_a_process_that_joined_a_cluster_alive_for_as_long_as_its_head_is_waited_for() -> None:
+    """Where a call waits for the head, Ray ends the process after a minute, unless it is told otherwise."""
+    key = "RAY_gcs_rpc_server_reconnect_timeout_s"
+    assert float(settings_for("auto")[key]) > REJOIN_SECONDS
+    assert key not in settings_for(None)  # processes of Ray that it starts itself would read it too
 
 
 def test_a_head_that_was_started_again_is_another_one() -> None:

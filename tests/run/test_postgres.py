@@ -1,6 +1,7 @@
 """MLflow on a real PostgreSQL: a sweep is mirrored and read back, and an outage costs no point, whenever it comes.
 
-Debian's package, run as its own user in a folder of its own, on loopback. RFSCALE_OUTAGE_SECONDS: how long it is away.
+Debian's package, run as its own user in a folder of its own, on loopback. RFSCALE_OUTAGE_SECONDS: how long it is away;
+the sweep lasts longer than that, since its steps are slow until it is back.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import yaml
 from test_launch import SETTINGS, SMALL, free_port, wait_until
 
 from analysis.table.read import read_sweep
+from benchmarks.watched import hurry, watching
 from rfscale import names
 from rfscale.spec.sweep import Sweep
 from rfscale.spec.sweep_file import load_sweep
@@ -32,6 +34,9 @@ from rfscale.store import Store
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 OUTAGE_SECONDS = float(os.environ.get("RFSCALE_OUTAGE_SECONDS", "8"))
+STEPS = 300
+STEP_SECONDS = (60 + OUTAGE_SECONDS) / STEPS
+"""So that a trial lasts a minute longer than the outage, whatever the machine; there are more than run at once."""
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not PROGRAMS, reason="PostgreSQL is not here (apt-get install postgresql)"),
@@ -109,6 +114,7 @@ class Place:
         self.folder, self.postgres, self.uri = folder, postgres, f"http://127.0.0.1:{free_port()}"
         self.file, self.store = folder / "sweep.yaml", Store(folder / "store")
         self.server: subprocess.Popen[bytes] | None = None
+        self.watched = folder / "watched"
 
     @property
     def sweep(self) -> Sweep:
@@ -144,9 +150,11 @@ class Place:
         except requests.RequestException:
             return False
 
-    def run(self) -> subprocess.Popen[str]:
-        """`rfscale run`."""
+    def run(self, step_seconds: float = 0.0) -> subprocess.Popen[str]:
+        """`rfscale run`; a step takes so many seconds at least, until `hurry(self.watched)`."""
         environment = {**os.environ, **SETTINGS, "MLFLOW_TRACKING_URI": self.uri, "RFSCALE_LOG_MODELS": "0"}
+        if step_seconds:
+            environment |= watching(self.watched, step_seconds, os.environ.get("PYTHONPATH", ""))
         command = [sys.executable, "-m", "rfscale", "run", str(self.file), "--store", str(self.store.root)]
         return subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder,
@@ -228,8 +236,8 @@ def test_a_sweep_is_mirrored_to_postgres_and_read_back(place: Place) -> None:
 
 
 def test_while_postgres_is_away_training_goes_on_and_the_points_arrive_once(place: Place) -> None:
-    place.write(steps=400)
-    process = place.run()
+    place.write(steps=STEPS)
+    process = place.run(STEP_SECONDS)
     when_measured(place, process, place.mirrored)
     place.postgres.kill()
     before = place.journals()
@@ -237,6 +245,7 @@ def test_while_postgres_is_away_training_goes_on_and_the_points_arrive_once(plac
     during = place.journals()
     assert process.poll() is None, ended(process)
     place.postgres.start()
+    hurry(place.watched)
     code, said = ended(process)
     assert code == 0, said
     assert sum(during.values()) > sum(before.values())
@@ -264,11 +273,14 @@ def test_where_postgres_stays_away_the_run_says_so_reports_and_the_next_one_mirr
 
 
 def test_where_postgres_is_not_there_from_the_start_training_begins_all_the_same(place: Place) -> None:
-    place.write(steps=400)
+    place.write(steps=STEPS)
     place.postgres.kill()
-    process = place.run()
+    process = place.run(STEP_SECONDS)
     when_measured(place, process, place.journals)
+    time.sleep(OUTAGE_SECONDS)
+    assert process.poll() is None, ended(process)
     place.postgres.start()
+    hurry(place.watched)
     code, said = ended(process)
     assert code == 0, said
     assert sum("Training goes on" in line for line in said.splitlines()) == 1
