@@ -32,9 +32,19 @@ def rest_words(comparison: Comparison, standing: Standing) -> str:
     parts = [_tied_ranks(comparison, standing) if many else tied_or_seen(comparison, standing)]
     parts += [part for part in standing.status.split("; ") if part not in EVERYWHERE]
     multiplier = standing.compute_multiplier
-    if not math.isfinite(multiplier.estimate) or multiplier.known:
-        parts.append(multiplier.reason if standing.arm != comparison.reference else "")
+    if standing.arm != comparison.reference and not no_multiplier(comparison):
+        parts.append(multiplier.reason if not math.isfinite(multiplier.estimate) or multiplier.known else "")
     return "; ".join(filter(None, parts))
+
+
+def no_multiplier(comparison: Comparison) -> str:
+    """Why no arm has a compute multiplier, where that is the same for several; "" otherwise."""
+    found = [s.compute_multiplier for s in comparison.standings if s.arm != comparison.reference]
+    reasons = {multiplier.reason for multiplier in found}
+    if len(found) < 2 or len(reasons) > 1 or any(math.isfinite(multiplier.estimate) for multiplier in found):
+        return ""
+    reason = reasons.pop()
+    return f"No compute multiplier is given: {reason}." if reason else ""
 
 
 EVERYWHERE = ("complete", "one seed cannot give an interval", "no interval")
@@ -48,10 +58,12 @@ def ranking_text(comparison: Comparison) -> str:
         head = f"No ranking of {comparison.sweep} by val/loss, {comparison.n_trials} trials"
         return "\n".join([head, f"{comparison.apart}.", *losses])
     header = ("", comparison.noun, "val/loss", f"times {comparison.reference}", "p", "compute", "")
-    lines = _columns([header, *(_ranking_row(comparison, s) for s in comparison.standings)])
+    rows = [header, *(_ranking_row(comparison, s) for s in comparison.standings)]
+    lines = _columns([row[:4] + row[6:] for row in rows] if comparison.race else rows)
     notes = [sentence(comparison.basis)]
     if len(comparison.standings) > 1:
-        told = families(comparison), "" if comparison.race else "Compute is the factor in FLOPs to equal loss."
+        compute = no_multiplier(comparison) or "Compute is the factor in FLOPs to equal loss."
+        told = families(comparison), "" if comparison.race else compute
         notes[0] = " ".join(filter(None, (notes[0], *told)))
     notes += map(sentence, comparison.race)
     notes += filter(None, (pairing_sentence(comparison), wording_trend.yardstick_sentence(comparison)))

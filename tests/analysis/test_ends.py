@@ -11,6 +11,7 @@ import pytest
 from synthetic_sweep import ALPHA, BATCH, BETA, A, B, E, FakeTrial, World, true_loss, world_trials, write_sweep
 
 from analysis.compare.arms import compare
+from analysis.compare.wording import no_multiplier, ranking_text, rest_words
 from analysis.laws import FitError
 from analysis.laws.ladder import ladder_laws
 from analysis.laws.surface import curve_points, fit_surface
@@ -83,6 +84,17 @@ def test_one_length_has_no_multiplier_where_the_rate_decays(tmp_path: Path) -> N
     slow = next(one for one in compare(table, reference="rf").standings if one.arm == "slow")
     assert np.isnan(slow.compute_multiplier.estimate)
     assert "fewer than two points that are ends of trainings" in slow.compute_multiplier.reason
+
+
+def test_why_no_arm_has_a_multiplier_is_said_once(tmp_path: Path) -> None:
+    found = compare(table_of(tmp_path, World({**ARMS, "slower": 4.0}, depths=(2,))), reference="rf")
+    why = "fewer than two points that are ends of trainings"
+    assert why in no_multiplier(found)
+    assert ranking_text(found).count(why) == 1
+    assert not any(why in rest_words(found, standing) for standing in found.standings)
+    (tmp_path / "several").mkdir()
+    several = compare(table_of(tmp_path / "several", World(ARMS, depths=(2,), steps=LENGTHS)), reference="rf")
+    assert no_multiplier(several) == ""
 
 
 def test_the_curve_of_a_length_ends_with_that_length(tmp_path: Path) -> None:

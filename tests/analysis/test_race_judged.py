@@ -233,6 +233,7 @@ def test_the_comparison_of_a_race_gives_no_number_as_if_it_had_been_planned(tmp_
     text = ranking_text(found)
     assert "After block 3 worse was dropped." in text
     assert "Holm" not in text
+    assert "compute" not in text.splitlines()[1], "no column without a number"
     assert "Pairing" not in text
     assert not any("multiplier" in rest_words(found, standing) for standing in found.standings)
     assert text.count("compute multiplier") == 1, "once, and not for each arm"
