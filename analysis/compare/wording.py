@@ -58,8 +58,8 @@ def ranking_text(comparison: Comparison) -> str:
         head = f"No ranking of {comparison.sweep} by val/loss, {comparison.n_trials} trials"
         return "\n".join([head, f"{comparison.apart}.", *losses])
     header = ("", comparison.noun, "val/loss", f"times {comparison.reference}", "p", "compute", "")
-    rows = [header, *(_ranking_row(comparison, s) for s in comparison.standings)]
-    lines = _columns([row[:4] + row[6:] for row in rows] if comparison.race else rows)
+    ranked = [header, *(_ranking_row(comparison, s) for s in comparison.standings)]
+    lines = _columns([row[:4] + row[6:] for row in ranked] if comparison.race else ranked)
     notes = [sentence(comparison.basis)]
     if len(comparison.standings) > 1:
         compute = no_multiplier(comparison) or "Compute is the factor in FLOPs to equal loss."

@@ -1,15 +1,18 @@
-"""How an optimum follows size and length: x*(N, D) = k_arm N^p D^q, the exponents shared by the arms.
+"""How an optimum follows size and length: x*(N, D) = k_arm N^p D^q, the exponents shared by arms that agree on them.
 
 A weighted regression of the logarithms of the optima. Their own errors seldom explain all of their scatter (a parabola
 is not quite the loss), so a variance between them is added (Paule and Mandel 1982), and the intervals are those of
 Hartung and Knapp (2001): Student's t with what the weights leave unexplained, which keeps 95 % with few points.
+
+Arms whose exponents differ beyond chance have a law each: under a rule for the rate across widths that works the best
+rate stays where it is, and beside an arm without it neither has the mean of the two exponents.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,8 @@ from analysis.tuning.optimum import Optimum, coordinate, value_of
 Array = NDArray[np.float64]
 VARIABLES = ("N", "D")
 NORMAL = 1.96
+APART = 0.01
+"""Arms have exponents of their own where shared ones would fit so badly with this probability at most."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Law:
     """Of one tuned key. `exponent`, `interval`: of N and of D, those that can be told apart; `note` says it
     where N and D move together. `theta`: log k of each of `arms`, then the exponents, `covariance` of it; `by_skew`:
     what one standard error of the skew, which all optima share, moves it by. `between`: sd of the logarithm from one
-    place to another that the optima's own errors leave unexplained. `reason`: why there is no law; everything else is
+    place to another that the optima's own errors leave unexplained; `misfit`: the squares left in units of these
+    errors, which `fit_laws` compares. `reason`: why there is no law; everything else is
     empty then.
     """
 
@@ -42,6 +48,7 @@ class Law:
     points: int = 0
     between: float = 0.0
     span: tuple[tuple[float, float], ...] = ()
+    misfit: float = 0.0
     note: str = ""
     reason: str = ""
 
@@ -85,8 +92,31 @@ class Law:
         return math.hypot(own, NORMAL * float(row @ self.by_skew))
 
 
+def fit_laws(key: str, found: Sequence[Optimum]) -> tuple[Law, ...]:
+    """One law with exponents shared by all arms, or one for each arm, where each has enough optima to show that theirs
+    differ: by F, the weighted squares that shared exponents leave beside those that own ones do, p < APART."""
+    from scipy.special import fdtrc
+
+    together = fit_law(key, found)
+    if together.theta is None or len(together.arms) < 2:
+        return (together,)
+    apart = [fit_law(key, [o for o in found if o.arm == arm]) for arm in together.arms]
+    if any(law.theta is None or law.variables != together.variables for law in apart):
+        return (together,)
+    more, df = sum(len(law.variables) for law in apart) - len(together.variables), sum(law.df for law in apart)
+    left = sum(law.misfit for law in apart)
+    # Errors that explain more than they should are taken at their word: less than 1 is luck.
+    f = (together.misfit - left) / more / max(1.0, left / df)
+    p = float(fdtrc(more, df, max(0.0, f)))
+    if p >= APART:
+        return (together,)
+    note = f"one exponent for all arms does not fit (p {'< 0.001' if p < 0.001 else f'= {p:.2g}'})"
+    *others, last = apart  # said once, after all of them
+    return (*others, replace(last, note="; ".join(filter(None, (last.note, note)))))
+
+
 def fit_law(key: str, found: Sequence[Optimum]) -> Law:
-    """From the optima of one key that lie inside what was tried."""
+    """From the optima of one key that lie inside what was tried, with exponents shared by their arms."""
     good = [o for o in found if o.ok and o.key == key and o.log_se > 0]
     if len(good) < 3:
         return Law(key, points=len(good), reason=f"it needs three optima inside the values tried, and has {len(good)}")
@@ -104,8 +134,15 @@ def fit_law(key: str, found: Sequence[Optimum]) -> Law:
     skew = np.array([o.log_skew for o in good])  # one error for all of them, apart from their own
     own = np.sqrt(np.maximum(np.array([o.log_se for o in good]) ** 2 - skew**2, 1e-18))
     theta, covariance, by_skew, between = _fit(design, x, own, skew)
+    misfit = _misfit(design, x, own)
     span = tuple((float(np.exp(logs[name].min())), float(np.exp(logs[name].max()))) for name in variables)
-    return Law(key, arms, variables, theta, covariance, by_skew, centre, len(good), between, span, note)
+    return Law(key, arms, variables, theta, covariance, by_skew, centre, len(good), between, span, misfit, note)
+
+
+def _misfit(design: Array, x: Array, se: Array) -> float:
+    """The squares that the best fit leaves, in units of the optima's own errors."""
+    theta, *_ = np.linalg.lstsq(design / se[:, None], x / se, rcond=None)
+    return float(np.sum(((x - design @ theta) / se) ** 2))
 
 
 def _told_apart(dummies: Array, logs: dict[str, Array]) -> tuple[tuple[str, ...], str]:

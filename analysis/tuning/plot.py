@@ -87,16 +87,18 @@ def panels_law(tuning: Tuning, look: Mapping[str, Look]) -> Figure:
     """The optimum of each key against size, a panel for each key."""
     figure = Figure(figsize=(4.4 * len(tuning.keys) + 1.6, 3.6), layout="constrained")
     grid = figure.subplots(1, len(tuning.keys), squeeze=False)
-    for ax, law in zip(grid[0], tuning.laws, strict=True):
-        plot_law([o for o in tuning.optima if o.key == law.key], law, look, ax=ax)
+    for ax, key in zip(grid[0], tuning.keys, strict=True):
+        plot_law([o for o in tuning.optima if o.key == key], tuning.laws_of(key), look, ax=ax)
     legend_beside(grid[0, -1], look)
     return figure
 
 
-def plot_law(found: Sequence[Optimum], law: Law, look: Mapping[str, Look], *, ax: Axes | None = None) -> Axes:
-    """The optima of one key with their 95 % intervals against N, or against D where sizes are alike, and the law."""
+def plot_law(
+    found: Sequence[Optimum], laws: Sequence[Law], look: Mapping[str, Look], *, ax: Axes | None = None
+) -> Axes:
+    """The optima of one key with their 95 % intervals against N, or against D where sizes are alike, and the laws."""
     ax = ax or new_axes(5.2, 3.6)
-    by_d = law.variables == ("D",)
+    by_d, key = laws[0].variables == ("D",), laws[0].key
     good = [o for o in found if o.ok]
     for arm in (arm for arm in look if any(o.arm == arm for o in good)):
         style, mine = look[arm], [o for o in good if o.arm == arm]
@@ -109,13 +111,14 @@ def plot_law(found: Sequence[Optimum], law: Law, look: Mapping[str, Look], *, ax
             label=legend_name(arm, style), zorder=style.zorder,
         )  # fmt: skip
         tell(marks, arm, [f"{o.rung}: {number(o.value, 3)}" for o in mine])
-        if law.theta is None or not style.shown:
+        law = next((law for law in laws if arm in law.arms), None)
+        if law is None or not style.shown:
             continue
         ends = np.geomspace(x.min(), x.max(), 30)
         for length in dict.fromkeys(o.n if by_d else o.d for o in mine):
             told = [law.at(arm, length, e)[0] if by_d else law.at(arm, e, length)[0] for e in ends]
-            ax.plot(ends, [1.0 - v if is_decay(law.key) else v for v in told], color=style.colour, lw=0.9, ls="--")
-    ax.set(xlabel="training samples" if by_d else "parameters", ylabel=f"best {axis_label(law.key)}, {symbol(law.key)}")
+            ax.plot(ends, [1.0 - v if is_decay(key) else v for v in told], color=style.colour, lw=0.9, ls="--")
+    ax.set(xlabel="training samples" if by_d else "parameters", ylabel=f"best {axis_label(key)}, {symbol(key)}")
     if good:
         log_axis(ax, "x", "count")
         log_axis(ax, "y")

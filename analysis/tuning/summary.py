@@ -10,25 +10,26 @@ import pandas as pd
 from analysis.compare.arms import Comparison, compare
 from analysis.laws.ladder import Ladder, ladder_laws
 from analysis.table.read import SweepTable
-from analysis.tuning.law import Law, fit_law
+from analysis.tuning.law import Law, fit_laws
 from analysis.tuning.optimum import Optimum, optima
 from analysis.tuning.shift import Shift, shift
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a sweep with tuned axes says of them. `optima` by key, arm and size; `laws`: one for each key."""
+    """What a sweep with tuned axes says of them. `optima` by key, arm and size; `laws`: of each key one, or one for
+    each arm."""
 
     optima: tuple[Optimum, ...]
     laws: tuple[Law, ...]
     shift: Shift
 
-    def law(self, key: str) -> Law:
-        return next(law for law in self.laws if law.key == key)
+    def laws_of(self, key: str) -> tuple[Law, ...]:
+        return tuple(law for law in self.laws if law.key == key)
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(law.key for law in self.laws)
+        return tuple(dict.fromkeys(law.key for law in self.laws))
 
     def frame(self) -> pd.DataFrame:
         """One row per key, arm and rung."""
@@ -56,7 +57,7 @@ def tuning_of(table: SweepTable, comparison: Comparison, ladder: Ladder) -> Tuni
     if not found:
         return None
     keys = dict.fromkeys(o.key for o in found)
-    return Tuning(found, tuple(fit_law(key, found) for key in keys), shift(table, comparison, ladder))
+    return Tuning(found, tuple(law for key in keys for law in fit_laws(key, found)), shift(table, comparison, ladder))
 
 
 def tuned_axes(table: SweepTable, reference: str | None = None) -> Tuning | None:

@@ -36,7 +36,12 @@ def rows(tuning: Tuning) -> list[tuple[str, ...]]:
 
 def law_sentences(tuning: Tuning) -> list[str]:
     """The law of each key, and where an optimum is at the end of its list."""
-    return [told for law in tuning.laws for told in (_law(law), _edges(tuning, law.key)) if told]
+    out = []
+    for key in tuning.keys:
+        laws = tuning.laws_of(key)
+        out += [_law(law, law.arms[0] if len(laws) > 1 else "") for law in laws]
+        out.append(_edges(tuning, key))
+    return [told for told in out if told]
 
 
 def symbol(key: str) -> str:
@@ -46,8 +51,9 @@ def symbol(key: str) -> str:
     return f"1 - {letter}*" if is_decay(key) else f"{letter}*"
 
 
-def _law(law: Law) -> str:
-    what = f"the {words(law.key)} that is best"
+def _law(law: Law, arm: str = "") -> str:
+    """`arm`: whose own law it is, where arms have one each."""
+    what = f"the {words(law.key)} that is best" + (f" for {arm}" if arm else "")
     if law.reason:
         return f"No law of {what}: {law.reason}."
     form = " ".join(f"{name}^{fixed(law.exponent[name], law.interval[name], 3)}" for name in law.variables)
@@ -59,7 +65,7 @@ def _law(law: Law) -> str:
     flat = [name for name in law.variables if law.interval[name][0] <= 0 <= law.interval[name][1]]
     if flat:
         told += f"; no change with {listed(flat)} is not ruled out"
-    return told + (f". {law.note}." if law.note else ".")
+    return told + (f". {sentence(law.note)}" if law.note else ".")
 
 
 def _edges(tuning: Tuning, key: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from analysis.report.page import report_of
 from analysis.table.attention import COLUMNS
-from analysis.tuning.law import fit_law
+from analysis.tuning.law import fit_law, fit_laws
 from analysis.tuning.optimum import Optimum, coordinate, independent, optima, value_of
 from analysis.tuning.summary import Tuning
 from analysis.tuning.surface import Skew, Surface
@@ -130,6 +130,44 @@ def test_where_size_and_length_grow_together_the_law_is_along_them() -> None:
     together = fit_law(KEY, [replace(o, d=o.n / 30) for o in found])
     assert together.variables == ("N",)
     assert "grow together" in together.note
+
+
+def planted(arm: str, power: float, seed: int) -> list[Optimum]:
+    """Optima of a law N^power with an error of 5 % each, at four sizes."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for n in (2e4, 2e5, 6e5, 2e6):
+        value = 0.01 * (n / 2e5) ** power * math.exp(0.05 * rng.standard_normal())
+        sides = (value * math.exp(-0.1), value * math.exp(0.1))
+        known = {"value": value, "interval": sides, "log_se": 0.05, "log_loss": -1.0}
+        out.append(Optimum(KEY, arm, f"{n:.0f}", n, 6400.0, value, (0.002, 0.05), (1.0, 1.0), "inside", **known))
+    return out
+
+
+def test_arms_whose_exponents_differ_have_a_law_each() -> None:
+    """A rate that stays where it is under mup, beside one that falls: their mean would be neither's."""
+    found = [*planted("mup", 0.0, 1), *planted("one rate", -0.28, 2)]
+    laws = {law.arms: law for law in fit_laws(KEY, found)}
+    assert set(laws) == {("mup",), ("one rate",)}
+    for arm, power in (("mup", 0.0), ("one rate", -0.28)):
+        low, high = laws[arm,].interval["N"]
+        assert low <= power <= high
+        assert high - low < 0.2
+    tuning = Tuning(tuple(found), tuple(laws.values()), None)  # type: ignore[arg-type]
+    told = " ".join(law_sentences(tuning))
+    assert "The learning rate that is best for mup: eta* = k N^" in told
+    assert told.count("One exponent for all arms does not fit (p < 0.001).") == 1
+    assert tuning.keys == (KEY,)
+
+
+def test_arms_of_one_exponent_share_it_but_for_chance() -> None:
+    shared = [len(fit_laws(KEY, [*planted("a", -0.2, i), *planted("b", -0.2, 1000 + i)])) == 1 for i in range(300)]
+    assert np.mean(shared) > 0.97  # 99 % are meant
+
+
+def test_an_arm_with_too_few_optima_has_no_law_of_its_own() -> None:
+    found = [*planted("mup", 0.0, 1), *planted("one rate", -0.28, 2)[:2]]
+    assert [law.arms for law in fit_laws(KEY, found)] == [("mup", "one rate")]
 
 
 def test_the_report_has_the_optima_the_laws_and_what_tuning_moves(tmp_path: Path) -> None:
