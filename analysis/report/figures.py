@@ -227,8 +227,9 @@ def _tuned_loss(r: Results) -> tuple[str, Draw] | None:
         return None
     best = f" The {plot_tuning.MOST_ARMS} best {r.comparison.noun}s." if len(r.look) > plot_tuning.MOST_ARMS else ""
     return (
-        "Loss at the end of training against each tuned value, a colour per rung. Dots: means over seeds. Line: the "
-        f"fit near the best value. Diamond: its optimum, with a 95 % interval; dotted where there is none.{best}",
+        "Loss at the end of training against each tuned value, a colour per rung, the smallest the darkest. Dots: "
+        "means over seeds. Line: the fit near the best value. Diamond: its optimum, with a 95 % interval; dotted where "
+        f"there is none.{best}",
         lambda: plot_tuning.panels_tuned(tuning, r.look),
     )
 
