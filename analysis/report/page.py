@@ -45,7 +45,7 @@ from analysis.report.svg import Inline, inline
 from analysis.stability import wording as wording_stability
 from analysis.stability.growth import growth
 from analysis.style import LEADING, house_style, looks, places_of, si
-from analysis.table.attention import read_tables
+from analysis.table.attention import read_with_attention
 from analysis.table.read import NoneUsableError, SweepTable, TableError
 from analysis.tuning import wording as wording_tuning
 from analysis.tuning.summary import tuning_of
@@ -108,7 +108,7 @@ def write_report(
     setting at which nothing was scored. Where no law or no interval is possible the report says so in a sentence.
     """
     try:
-        table, attention = read_tables(tracking_uri, sweep, trials, excluded)
+        table, attention = read_with_attention(tracking_uri, sweep, trials, excluded)
     except NoneUsableError as error:
         where = write_nothing(error, sweep, Path(folder), command)
         raise TableError(f"{error}. The reasons are in {where}") from error

@@ -20,7 +20,7 @@ def diverged(table: SweepTable) -> pd.DataFrame:
     return rejected[chosen].drop_duplicates("trial_id")
 
 
-def read_tables(
+def read_with_attention(
     tracking_uri: str, sweep: str, trials: Collection[str] | None = None, excluded: Mapping[str, str] | None = None
 ) -> tuple[SweepTable, pd.DataFrame]:
     """As `read_sweep` and `read_attention`, with one look at MLflow."""

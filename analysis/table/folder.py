@@ -27,10 +27,12 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Tables:
-    """A sweep as it was read: its table, and what `read_attention` gave beside it."""
+    """A sweep as it was read: its table, and what `read_attention` gave beside it. `race`: the fields of
+    `analysis.compare.raced.Raced`, where it was raced."""
 
     table: SweepTable
     attention: pd.DataFrame
+    race: Mapping[str, Any] | None = None
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """By the names of the files."""
@@ -62,6 +64,7 @@ def write_tables(tables: Tables, folder: Path) -> None:
         "versions": table.versions,
         "devices": table.devices,
         "notes": table.notes,
+        "race": tables.race,
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -86,7 +89,10 @@ def read_tables(folder: Path) -> Tables:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder / FACTS, error) from error
-    return Tables(table, attention)
+    race = facts.get("race")
+    if race is not None and not isinstance(race, Mapping):
+        raise _damaged(folder / FACTS, TypeError("race is no mapping"))
+    return Tables(table, attention, race)
 
 
 def _facts(folder: Path) -> Mapping[str, Any]:

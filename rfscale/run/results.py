@@ -16,6 +16,7 @@ from rfscale.spec.sweep import SweepError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.compare.raced import Raced
     from analysis.laws.ladder import ArmLaw, Ladder
     from analysis.laws.result import FitResult
     from analysis.report.gallery import Gallery
@@ -59,12 +60,27 @@ class Results:
         """The losses along every training."""
         return self.table.curves
 
+    @property
+    def race(self) -> Raced | None:
+        """How the sweep was raced, if it was. Raises TableError where that is damaged."""
+        from analysis.compare.raced import Raced
+        from analysis.table.read import TableError
+
+        if self.tables.race is None:
+            return None
+        try:
+            return Raced(**self.tables.race)
+        except TypeError as error:
+            raise TableError(f"what {self.origin} says of its race is damaged ({error}); get it again") from error
+
     def compare(self, *, reference: str | None = None, by: Sequence[str] = ()) -> Compared:
         """The arms by `val/loss`; arguments as of `analysis.compare.arms.compare`. Raises CompareError."""
         from analysis.compare.arms import compare
+        from analysis.compare.raced import as_raced
         from rfscale.run.study import Compared
 
-        return Compared(compare(self.table, reference=reference, by=by), self.table)
+        found, race = compare(self.table, reference=reference, by=by), self.race
+        return Compared(found if race is None or by else as_raced(found, self.table, race), self.table)
 
     def laws(self, *, reference: str | None = None) -> Ladder:
         """One law for all arms. Raises as `compare` does."""
@@ -131,6 +147,7 @@ class Results:
             quality_setting=setting,
             gallery=self.gallery,
             looks_file=looks,
+            race=self.race,
         )
 
     def _repr_html_(self) -> str:

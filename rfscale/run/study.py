@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -264,10 +264,12 @@ class Study(Views, Sharing):
 
     def tables(self, watch: Watch = SILENT) -> Tables:
         """The same, with the logits and entropies of every attention beside it."""
-        from analysis.table.attention import read_tables
+        from analysis.table.attention import read_with_attention
         from analysis.table.folder import Tables
 
-        return Tables(*read_tables(self._labelled(watch), self.sweep.name, self.ids, self.excluded()))
+        race = raced(self.sweep, self.store)
+        found = read_with_attention(self._labelled(watch), self.sweep.name, self.ids, self.excluded())
+        return Tables(*found, None if race is None else asdict(race))
 
     def compare(self, *, reference: str | None = None, by: Sequence[str] = (), watch: Watch = SILENT) -> Compared:
         """The arms by `val/loss`; arguments as of `analysis.compare.arms.compare`. Raises TableError, CompareError."""

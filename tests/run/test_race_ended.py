@@ -16,6 +16,7 @@ from rfscale import names
 from rfscale.cli import app
 from rfscale.run import rolling
 from rfscale.run import study as study_module
+from rfscale.run.publish import read_published
 from rfscale.run.queue import Outcome, Queue
 from rfscale.run.race_record import ended, take_back
 from rfscale.run.study import Study
@@ -79,6 +80,9 @@ def test_a_race_that_ended_early_is_called_ended_and_not_incomplete(
         rolling.watched(study.sweep, study.store, lambda: report.path, lambda text: None, 60.0)
     published = study.publish(study.store.root.parent / "out", weights="none")
     assert end.sentence in (published.folder / "report" / "report.html").read_text()
+    again = read_published(published.folder)
+    assert again.compare().comparison.race == study.compare().comparison.race != ()
+    assert end.sentence in again.report(study.store.root.parent / "again").path.read_text()
 
     take_back(study.sweep, study.store)
     assert "The race ended" not in told(study, "status")

@@ -107,9 +107,9 @@ def read_published(folder: Path) -> Results:
 
 def _write_report(study: Sharing, tables: Tables, made: Path) -> Report:
     """The page and its figures; its CSVs are among the tables."""
+    from analysis.compare.raced import Raced
     from analysis.report.page import report_of
     from rfscale.run.gallery import gallery_of, save_truth
-    from rfscale.run.race_record import raced
 
     folder = made / "report"
     folder.mkdir()
@@ -123,7 +123,7 @@ def _write_report(study: Sharing, tables: Tables, made: Path) -> Report:
         command=study.command,
         gallery=gallery,
         looks_file=folder / LOOKS,
-        race=raced(study.sweep, study.store),
+        race=None if tables.race is None else Raced(**tables.race),
     )
     for path in folder.glob("*.csv"):
         path.unlink()
