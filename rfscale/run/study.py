@@ -282,24 +282,28 @@ class Study(Views, Sharing):
 
     def report(self, *, setting: str | None = None, reference: str | None = None, watch: Watch = SILENT) -> Report:
         """Write figures, tables and a page into the store. Raises as `compare` does, QualityError and StoreError."""
+        return self._reported(setting, reference, watch)[0]
+
+    def _reported(self, setting: str | None, reference: str | None, watch: Watch) -> tuple[Report, str]:
+        """The report, and where MLflow is that it was read from."""
         origin.check_name(self.sweep, self.store)
         from analysis.report.beside import painting
 
         trials = self.finished()
         try:
             with painting(bool(trials)) as painter:  # begun first: it is ready to draw when MLflow has been read
-                report = self._written(trials, painter, setting, reference, watch)
+                report, uri = self._written(trials, painter, setting, reference, watch)
         except OSError as error:
             folder = self.store.report(self.sweep.name)
             raise StoreError(
                 f"cannot write the report to {folder} ({error.strerror}); correct its permissions"
             ) from error
         watch.reported(report)
-        return report
+        return report, uri
 
     def _written(
         self, trials: list[Trial], painter: Painter | None, setting: str | None, reference: str | None, watch: Watch
-    ) -> Report:
+    ) -> tuple[Report, str]:
         quiet()  # it imports MLflow; pictures are decoded after that, beside the rest
         with ThreadPoolExecutor(1) as beside:
             pictures = beside.submit(self._gallery, trials)
@@ -313,7 +317,7 @@ class Study(Views, Sharing):
         from rfscale.run.forecasts import tally
 
         with watch.busy("writing the report"), threadpool_limits(1):  # small matrices: more threads only spin
-            return write_report(
+            report = write_report(
                 uri,
                 self.sweep.name,
                 self.store.report(self.sweep.name),
@@ -328,6 +332,7 @@ class Study(Views, Sharing):
                 forecasts=tally(self.store).sentences,
                 painter=painter,
             )
+        return report, uri
 
     def _gallery(self, trials: list[Trial]) -> Gallery | None:
         from rfscale.run.gallery import gallery_of
@@ -339,11 +344,13 @@ class Study(Views, Sharing):
 
     def _last_report(self, watch: Watch) -> Report:
         """The report, kept by MLflow too where it answers."""
+        from rfscale.run.tracking.mirror import tracking_uri
         from rfscale.run.tracking.summary import publish
 
-        report = self.report(watch=watch)
-        with suppress(TrackingError):
-            publish(self.sweep, self.store, report.path.parent)
+        report, uri = self._reported(None, None, watch)
+        if uri == tracking_uri(self.store):  # else it did not answer a moment ago, and would be waited for again
+            with suppress(TrackingError):
+                publish(self.sweep, self.store, report.path.parent)
         return report
 
     def _labelled(self, watch: Watch = SILENT) -> str:

@@ -24,6 +24,7 @@ from rfscale.run import study as study_module
 from rfscale.run.queue import LaunchError, Outcome
 from rfscale.run.study import Study
 from rfscale.run.tracking import mirror as mirror_module
+from rfscale.run.tracking import summary as summary_module
 from rfscale.run.tracking.mirror import Mirror
 from rfscale.run.work import to_train
 from rfscale.spec.sweep import Sweep
@@ -183,8 +184,11 @@ def test_without_mlflow_everything_is_trained_kept_and_reported_and_mirrored_by_
     study, watch = finished_study(tiny, tmp_path), Remember()
     monkeypatch.setattr(mirror_module, "LAST_PATIENCE_SECONDS", 0.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    kept: list[Any] = []
+    monkeypatch.setattr(summary_module, "publish", lambda *given: kept.append(given))
     ran = study.run(watch=watch)
     assert ran.report.path.exists()
+    assert not kept, "a server that did not answer for the report is not waited for once more, to keep it"
     start, _, end, read = watch.said
     assert re.search(
         r"does not answer .*\. Training goes on: every point is kept in .*store, and MLflow is asked", start
