@@ -30,7 +30,10 @@ def test_one_seed_calls_no_difference(arms: int) -> None:
     assert family_wise(World(arms, 3, 1), 20) == 0
 
 
-@pytest.mark.parametrize(("arms", "sizes", "seeds"), [(2, 4, 3), (3, 3, 2), (12, 3, 3), (5, 4, 1), (3, 1, 4)])
+@pytest.mark.parametrize(
+    ("arms", "sizes", "seeds"),
+    [(2, 4, 3), (3, 3, 2), pytest.param(12, 3, 3, marks=pytest.mark.slow), (5, 4, 1), (3, 1, 4)],
+)
 @pytest.mark.parametrize("slope", [0.0, 0.03])
 def test_ratios_trends_and_extrapolations_cover(arms: int, sizes: int, seeds: int, slope: float) -> None:
     n = 250

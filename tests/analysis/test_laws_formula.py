@@ -142,6 +142,7 @@ def test_stacking_prefers_the_law_that_made_the_data_and_averages_the_rest() -> 
     assert stack([scores["kaplan"]]) == (1.0,)
 
 
+@pytest.mark.slow
 def test_predictions_of_a_selection_hold_the_disagreement_of_its_forms(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -149,6 +149,7 @@ def test_a_held_value_that_the_data_refuse_is_said_to_be_and_the_true_one_is_not
     assert "The data speak against E = 0.9: left free it is E = 1." in wrong.sentences[0]
 
 
+@pytest.mark.slow
 def test_rows_of_few_runs_do_not_speak_against_a_true_value_as_many_rows_would() -> None:
     """Offsets of 8 runs move a free E by more than 320 rows of their own would allow."""
     rng = np.random.default_rng(0)

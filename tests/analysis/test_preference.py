@@ -182,7 +182,9 @@ def coverage(truth: np.ndarray, nu: float, n: int, repeats: int) -> float:
     return float(np.mean(inside))
 
 
-@pytest.mark.parametrize("truth", [[-0.4, 0.4], [-1.0, 0.0, 1.0], [-2.5, 0.0, 2.5]], ids=str)
+@pytest.mark.parametrize(
+    "truth", [[-0.4, 0.4], [-1.0, 0.0, 1.0], pytest.param([-2.5, 0.0, 2.5], marks=pytest.mark.slow)], ids=str
+)
 def test_intervals_over_votes_cover(truth: list[float]) -> None:
     assert 0.91 <= coverage(np.array(truth), 0.5, 50, repeats=150) <= 0.99
 

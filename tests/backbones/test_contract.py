@@ -403,7 +403,7 @@ def test_the_attention_of_every_block_is_measured(name: str) -> None:
         assert 0.0 < entropy <= math.log(keys * case_of(name).grid ** 2)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "uvit" else n for n in EVERY])
+@pytest.mark.parametrize("name", [n if n == "mmdit" else pytest.param(n, marks=pytest.mark.slow) for n in EVERY])
 def test_compiles_without_graph_breaks(name: str) -> None:
     """A graph break is where Python needs a value: on a GPU, a host synchronisation."""
     one = small(name)

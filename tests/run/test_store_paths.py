@@ -83,6 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path, Path
     return sweep, path, store.root
 
 
+@pytest.mark.slow
 @settings(max_examples=2, deadline=None)
 @given(folder_names.filter(str.isprintable))  # the command refuses line breaks and control characters
 @example("feature%2Flogin")
