@@ -139,11 +139,12 @@ HUNGRY = """
 
 @pytest.fixture
 def narrow(tmp_path: Path) -> Iterator[str]:
-    """A cluster whose memory monitor ends a process when the machine takes 1.5 GB more than now."""
+    """A cluster whose memory monitor ends a process when the machine takes 4 GB more than now: more than a test beside
+    this one takes meanwhile, for which an innocent process would be ended."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(textwrap.dedent(HUNGRY))
     memory = psutil.virtual_memory()
-    threshold = 1 - (memory.available - 1.5e9) / memory.total
+    threshold = 1 - (memory.available - min(4e9, memory.available / 2)) / memory.total
     monitor = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": "50"}
     with nodes(tmp_path, Node(environment={**beside(tmp_path / "site"), **monitor})) as address:
         yield address
