@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import numpy as np
 
 from analysis.compare.cells import Cells
 from analysis.compare.paired import Spread
+from analysis.compare.seen import place_of, sizes_in
 
 
 def basis(grid: Cells, spread: Spread) -> str:
@@ -36,9 +37,9 @@ def _equal_flops(grid: Cells) -> str:
 
 
 def _spread(grid: Cells, spread: Spread) -> str:
-    n, sizes = len(grid.rungs), len({round(math.log(rung.parameters), 6) for rung in grid.rungs})
-    place = "size" if sizes == n else "rung"  # a size at several lengths of training is several rungs
-    places = count(n, place) + ("" if sizes == n else f" of {count(sizes, 'size')}")
+    x = np.log(grid.parameters)
+    n, place = len(x), place_of(x)
+    places = count(n, place) + ("" if place == "size" else f" of {count(sizes_in(x), 'size')}")
     seeds = count(len(grid.seeds), "seed")
     if spread == "seeds":
         beside = f", each difference averaged over {place}s first" if n > 1 else ""

@@ -43,5 +43,14 @@ def seen(difference: Array, x: Array) -> Seen:
         left = d - np.polyval(np.polyfit(at, d, 1), at)
         scatter = math.sqrt(float(left @ left) / (len(d) - 2))
         beyond = bool(np.abs(d).min() > scatter)
-    place = "rung" if len(np.unique(np.round(at, 6))) < len(at) else "size"
-    return Seen(len(d), worse, math.exp(d.min()), math.exp(d.max()), beyond, place)
+    return Seen(len(d), worse, math.exp(d.min()), math.exp(d.max()), beyond, place_of(at))
+
+
+def sizes_in(x: Array) -> int:
+    """How many sizes there are among log sizes, which are equal to rounding where a size stands at several lengths."""
+    return len(np.unique(np.round(x, 6)))
+
+
+def place_of(x: Array) -> str:
+    """What each of these log sizes is: a size, or a rung where a size is there at several lengths of training."""
+    return "size" if sizes_in(x) == len(x) else "rung"

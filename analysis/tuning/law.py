@@ -133,16 +133,9 @@ def fit_law(key: str, found: Sequence[Optimum]) -> Law:
     x = np.array([float(coordinate(key, np.array(o.value))) for o in good])
     skew = np.array([o.log_skew for o in good])  # one error for all of them, apart from their own
     own = np.sqrt(np.maximum(np.array([o.log_se for o in good]) ** 2 - skew**2, 1e-18))
-    theta, covariance, by_skew, between = _fit(design, x, own, skew)
-    misfit = _misfit(design, x, own)
+    theta, covariance, by_skew, between, misfit = _fit(design, x, own, skew)
     span = tuple((float(np.exp(logs[name].min())), float(np.exp(logs[name].max()))) for name in variables)
     return Law(key, arms, variables, theta, covariance, by_skew, centre, len(good), between, span, misfit, note)
-
-
-def _misfit(design: Array, x: Array, se: Array) -> float:
-    """The squares that the best fit leaves, in units of the optima's own errors."""
-    theta, *_ = np.linalg.lstsq(design / se[:, None], x / se, rcond=None)
-    return float(np.sum(((x - design @ theta) / se) ** 2))
 
 
 def _told_apart(dummies: Array, logs: dict[str, Array]) -> tuple[tuple[str, ...], str]:
@@ -158,8 +151,9 @@ def _told_apart(dummies: Array, logs: dict[str, Array]) -> tuple[tuple[str, ...]
     return moving, ""
 
 
-def _fit(design: Array, x: Array, se: Array, shared: Array) -> tuple[Array, Array, Array, float]:
-    """theta, its covariance by Hartung and Knapp, what one error that all x share moves it by, and tau."""
+def _fit(design: Array, x: Array, se: Array, shared: Array) -> tuple[Array, Array, Array, float, float]:
+    """theta, its covariance by Hartung and Knapp, what one error that all x share moves it by, tau, and the squares
+    that are left in units of the errors of x alone."""
     df = len(x) - design.shape[1]
 
     def at(variance: float) -> tuple[Array, Array, float]:
@@ -168,8 +162,8 @@ def _fit(design: Array, x: Array, se: Array, shared: Array) -> tuple[Array, Arra
         theta: Array = inverse @ (design.T @ (w * x))
         return theta, inverse, float(np.sum(w * (x - design @ theta) ** 2))
 
-    low, high = 0.0, 0.0
-    if at(0.0)[2] > df:
+    low, high, misfit = 0.0, 0.0, at(0.0)[2]
+    if misfit > df:
         high = float(np.sum((x - x.mean()) ** 2)) + 1e-12
         while at(high)[2] > df:
             high *= 2
@@ -178,4 +172,4 @@ def _fit(design: Array, x: Array, se: Array, shared: Array) -> tuple[Array, Arra
             low, high = (middle, high) if at(middle)[2] > df else (low, middle)
     theta, inverse, chi2 = at(high)
     moved = inverse @ (design.T @ (shared / (se**2 + high)))
-    return theta, inverse * chi2 / df, np.asarray(moved), math.sqrt(high)
+    return theta, inverse * chi2 / df, np.asarray(moved), math.sqrt(high), misfit
