@@ -7,6 +7,8 @@ own, and on them one `rfscale run --address`. While it trains, again and again i
 
 - `node`: SIGKILL to all processes of a node: raylet, workers and what else there is. It comes back after 5 s;
 - `term`: SIGTERM to all of them, and SIGKILL to those that are left after 30 s of grace. It comes back after 5 s;
+- `drain`: SIGTERM to its `ray start --block` alone, as Kubernetes does when it ends a pod. Ray drains the node for 30
+  s, in which the launcher has its trial leave: no step may be lost. It comes back after 5 s;
 - `head`: SIGKILL to the head: GCS, raylet and the workers of that node. It comes back after 5 s, with nothing of what
   it knew. What Ray ends of the other nodes then is started again too, as Kubernetes and systemd do.
 
@@ -46,8 +48,8 @@ from socket import socket
 from benchmarks.chaos import Place, Tally, check, disturbed, served
 from benchmarks.watched import Attempt, Loss, attempts, hurry, loss, watching
 
-NODE, TERM, HEAD = "node", "term", "head"
-KINDS = (NODE, TERM, HEAD)
+NODE, TERM, DRAIN, HEAD = "node", "term", "drain", "head"
+KINDS = (NODE, TERM, DRAIN, HEAD)
 CHECKPOINT_SECONDS = 3.0
 GRACE_SECONDS = 30.0
 AWAY_SECONDS = 5.0
@@ -209,7 +211,7 @@ class Found:
 
     events: list[Event] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
-    grace: list[float] = field(default_factory=list)  # seconds until all processes had ended after SIGTERM
+    grace: dict[str, list[float]] = field(default_factory=dict)  # by kind: seconds until all had ended after SIGTERM
     ends: list[str] = field(default_factory=list)  # what the launcher said last, where it ended before the sweep
     tally: Tally = field(default_factory=Tally)
 
@@ -217,11 +219,14 @@ class Found:
 def disturb(kind: str, node: Node, found: Found) -> None:
     """One event."""
     at, began, pids = time.time(), time.monotonic(), frozenset(node.processes())
-    node.signal(signal.SIGTERM if kind == TERM else signal.SIGKILL)
-    while kind == TERM and node.alive() and time.monotonic() - began < GRACE_SECONDS:
+    if kind == DRAIN and node.process is not None:
+        node.process.terminate()
+    else:
+        node.signal(signal.SIGTERM if kind == TERM else signal.SIGKILL)
+    while kind in (TERM, DRAIN) and node.alive() and time.monotonic() - began < GRACE_SECONDS:
         time.sleep(0.1)
-    if kind == TERM:
-        found.grace.append(time.monotonic() - began)
+    if kind in (TERM, DRAIN):
+        found.grace.setdefault(kind, []).append(time.monotonic() - began)
     node.signal(signal.SIGKILL)
     if kind == HEAD:  # another machine would not have it; with it, Ray waits for the other nodes to have ended
         (Path(node.environment["RAY_TMPDIR"]) / "ray" / "ray_current_cluster").unlink(missing_ok=True)
@@ -236,7 +241,7 @@ def lost(events: Sequence[Event], made: Sequence[Attempt]) -> Iterator[Loss]:
         before = [number for number, event in enumerate(events) if event.at < following.began.time]
         if one.trial == following.trial and before:
             event = events[before[-1]]
-            killed = event.kind != TERM and one.pid in event.pids
+            killed = event.kind not in (TERM, DRAIN) and one.pid in event.pids
             yield loss(event.kind, before[-1] + 1, event.at, killed, one, following, CHECKPOINT_SECONDS)
 
 
@@ -280,6 +285,11 @@ def run(folder: Path, events: Sequence[str], seed: int = 0, patience: float = 18
         f"{loss.seconds:.1f} s of work were lost by '{loss.kind}', and no more than {loss.most:.1f} s may be"
         for loss in found.losses
         if loss.seconds > loss.most
+    ]
+    found.tally.wrong += [
+        f"{loss.steps} steps were lost by '{DRAIN}', and none may be"
+        for loss in found.losses
+        if loss.kind == DRAIN and loss.steps
     ]
     found.tally.seconds = time.monotonic() - began
     return found
@@ -328,7 +338,7 @@ def _along(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="of node, term and head")
+    parser.add_argument("--rounds", type=int, default=3, help="of node, term, drain and head")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the nodes")
     parser.add_argument("--patience", type=float, default=1800.0, help="seconds that the sweep lasts at least")
     parser.add_argument("--object-store", action="store_true", help="an S3 server, and no folder in common")
@@ -358,8 +368,8 @@ def sentences(found: Found) -> Iterator[str]:
             for loss in of
         )
         yield f"{event.kind}: {len(of)} trials lost {went_on}" if of else f"{event.kind}: no trial was hit"
-    if found.grace:
-        yield f"after SIGTERM all processes of the node had ended within {max(found.grace):.1f} s"
+    for kind, seconds in found.grace.items():
+        yield f"{kind}: after SIGTERM all processes of the node had ended within {max(seconds):.1f} s"
     yield from (f"the launcher ended: {said}" for said in found.ends)
     tally = found.tally
     yield (

@@ -17,6 +17,7 @@ from rfscale.quoting import quoted
 
 CONNECT_SECONDS = 10.0
 HEAD_SECONDS = 20.0  # without an answer before the head of a cluster counts as dead
+_OF_RAY = ("gcs_server", "raylet")  # the processes that it cannot do without
 REJOIN_SECONDS = 180.0  # for the head of a cluster to come back
 
 
@@ -131,6 +132,24 @@ def lost_head(ray: Any, address: str) -> str:
     """What is said of a head that does not answer, or is another one; "" where this process is joined to it. Asked
     before Ray is, which waits for its head."""
     return silent_head(address) or (f"its head at {address} was started again" if is_another(ray, address) else "")
+
+
+def what_died(ray: Any, address: str | None) -> str:
+    """What of Ray has ended, in words; "" where nothing has.
+
+    Asked before Ray itself is: without its head Ray waits for a minute, and then ends this process.
+    """
+    if address is None:
+        ended: list[str] = []
+        with suppress(AttributeError):  # where a version does not tell, Ray's errors have to do
+            ended = [name for name, _ in ray._private.worker._global_node.dead_processes() if name in _OF_RAY]
+        return f"its {' and its '.join(ended)} ended" if ended else ""
+    head = str(ray.get_runtime_context().gcs_address)
+    if lost := lost_head(ray, head):
+        return lost
+    own = ray.get_runtime_context().get_node_id()
+    alive = any(node["NodeID"] == own and node["Alive"] for node in ray.nodes())
+    return "" if alive else "the cluster lost this machine"
 
 
 def is_another(ray: Any, address: str) -> bool:

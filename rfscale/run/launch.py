@@ -10,20 +10,19 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
 from rfscale import names
 from rfscale.run.hosts import check_hosts
 from rfscale.run.hung import Watchdog
-from rfscale.run.joining import REJOIN_SECONDS, at_most, cannot_join, cannot_start, lost_head, settings_for
-from rfscale.run.nodes import Nodes
+from rfscale.run.joining import REJOIN_SECONDS, at_most, cannot_join, cannot_start, settings_for, what_died
 from rfscale.run.queue import LaunchError, Outcome, Queue, Work, stop_on_same_error
-from rfscale.run.room import bundle, slots, too_large
+from rfscale.run.room import Node, bundle, slots, too_large
 from rfscale.run.stop import NOW, Requests, launching
 from rfscale.run.tasks import Problem, free_port, rank_task, telling
-from rfscale.run.where import not_on, problem_of, telling_where
+from rfscale.run.where import leaving, node_of, nodes_of, not_on, problem_of, taken_away, telling_where
 from rfscale.run.work import Allowed, everybody, judging, to_train, training
 from rfscale.spec.sweep import Quality, Resources, Sweep
 from rfscale.spec.trial import Trial
@@ -38,11 +37,10 @@ JOIN_SECONDS = 90
 RAY_DEATHS = 3
 """How often Ray may die without any trial going on between."""
 LEAVE_SECONDS = 20.0  # for trials told to stop
-_OF_RAY = ("gcs_server", "raylet")  # the processes that it cannot do without
 
 
 class StoppedError(names.RfscaleError, RuntimeError):
-    """The launcher was told to stop by SIGTERM; the trials that ran have written a checkpoint."""
+    """The launcher was told to stop, by SIGTERM or with its machine; the trials that ran have written a checkpoint."""
 
 
 class _RayDiedError(Exception):
@@ -122,8 +120,8 @@ def _through(queue: Queue, address: str | None, requests: Requests, tick: Tick) 
         tasks = _Tasks(ray, queue.work)
         try:
             for need in needs if deaths == 0 else ():  # later, machines may still be on their way back
-                if not slots(need, _nodes(ray)):
-                    raise LaunchError(too_large(need, _nodes(ray)))
+                if not slots(need, nodes_of(ray)):
+                    raise LaunchError(too_large(need, nodes_of(ray)))
             _keep_busy(ray, queue, needs, address, tasks, requests, tick)
             return
         except _RayDiedError as error:
@@ -150,7 +148,7 @@ def _keep_busy(
 ) -> None:
     """The loop, on one Ray. Raises _RayDiedError, with `tasks` as they were, and StoppedError."""
     asked, watchdog, nodes_at = None, Watchdog(queue.work.pulse), 0.0
-    nodes: list[dict[str, float]] = []  # of this machine it is asked once: a head that dies meanwhile ends us with it
+    nodes: list[Node] = []  # of this machine it is asked once: a head that dies meanwhile ends us with it
     with heeding_sigterm() as stop:
         try:
             while queue.waiting or tasks.trials:
@@ -162,19 +160,23 @@ def _keep_busy(
                     queue.give_back(tasks.take_back())
                 if asked is not None and not tasks.trials:
                     raise StoppedError(f"{asked.sentence}; trials that ran are finished")
-                if dead := _dead(ray, address):
+                if dead := what_died(ray, address):
                     raise _RayDiedError(dead)
                 # Without a single slot, when nodes were lost, one trial still waits inside Ray: that makes a cluster
                 # start new ones.
                 if not nodes or (address is not None and time.monotonic() > nodes_at + NODES_SECONDS):
-                    nodes, nodes_at = _nodes(ray, queue.nodes), time.monotonic()
+                    going = leaving(ray) if address is not None else frozenset()
+                    nodes, nodes_at = nodes_of(ray, queue.nodes, going), time.monotonic()
+                    if ray.get_runtime_context().get_node_id() in going:
+                        raise StoppedError("this machine is taken away; trials that ran wrote a checkpoint")
+                    tasks.leave(going)
                 room = max(1, *(slots(need, nodes) for need in needs))
                 for trial in queue.give(room, tasks.trials.values()) if asked is None else ():
                     tasks.begin(trial, queue.nodes.not_for(trial.trial_id, queue.work.resources(trial)))
                 elsewhere = not tasks.trials
                 for trial, found in tasks.ended():
                     problem = watchdog.problem(trial, found)
-                    if problem is not None and problem.machine and (dead := _dead(ray, address)):
+                    if problem is not None and problem.machine and (dead := what_died(ray, address)):
                         raise _RayDiedError(dead)  # not one of the cluster's machines, but Ray itself
                     del tasks.trials[trial.trial_id]
                     elsewhere |= queue.ended(trial, problem, tasks.node_of.pop(trial.trial_id, ""))
@@ -201,14 +203,14 @@ def each(
     it raises ends it all. Raises LaunchError and StoppedError."""
     ray, waiting, running = _start(address), list(jobs), dict[Any, tuple[Any, ...]]()
     try:
-        if not slots(resources, _nodes(ray)):
-            raise LaunchError(too_large(resources, _nodes(ray)))
+        if not slots(resources, nodes_of(ray)):
+            raise LaunchError(too_large(resources, nodes_of(ray)))
         remote = _remote(ray, resources, task, reused=True)
         with heeding_sigterm() as stop:
             while waiting or running:
                 if stop.asked:
                     raise StoppedError("told to stop; what is finished stays")
-                while waiting and len(running) < 2 * max(1, slots(resources, _nodes(ray))):
+                while waiting and len(running) < 2 * max(1, slots(resources, nodes_of(ray))):
                     job = waiting.pop(0)
                     running[remote.remote(*job)] = job
                 for reference in ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)[0]:
@@ -227,6 +229,8 @@ class _Tasks:
         self.trials: dict[str, Trial] = {}
         self.of: dict[Any, str] = {}  # reference -> id of its trial
         self.node_of: dict[str, str] = {}  # id of a trial whose task has ended -> the machine
+        self._left: set[str] = set()  # ids of trials that were told to leave their machine
+        self._on: dict[Any, str] = {}  # reference -> the machine, where it was asked for
         self._made: dict[Any, Any] = {}
         self._groups: dict[str, Any] = {}
         self._problems: dict[str, list[Problem]] = {}
@@ -280,7 +284,23 @@ class _Tasks:
             self._until.pop(trial_id, None)
             if trial_id in self._groups:
                 self.ray.util.remove_placement_group(self._groups.pop(trial_id))
-        return [(self.trials[trial_id], telling(self._problems.pop(trial_id, []))) for trial_id in over]
+        return [(self.trials[trial_id], self._problem(trial_id)) for trial_id in over]
+
+    def _problem(self, trial_id: str) -> Problem | None:
+        """Why a trial failed whose tasks have all ended."""
+        left, problem = trial_id in self._left, telling(self._problems.pop(trial_id, []))
+        self._left.discard(trial_id)
+        return taken_away() if left and problem is not None and problem.died else problem
+
+    def leave(self, machines: Collection[str]) -> None:
+        """Have the trials on machines that are taken away write a checkpoint and leave, while there is time."""
+        if not machines:
+            return
+        self._on = {reference: self._on.get(reference) or node_of(reference) for reference in self.of}
+        told = {self.of[reference] for reference, machine in self._on.items() if machine in machines} - self._left
+        for reference in [reference for reference, trial_id in self.of.items() if trial_id in told]:
+            self.ray.cancel(reference)
+        self._left |= told
 
     def cut_off(self, trial_id: str) -> None:
         """End its processes, whatever they do."""
@@ -313,24 +333,6 @@ def _meeting_place() -> tuple[str, int]:
     import ray
 
     return str(ray.util.get_node_ip_address()), free_port()  # type: ignore[no-untyped-call]
-
-
-def _dead(ray: Any, address: str | None) -> str:
-    """What of Ray has ended, in words; "" where nothing has.
-
-    Asked before Ray itself is: without its head Ray waits for a minute, and then ends this process.
-    """
-    if address is None:
-        ended: list[str] = []
-        with suppress(AttributeError):  # where a version does not tell, Ray's errors have to do
-            ended = [name for name, _ in ray._private.worker._global_node.dead_processes() if name in _OF_RAY]
-        return f"its {' and its '.join(ended)} ended" if ended else ""
-    head = str(ray.get_runtime_context().gcs_address)
-    if lost := lost_head(ray, head):
-        return lost
-    own = ray.get_runtime_context().get_node_id()
-    alive = any(node["NodeID"] == own and node["Alive"] for node in ray.nodes())
-    return "" if alive else "the cluster lost this machine"
 
 
 def _start_again(address: str | None) -> Any:
@@ -369,15 +371,6 @@ def _start(address: str | None) -> Any:
     except Exception as error:  # Ray raises plain ones, such as that its node timed out
         raise LaunchError(cannot_start(error) if address is None else cannot_join(address, error)) from error
     return ray
-
-
-def _nodes(ray: Any, known: Nodes | None = None) -> list[dict[str, float]]:
-    """What each machine has; of the `known` ones those that are left out do not count."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    if known is not None:
-        known.alive = {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})" for node in alive}
-        known.have = {node["NodeID"]: node["Resources"] for node in alive}
-    return [node["Resources"] for node in alive if known is None or node["NodeID"] not in known.drained]
 
 
 def _remote(ray: Any, need: Resources, task: Callable[..., Problem | None], reused: bool = False) -> Any:

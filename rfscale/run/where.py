@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 from rfscale.failures import BAD_NODE, DIED, HOST_MEMORY, LOST_NODE
+from rfscale.run.nodes import Nodes
+from rfscale.run.room import Node
 from rfscale.run.tasks import Problem
 
 
@@ -46,8 +48,31 @@ def telling_where(ray: Any, task: Callable[..., Problem | None]) -> Callable[...
     return told
 
 
-def _node_of_dead(reference: Any) -> str:
-    """The machine on which a process began a task and died, "" where nobody knows."""
+def nodes_of(ray: Any, known: Nodes | None = None, leaving: Iterable[str] = ()) -> list[Node]:
+    """What each machine has, but those that are leaving; of the `known` ones those that are left out do not count."""
+    alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+    if known is not None:
+        known.alive = {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})" for node in alive}
+        known.have = {node["NodeID"]: node["Resources"] for node in alive}
+    return [node["Resources"] for node in alive if known is None or node["NodeID"] not in known.drained]
+
+
+def leaving(ray: Any) -> frozenset[str]:
+    """The machines that are taken away within seconds: a pod that Kubernetes ends, a node that an autoscaler or
+    `ray drain-node` drains, a `ray start --block` that got SIGTERM. Ray gives them no task any more, and when the time
+    is over it ends those that run there, without a word to them."""
+    with suppress(Exception):  # Ray's own business: where a version does not tell, they end as by a kill
+        return frozenset(ray._private.state.state.get_draining_nodes())
+    return frozenset()
+
+
+def taken_away() -> Problem:
+    """What ended a trial that was told to leave its machine."""
+    return Problem(("leaving",), "its machine was taken away", died=True, machine=True, failure=LOST_NODE)
+
+
+def node_of(reference: Any) -> str:
+    """The machine on which a process began a task that has not said so yet, "" where nobody knows."""
     with suppress(Exception):  # Ray's own business: without it, no machine is blamed for a death
         found = _notes()._internal_kv_get(f"rfscale-{reference.task_id().hex()}")
         return found.decode() if found else ""
@@ -59,7 +84,7 @@ def problem_of(ray: Any, reference: Any) -> tuple[Problem | None, str]:
     try:
         node, found = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return _problem_of(ray, error), _node_of_dead(reference)
+        return _problem_of(ray, error), node_of(reference)
     if isinstance(found, str):
         return Problem(("import",), found, failure=BAD_NODE), node
     return found, node

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from pathlib import Path
@@ -136,27 +135,6 @@ def test_the_kuberay_job_ends_and_is_tried_again() -> None:
     assert spec["activeDeadlineSeconds"] > 0
     assert "MLFLOW_TRACKING_URI" in yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
     assert "--store /shared/" in spec["entrypoint"]
-
-
-def test_before_a_pod_goes_its_trials_are_told_and_waited_for(tmp_path: Path) -> None:
-    """The command of preStop, on processes that are called as Ray calls its workers."""
-    (group,) = read("raycluster.yaml")["spec"]["workerGroupSpecs"]
-    command = group["template"]["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    (hook,) = read("compose.yaml")["services"]["worker"]["pre_stop"]
-    assert [part.replace("$$", "$") for part in hook["command"]] == command
-    told = tmp_path / "told"
-    text = f"trap 'sleep 1; echo told >> {told}; exit' TERM; while true; do sleep 0.1; done"
-    title = f"ray::train_task()-{uuid.uuid4().hex}"
-    worker = subprocess.Popen(["bash", "-c", f'exec -a "{title}" bash -c "{text}"'])
-    threading.Thread(target=worker.wait).start()  # as the raylet does: nothing of it is left
-    wait_until(lambda: title.encode() in Path(f"/proc/{worker.pid}/cmdline").read_bytes())
-    ours = [part.replace("^ray::(train|rank)_task", f"^{re.escape(title)}") for part in command]
-    assert ours != command
-    try:
-        subprocess.run(ours, check=True, timeout=30)
-        assert told.read_text() == "told\n"
-    finally:
-        worker.kill()
 
 
 @pytest.mark.skipif(

@@ -388,7 +388,7 @@ def test_a_ray_that_dies_is_started_again_and_no_trial_failed(
 @pytest.mark.slow
 def test_a_ray_that_dies_again_and_again_is_one_sentence(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch_module, "RAY_DEATHS", 1)
-    monkeypatch.setattr(launch_module, "_dead", lambda ray, address: "its raylet ended")
+    monkeypatch.setattr(launch_module, "what_died", lambda ray, address: "its raylet ended")
     with pytest.raises(LaunchError, match=r"Ray died 2 times and no trial went on between \(its raylet ended\)"):
         launch(small(), store)
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+import ray_nodes
+import yaml
+from test_launch import SETTINGS, SMALL, marked, wait_until
 
-from benchmarks.nodes import KINDS, TERM, Event, Found, Node, lost, run, sentences, settled
+from benchmarks.nodes import DRAIN, KINDS, TERM, Event, Found, Node, lost, run, sentences, settled
 from benchmarks.watched import Loss, attempts, watching
+from rfscale import names
+from rfscale.spec.sweep_file import load_sweep
+from rfscale.store import Store
 
 
 @pytest.mark.slow
@@ -27,8 +34,34 @@ def test_a_lost_node_and_a_lost_head_cost_no_more_than_the_time_between_checkpoi
     assert found.tally.wrong == [], f"kept in {folder}"
     assert {event.kind for event in found.events} == set(KINDS)
     assert {loss.kind for loss in found.losses} == set(KINDS)
+    assert [loss.steps for loss in found.losses if loss.kind == DRAIN] == [0]
     assert found.tally.values > 0
     shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_a_launcher_whose_own_machine_is_told_to_leave_has_all_trials_write_a_checkpoint(tmp_path: Path) -> None:
+    definition = {**SMALL, "name": "leave", "training": {**SMALL["training"], "steps": 100_000}}
+    definition["resources"] = {"cpus": 1, "checkpoint_seconds": 1000}  # a checkpoint only where somebody was told
+    file, store = tmp_path / "leave.yaml", Store(tmp_path / "store")
+    file.write_text(yaml.safe_dump(definition))
+    folders = [store.trial(trial.trial_id) for trial in load_sweep(file).trials]
+    with ray_nodes.nodes(tmp_path, ray_nodes.Node()) as address:
+        command = [sys.executable, "-m", "rfscale", "run", str(file), "--address", address, "--store", str(store.root)]
+        with open(tmp_path / "run.log", "wb") as log:
+            launcher = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **SETTINGS})
+        try:
+            wait_until(lambda: any(f.state().step > 3 for f in folders) or launcher.poll() is not None)
+            assert launcher.poll() is None, (tmp_path / "run.log").read_text()
+            (head,) = (pid for pid, line in marked("RFSCALE_MARK=").items() if f"--port={address[-5:]}" in line)
+            os.kill(head, signal.SIGTERM)
+            assert launcher.wait(60) == 143, (tmp_path / "run.log").read_text()
+        finally:
+            launcher.kill()
+    assert "this machine is taken away" in " ".join((tmp_path / "run.log").read_text().split())
+    (running,) = (folder for folder in folders if folder.state().step > 0)
+    assert running.state().status == names.INTERRUPTED
+    assert running.checkpoints()
 
 
 def write(folder: Path, trial: str, pid: int, *lines: str) -> None:

