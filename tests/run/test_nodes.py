@@ -51,15 +51,19 @@ def test_a_launcher_whose_own_machine_is_told_to_leave_has_all_trials_write_a_ch
         with open(tmp_path / "run.log", "wb") as log:
             launcher = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **SETTINGS})
         try:
-            wait_until(lambda: any(f.state().step > 3 for f in folders) or launcher.poll() is not None)
+            wait_until(
+                lambda: any(f.journal.exists() and f.points()[0] for f in folders) or launcher.poll() is not None
+            )
             assert launcher.poll() is None, (tmp_path / "run.log").read_text()
-            (head,) = (pid for pid, line in marked("RFSCALE_MARK=").items() if f"--port={address[-5:]}" in line)
+            (head,) = (
+                pid for pid, line in marked("RFSCALE_MARK=").items() if f"--port={address.rpartition(':')[2]}" in line
+            )
             os.kill(head, signal.SIGTERM)
             assert launcher.wait(60) == 143, (tmp_path / "run.log").read_text()
         finally:
             launcher.kill()
     assert "this machine is taken away" in " ".join((tmp_path / "run.log").read_text().split())
-    (running,) = (folder for folder in folders if folder.state().step > 0)
+    (running,) = (folder for folder in folders if folder.journal.exists())
     assert running.state().status == names.INTERRUPTED
     assert running.checkpoints()
 

@@ -168,14 +168,14 @@ def test_a_job_that_is_told_to_leave_writes_checkpoints_and_goes_on_when_it_is_b
     train_until(job, 40)
     running = begun()
     slurm.ask("scancel", "--batch", "--signal=TERM", job)
-    wait_until(lambda: slurm.state(job) not in LIVING, 90)
+    wait_until(lambda: slurm.state(job) not in LIVING, 180)
     assert running
     assert all(folder.checkpoints() or folder.state().status == names.FINISHED for folder in running), slurm.log(job)
     again = submit()
     train_until(again, steps() + 40)
     running = begun()
     slurm.ask("scancel", "--batch", "--signal=USR1", again)
-    wait_until(lambda: slurm.state(again) not in ("RUNNING", "COMPLETING"), 90)
+    wait_until(lambda: slurm.state(again) not in ("RUNNING", "COMPLETING"), 180)
     assert slurm.state(again) == "PENDING", slurm.log(again)
     assert running
     assert all(folder.checkpoints() or folder.state().status == names.FINISHED for folder in running), slurm.log(again)
@@ -184,4 +184,5 @@ def test_a_job_that_is_told_to_leave_writes_checkpoints_and_goes_on_when_it_is_b
     assert {folder.state().status for folder in folders} == {names.FINISHED}
     attempts = [(read_json(folder.record) or {})["attempts"] for folder in folders]
     assert sum(attempt.get("step", 0) > 0 for of in attempts for attempt in of) >= 2
-    assert slurm.log(again).count("Ray runtime started") == 4  # a head and a worker, twice
+    assert "Restarts=1" in slurm.ask("scontrol", "show", "job", again)
+    assert slurm.log(again).count("Ray runtime started") >= 3  # a head, and a head and a worker
