@@ -167,7 +167,7 @@ def _keep_busy(
                 if not nodes or (address is not None and time.monotonic() > nodes_at + NODES_SECONDS):
                     going = leaving(ray) if address is not None else frozenset()
                     nodes, nodes_at = nodes_of(ray, queue.nodes, going), time.monotonic()
-                    if ray.get_runtime_context().get_node_id() in going:
+                    if going and ray.get_runtime_context().get_node_id() in going:
                         raise StoppedError("this machine is taken away; trials that ran wrote a checkpoint")
                     tasks.leave(going)
                 room = max(1, *(slots(need, nodes) for need in needs))
