@@ -112,8 +112,8 @@ def forecast(
     arms = study.arms_of(ladder, arm_named(arm))
     found = at_target(sweep, ladder, meant, arms)
     records = forecasts(sweep, study.store, study.table(), ladder, meant, found)
-    if register:
-        records = written(study.store, records)
+    if register and not (records := written(study.store, records)):
+        raise SweepError(f"that forecast, from the same data, is registered already in {study.store.forecasts}")
     if as_json:
         print_json({"registered": register, "forecasts": records})
         return

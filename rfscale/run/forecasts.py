@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +42,13 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A forecast and how it came out: `measured` is NaN until its target exists."""
+    """A forecast and how it came out: `measured` is NaN until its target exists. `tried`: of how many tuned values it
+    is the best, 0 where nothing was tuned."""
 
     record: Record
     measured: float = math.nan
     trial_id: str = ""
+    tried: int = 0
 
     @property
     def known(self) -> bool:
@@ -77,8 +80,10 @@ class Scored:
         )
         if not self.known:
             return f"{said}; its target is not trained yet."
+        best = f", the best of {self.tried} of {' and '.join(self.record['tuned'])}" if self.tried else ""
         return (
-            f"{said}; measured {self.measured:.4g} (trial {self.trial_id}), {'inside' if self.inside else 'OUTSIDE'}, "
+            f"{said}; measured {self.measured:.4g} (trial {self.trial_id}{best}), "
+            f"{'inside' if self.inside else 'OUTSIDE'}, "
             f"{self.error:+.1%} off."
         )
 
@@ -117,16 +122,17 @@ class Tally:
 
 
 def register(store: Store, records: list[Record]) -> list[Record]:
-    """Append forecasts, and bring them to the disk. Raises StoreError where the file was tampered with."""
+    """Append forecasts, and bring them to the disk; returns what was written. One that is there already, of the same
+    target from the same data, is not written again. Raises StoreError where the file was tampered with."""
     path = store.forecasts
     with open(path, "a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before, broken = read(path)
         if broken:
             raise StoreError(f"nothing is registered: {broken[0]}; restore {path} first")
-        last = before[-1]["hash"] if before else ""
-        written = []
-        for record in records:
+        last, there = before[-1]["hash"] if before else "", {_what(record) for record in before}
+        written: list[Record] = []
+        for record in [record for record in records if _what(record) not in there]:
             chained = {**record, "previous": last}
             last = _hash(chained)
             written.append({**chained, "hash": last})
@@ -170,6 +176,12 @@ def _head(path: Path) -> Path:
     return path.with_name("forecasts.head.json")
 
 
+def _what(record: Record) -> str:
+    """What a forecast says, whoever says it and when."""
+    keys = ("sweep", "arm", "n", "d", "fixed", "data_sha256")
+    return json.dumps([record.get(key) for key in keys], sort_keys=True)
+
+
 def _hash(record: Record) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -186,7 +198,7 @@ def forecasts(
         why = "; ".join(f"{at.arm}: {at.reason}" for at in found.arms)
         raise SweepError(f"no forecast can be made {found.target} ({why})")
     points = table.trials.sort_values("trial_id")[["trial_id", names.VAL_LOSS]].to_csv(index=False)
-    records = []
+    records, tuned = [], list(sweep.roles["tuned"])
     for at in told:
         law = ladder.law(at.arm).law
         assert law is not None  # it was told
@@ -195,39 +207,62 @@ def forecasts(
             "interval": list(at.one_more), "law_interval": list(at.law), "p_best": _plain(at.p_best),
             "law": {"form": "E + A/N^alpha + B/D^beta", **law.estimate(at.arm)},
             "data_sha256": hashlib.sha256(points.encode()).hexdigest(), "trials": len(table.trials),
-            "fixed": fixed(first_of(sweep, at.arm)), "commit": commit(),
+            "fixed": fixed(first_of(sweep, at.arm), tuned), "tuned": tuned, "commit": commit(),
             "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }  # fmt: skip
         if begun := _targets(store, record):
             raise SweepError(
-                f"arm {at.arm} {found.target} was begun already (trial {begun[0]}): what is registered is said before"
+                f"arm {at.arm} {found.target} was begun already (trial {begun[0].trial_id}): "
+                "what is registered is said before"
             )
         records.append(record)
     return records
 
 
-def tally(store: Store) -> Tally:
-    """Every forecast of the store, scored by the files of its trials. Raises StoreError."""
-    records, broken = read(store.forecasts)
-    return Tally(tuple(_score(store, record) for record in records), tuple(broken))
-
-
-def fixed(trial: Trial) -> Record:
-    """What the target shares with the trials of its arm."""
-    left_out = {*LENGTH_AND_SIZE, *(("training.learning_rate",) if trial.training.lr_rule != "constant" else ())}
+def fixed(trial: Trial, tuned: Collection[str] = ()) -> Record:
+    """What the target shares with the trials of its arm: all but size and length, the seed, and the tuned keys."""
+    left_out = {*LENGTH_AND_SIZE, *tuned}
+    left_out |= {"training.learning_rate"} if trial.training.lr_rule != "constant" else set()
     return {key: value for key, value in trial.identity_record().items() if key not in left_out}
 
 
+def tally(store: Store) -> Tally:
+    """Every forecast of the store, each once, scored by the files of its trials. Raises StoreError."""
+    records, broken = read(store.forecasts)
+    each = {_what(record): record for record in reversed(records)}  # the first time that it was said
+    return Tally(tuple(_score(store, record) for record in reversed(each.values())), tuple(broken))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A trial that is the target of a forecast."""
+
+    trial_id: str
+    seed: int
+    tuned: tuple[Any, ...]  # the value of each tuned key
+
+
 def _score(store: Store, record: Record) -> Scored:
-    """By the finished run of the lowest seed."""
-    for trial_id in _targets(store, record):
-        state = store.trial(trial_id).state()
-        if state.status == names.FINISHED:
-            return Scored(record, state.loss, trial_id)
-    return Scored(record)
+    """By the finished run of the lowest seed; where values are tuned, of those that are best, as the law takes them."""
+    runs = _targets(store, record)
+    states = {run.trial_id: store.trial(run.trial_id).state() for run in runs}
+    finished = [run for run in runs if states[run.trial_id].status == names.FINISHED]
+    every = list(dict.fromkeys(run.tuned for run in runs))
+    open_ = any(states[run.trial_id].status not in (*names.OVER, names.FAILED) for run in runs)
+    if not finished or (open_ and len(every) > 1):  # which is best is not known before all were tried
+        return Scored(record)
+    losses = {values: {run.seed: states[run.trial_id] for run in finished if run.tuned == values} for values in every}
+    from analysis.compare.tuned import choose  # it loads numpy
+
+    best, _ = choose(
+        {values: {seed: math.log(state.loss) for seed, state in of.items()} for values, of in losses.items() if of},
+        {run.tuned for run in runs if states[run.trial_id].status == names.DIVERGED},
+    )
+    run = next(run for run in finished if run.tuned == best)
+    return Scored(record, states[run.trial_id].loss, run.trial_id, len(every) if record.get("tuned") else 0)
 
 
-def _targets(store: Store, record: Record) -> list[str]:
+def _targets(store: Store, record: Record) -> list[_Run]:
     """The trials of the store that are the target of a forecast, begun or finished, by seed."""
     found = []
     for path in sorted((store.root / "trials").glob("*/trial.json")):
@@ -241,8 +276,13 @@ def _targets(store: Store, record: Record) -> list[str]:
             for key, short in (("parameters", "n"), ("samples", "d"))
         )
         if near and all(identity.get(key) == value for key, value in record["fixed"].items()):
-            found.append((int(identity.get("seed", 0)), path.parent.name))
-    return [trial_id for _, trial_id in sorted(found)]
+            values = tuple(_hashable(identity.get(key)) for key in record.get("tuned", ()))
+            found.append(_Run(path.parent.name, int(identity.get("seed", 0)), values))
+    return sorted(found, key=lambda run: (run.seed, run.trial_id))
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, int | float | str | None) else json.dumps(value, sort_keys=True)
 
 
 def _plain(value: float) -> float | None:

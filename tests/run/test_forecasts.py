@@ -114,7 +114,7 @@ def registered(
     return register(store, forecasts(sweep, store, table, ladder, target, found))
 
 
-def finish(store: Store, sweep: Sweep, record: Mapping[str, Any], loss: float, seed: int = 0, **changes: Any) -> None:
+def finish(store: Store, sweep: Sweep, record: Mapping[str, Any], loss: float, seed: int = 0, **changes: Any) -> Path:
     """A run of the target as the store has it."""
     trial = next(trial for trial in sweep.trials if sweep.placing(trial).arm == record["arm"])
     folder = store.trial(f"run{len(list(store.root.glob('trials/*')))}")
@@ -124,6 +124,7 @@ def finish(store: Store, sweep: Sweep, record: Mapping[str, Any], loss: float, s
     write_json(folder.record, {"identity": identity, "parameters": parameters})
     result = {"status": names.FINISHED, "step": 90, "metrics": {names.VAL_LOSS: loss}, "files": {}}
     write_json(folder.result, result)
+    return folder.path
 
 
 def test_a_forecast_is_scored_once_its_target_exists(
@@ -159,6 +160,44 @@ def test_a_target_that_was_begun_cannot_be_registered(
     with pytest.raises(SweepError, match="was begun already"):
         registered(store, sweep, measured)
     assert len(read(store.forecasts)[0]) == 2
+
+
+def test_what_was_registered_is_registered_and_counted_once(
+    measured: tuple[SweepTable, Ladder], sweep: Sweep, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "runs")
+    (first, _), again = registered(store, sweep, measured), registered(store, sweep, measured)
+    assert again == []
+    assert len(registered(store, sweep, measured, Target(depth=4, steps=90))) == 2
+    with open(store.forecasts, "a") as file:  # as an earlier version wrote it
+        file.write(json.dumps(first) + "\n")
+    assert len(tally(store).forecasts) == 4
+
+
+def test_a_tuned_target_is_scored_by_its_best_value(
+    measured: tuple[SweepTable, Ladder], tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    rate = "training.learning_rate"
+    training = {**tiny["training"], "learning_rate": [1e-3, 2e-3, 4e-3]}
+    model = {**tiny["model"], "depths": [1, 2]}
+    sweep = parse_sweep({**tiny, "formulations": list(ARMS), "model": model, "training": training, "tune": [rate]})
+    store = Store(tmp_path / "runs")
+    rf, eps = registered(store, sweep, measured)
+    assert rf["tuned"] == [rate]
+    best = rf["predicted"]
+    for seed, losses in enumerate(([3.0, best, 2.0], [3.0, 2.0 * best, 1.9 * best])):
+        for value, loss in zip((1e-3, 2e-3, 4e-3), losses, strict=True):
+            finish(store, sweep, rf, loss, seed, **{rate: value})
+    scored, open_ = tally(store).forecasts
+    assert scored.measured == pytest.approx(best), "of the value with the lowest mean over the seeds, the lowest seed"
+    assert f"the best of 3 of {rate}), inside" in scored.sentence
+    assert not open_.known
+    finish(store, sweep, eps, eps["predicted"], **{rate: 4e-3})
+    begun = finish(store, sweep, eps, 1.0, **{rate: 1e-3})
+    (begun / "result.json").unlink()
+    assert not tally(store).forecasts[1].known, "its other value is not trained to the end"
+    with pytest.raises(SweepError, match="was begun already"):
+        registered(store, sweep, measured)
 
 
 def test_what_the_target_shares_is_all_but_size_length_and_seed(sweep: Sweep) -> None:
