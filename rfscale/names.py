@@ -375,7 +375,7 @@ TAG_SUMMARY = "rfscale.summary"  # of a run that holds the report and is no tria
 TAG_DESCRIPTION = "mlflow.note.content"  # MLflow's own: what its page says of an experiment
 TAG_CURSOR = "rfscale.journal_bytes"  # bytes of the trial's journal that this run holds, and a hash of their last line
 
-FINISHED, RUNNING, PARTIAL, INTERRUPTED, DIVERGED, FAILED, DAMAGED, NEW, DROPPED, INCOMPLETE = (
+FINISHED, RUNNING, PARTIAL, INTERRUPTED, DIVERGED, FAILED, DAMAGED, NEW, DROPPED, INCOMPLETE, LEFT_OUT = (
     "finished",
     "running",
     "partial",
@@ -386,6 +386,7 @@ FINISHED, RUNNING, PARTIAL, INTERRUPTED, DIVERGED, FAILED, DAMAGED, NEW, DROPPED
     "new",
     "dropped",
     "incomplete",
+    "left out",
 )
 OVER: tuple[str, ...] = (FINISHED, DIVERGED, INCOMPLETE)
 """How a trial ends for good: training it again gives the same."""
@@ -400,4 +401,5 @@ STATUSES: dict[str, str] = {
     FAILED: "it ended with an error; the next run tries it again",
     DAMAGED: "a file of it cannot be read, or its weights have changed; the next run trains it again",
     DROPPED: "it is in no fit, with the reason beside it",
+    LEFT_OUT: "a race did not need it, with the reason beside it; a run without --race trains it",
 }

@@ -43,19 +43,22 @@ def as_raced(comparison: Comparison, table: SweepTable, race: Raced) -> Comparis
     y, x = y[:, order], x[order]
     reference = grid.arms.index(comparison.reference)
     found = judge(y, x, reference=reference)
-    anchor = _anchor(y, found)
+    anchor = _anchor(y, found)  # NaN where the largest size was not trained: what it has there nobody knows
     racing = [arm for arm in grid.arms if arm not in race.dropped]
     standings = [
         _standing(comparison.standing(arm), found, i, reference, anchor, racing, race)
         for i, arm in enumerate(grid.arms)
     ]
+    losses = "losses are those at the largest size by the race's model"
+    if math.isnan(anchor):
+        losses = "it has not come to the largest size, so no loss there is known"
     ranked = sorted(standings, key=lambda s: s.ratio.estimate)
     return replace(
         comparison,
         standings=tuple(replace(s, rank=rank) for rank, s in enumerate(ranked, 1)),
         spread="seeds",
         basis=(
-            f"of a race: losses are those at the largest size by the race's model; ratios have anytime-valid "
+            f"of a race: {losses}; ratios have anytime-valid "
             f"{100 * (1 - ALPHA):.0f} % intervals over all {race.arms - 1} comparisons, which hold whenever one looks "
             "or stops, and rest on the race's priors"
         ),
@@ -81,9 +84,9 @@ def sentences(race: Raced, racing: list[str]) -> tuple[str, ...]:
 
 
 def _anchor(y: np.ndarray[tuple[int, ...], np.dtype[np.float64]], found: Verdict) -> float:
-    """The log loss of the reference at the largest rung that has trials."""
-    last = max(k for k in range(y.shape[1]) if np.isfinite(y[:, k]).any())
-    return float(np.nanmean(y[:, last] - np.log(found.ratio)[:, None]))
+    """The log loss of the reference at the largest rung, NaN where that has no trials."""
+    there = y[:, -1] - np.log(found.ratio)[:, None]
+    return float(there[np.isfinite(there)].mean()) if np.isfinite(there).any() else math.nan
 
 
 def _standing(

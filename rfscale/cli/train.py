@@ -226,7 +226,7 @@ def status(
             **(trial_row if as_json else place_row)(trial, study.sweep),
             "step": state.step,
             "loss": state.loss,
-            "status": names.DROPPED if trial.trial_id in gone else state.status,
+            "status": names.LEFT_OUT if trial.trial_id in gone else state.status,
             **said_of_failure("" if trial.trial_id in gone else state.failure),
             "reason": gone.get(trial.trial_id)
             or state.reason

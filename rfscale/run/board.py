@@ -60,7 +60,7 @@ class Board:
         for trial_id in due:
             state = self._stay.get(trial_id) or self.store.trial(trial_id).state()
             if trial_id in gone and (ended is None or state.status != names.RUNNING):
-                state = State(names.DROPPED, state.step, gone[trial_id], state.loss)
+                state = State(names.LEFT_OUT, state.step, gone[trial_id], state.loss)
             elif state.status in _STAYS:
                 self._stay[trial_id] = state
             elif ended is not None and trial_id in ended:
@@ -78,13 +78,13 @@ class Board:
     @property
     def left(self) -> list[Trial]:
         """What has not ended."""
-        ended = (*_STAYS, names.FAILED, names.DROPPED)
+        ended = (*_STAYS, names.FAILED, names.LEFT_OUT)
         return [trial for trial in self.sweep.trials if self.states[trial.trial_id].status not in ended]
 
     @property
     def over(self) -> bool:
         """Whether nothing is left that a run would still train."""
-        return all(state.status in (*_STAYS, *_AGAIN, names.DROPPED) for state in self.states.values())
+        return all(state.status in (*_STAYS, *_AGAIN, names.LEFT_OUT) for state in self.states.values())
 
     # --- in one line --------------------------------------------------------------------------------------------------
 
@@ -101,8 +101,8 @@ class Board:
         parts = [
             f"{done} of {len(self.states)} trials done",
             f"{running} running",
-            f"{len(self.states) - done - bad - running - count[names.DROPPED]} left",
-            f"{count[names.DROPPED]} left out by a race" if count[names.DROPPED] else "",
+            f"{len(self.states) - done - bad - running - count[names.LEFT_OUT]} left",
+            f"{count[names.LEFT_OUT]} left out by a race" if count[names.LEFT_OUT] else "",
             f"{bad} diverged or failed" if bad else "",
         ]
         left = self.seconds_left() if running else None

@@ -23,7 +23,7 @@ class Planned:
     reason: str
 
 
-PLAN_STATUSES = (names.NEW, names.PARTIAL, names.FINISHED, names.DROPPED)
+PLAN_STATUSES = (names.NEW, names.PARTIAL, names.FINISHED, names.DROPPED, names.LEFT_OUT)
 _PLANNED = {
     **dict.fromkeys((names.RUNNING, names.INTERRUPTED, names.FAILED, names.DAMAGED), names.PARTIAL),
     names.DIVERGED: names.DROPPED,
@@ -79,9 +79,9 @@ class Plan:
 
 
 def planned(trial: Trial, state: State, left_out: str) -> Planned:
-    """How a trial stands, for a plan. `left_out`: why a race has dropped it, "" where none has."""
+    """How a trial stands, for a plan. `left_out`: why a race left it out, "" where none has."""
     if left_out:
-        return Planned(trial, names.DROPPED, left_out)
+        return Planned(trial, names.LEFT_OUT, left_out)
     reason = state.reason
     if state.status == names.RUNNING:
         reason = "a process is training it now"

@@ -247,14 +247,18 @@ class Study(Views, Sharing):
     # --- after --------------------------------------------------------------------------------------------------------
 
     def excluded(self) -> dict[str, str]:
-        """Trial id -> why it is in no fit and no comparison, whatever MLflow has of it: damaged, or left out by hand.
+        """Trial id -> why it is in no fit and no comparison, whatever MLflow has of it: damaged, left out by hand,
+        or to be trained again by hand, and not trained since.
 
         Reads the weights of all finished trials, at the speed of the disk. Raises StoreError for a damaged ledger.
         """
         states = {t.trial_id: self.store.trial(t.trial_id).state(thorough=True) for t in self.sweep.trials}
         damaged = {trial_id: state.reason for trial_id, state in states.items() if state.status == names.DAMAGED}
         by_hand = {trial_id: why for trial_id, why in self.store.ledger.excluded().items() if trial_id in self.ids}
-        return damaged | by_hand
+        said = self.store.ledger.retried()
+        open_ = (trial_id for trial_id, state in states.items() if state.status not in names.OVER)
+        again = {trial_id: f"{said[trial_id]}, and not trained since" for trial_id in open_ if trial_id in said}
+        return damaged | again | by_hand
 
     def table(self, watch: Watch = SILENT) -> SweepTable:
         """One row per trial, as MLflow has it. Raises TableError and TrackingError."""

@@ -170,7 +170,8 @@ class TrialFolder:
             return self._state()
         if not self.record.exists():
             return State(names.NEW)
-        return State(names.PARTIAL, step, "stopped before its end; it resumes from its last checkpoint", loss)
+        goes_on = "it resumes from its last checkpoint" if self.checkpoint_names() else "it has no checkpoint"
+        return State(names.PARTIAL, step, f"stopped before its end; {goes_on}", loss)
 
     def _how_it_ended(self) -> dict[str, Any] | None:
         """result.json, or None where there is none. Raises DamagedError where it lacks what every result has."""

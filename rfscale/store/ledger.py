@@ -78,3 +78,7 @@ class Ledger:
         """Trial id -> the sentence of the decision that leaves it out. Raises as iterating does."""
         last = {entry.trial_id: entry for entry in self if entry.action in (EXCLUDED, INCLUDED)}
         return {trial_id: entry.sentence for trial_id, entry in last.items() if entry.action == EXCLUDED}
+
+    def retried(self) -> dict[str, str]:
+        """Trial id -> the sentence of the last decision to train it again. Raises as iterating does."""
+        return {entry.trial_id: entry.sentence for entry in self if entry.action == RETRIED}

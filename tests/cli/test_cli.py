@@ -160,7 +160,7 @@ def test_plan_and_status_say_where_each_trial_stands(tiny: Mapping, write_sweep:
         assert sum(number for status, number in given["totals"].items() if status in names.STATUSES) == 6
         return [(row["status"], row["reason"]) for row in given["trials"]]
 
-    resumes = "stopped before its end; it resumes from its last checkpoint"
+    resumes = "stopped before its end; it has no checkpoint"
     with running.claim():
         assert rows("plan") == [
             ("new", ""),

@@ -69,8 +69,14 @@ def test_a_retried_trial_is_trained_from_its_first_step_and_what_it_measured_is_
     assert to_train(study.sweep, study.store) == [trial]
     assert (folder.path / "journal.jsonl.before").read_bytes() == before
     assert folder.points() == ([], 0)
+    assert folder.state().reason == "stopped before its end; it has no checkpoint"
+    (reason,) = study.excluded().values()
+    assert reason.startswith("retried by ")
+    assert reason.endswith(", and not trained since"), "MLflow still has what it was before"
+    assert len(study.table().trials) == 1
     train(trial, folder, samples=study.sweep.samples)
     assert folder.state().status == names.FINISHED
+    assert study.excluded() == {}
     with folder.claim():
         held = invoke("retry", trial.trial_id, "--store", study.store.root)
     assert (held.exit_code, held.stderr.count("\n")) == (2, 1)

@@ -73,7 +73,7 @@ def test_a_race_that_ended_early_is_called_ended_and_not_incomplete(
     known = json.loads(told(study, "status", "--json"))
     assert known["ended"]["why"] == end.sentence
     assert known["ended"]["shortfall"] == pytest.approx(end.shortfall)
-    assert known["totals"] == {**dict.fromkeys(names.STATUSES, 0), names.FINISHED: 6, names.DROPPED: 2}
+    assert known["totals"] == {**dict.fromkeys(names.STATUSES, 0), names.FINISHED: 6, names.LEFT_OUT: 2}
     assert known["trials"][-1]["reason"] == "the race ended after block 3 (depth 2, seed 0)"
     with monkeypatch.context() as waits:
         waits.setattr(rolling.time, "sleep", lambda seconds: pytest.fail("it waits for trials that nobody trains"))

@@ -117,7 +117,9 @@ def test_partial_trial_tells_how_far_it_came(folder: TrialFolder) -> None:
     log(folder, (1, {names.TRAIN_LOSS: 2.0}), (5, {names.TRAIN_LOSS: 1.0}), (5, {names.VAL_LOSS: 3.0}))
     state = folder.state()
     assert (state.status, state.step, state.loss) == (names.PARTIAL, 5, 1.0)
-    assert "resumes" in state.reason
+    assert state.reason == "stopped before its end; it has no checkpoint"
+    folder.checkpoint(4).mkdir()
+    assert folder.state().reason == "stopped before its end; it resumes from its last checkpoint"
 
 
 def test_running_while_locked_and_partial_after(folder: TrialFolder) -> None:
