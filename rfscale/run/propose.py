@@ -53,13 +53,15 @@ class ProposedRun:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What to train next and why. `sweep` is the definition, ready to be written. `optimum`: where one run of the whole
-    budget would be spent best. `unspent`: why a part of the budget is left, empty where none is."""
+    """What to train next and why. `sweep` is the definition, ready to be written. `tries`: how many trainings a run is,
+    one for every tuned value. `optimum`: where one run of the whole budget would be spent best. `unspent`: why a part
+    of the budget is left, empty where none is."""
 
     formulation: str
     target: Target
     design: Design
     runs: tuple[ProposedRun, ...]
+    tries: int
     optimum: str
     unspent: str
     sweep: dict[str, Any]
@@ -77,7 +79,7 @@ class Proposal:
             for run, planned in zip(self.runs, self.design.runs, strict=True)
         ]
         target = {**self.design.target, **vars(self.target)}
-        words = {"unspent": self.unspent, "optimum": self.optimum}
+        words = {"tries": self.tries, "unspent": self.unspent, "optimum": self.optimum}
         design = {**self.design.to_dict(), "target": target, "runs": runs}
         return {"formulation": self.formulation, **design, **words, "sweep": self.sweep}
 
@@ -101,6 +103,10 @@ class Proposal:
             f"  {run.train_flops / design.flops:.0%}"
             for run in self.runs
         ]
+        if self.tries > 1:
+            lines.append(
+                f"  each of them is {self.tries} trainings, one for every tuned value, and its FLOPs are of all"
+            )
         return "\n".join([*lines, "", self.optimum])
 
 
@@ -134,8 +140,10 @@ def propose_sweep(
     if goal is None:
         raise SweepError(f"a model of depth {target.depth} does not fit the sweep's heads; choose another target depth")
 
+    tries = len({sweep.placing(trial).tuned for trial in sweep.trials if trial.formulation == formulation})
+
     def train_flops(size: float, samples: float) -> float:
-        return _sample_flops(by_size[int(size)]) * samples
+        return tries * _sample_flops(by_size[int(size)]) * samples
 
     steps = np.unique(np.geomspace(longest / 4, longest * LONGER, 13).round())
     point = {"N": float(goal.shape.parameter_count()), "D": float(target.steps * template.training.batch)}
@@ -155,10 +163,9 @@ def propose_sweep(
         f"{LARGER} times the pilot's deepest) and up to {longest * LONGER} steps ({LONGER} times its "
         f"longest): a larger budget needs a larger pilot."
     )
-    optimum = _optimum(law, ladder, sweep, budget, [run.depth for run in runs])
-    return Proposal(
-        formulation, target, design, runs, optimum, unspent, _definition(raw, sweep, formulation, target, runs)
-    )
+    optimum = _optimum(law, ladder, sweep, budget, tries, [run.depth for run in runs])
+    definition = _definition(raw, sweep, formulation, target, runs)
+    return Proposal(formulation, target, design, runs, tries, optimum, unspent, definition)
 
 
 def at_depth(trial: Trial, depth: int) -> Trial | None:
@@ -186,11 +193,13 @@ def _template(sweep: Sweep, formulation: str) -> Trial:
     raise SweepError(f"sweep {sweep.name} does not train {formulation!r}; choose one of {known}")
 
 
-def _optimum(law: FitResult, ladder: list[Trial], sweep: Sweep, budget: float, proposed: Collection[int]) -> str:
+def _optimum(
+    law: FitResult, ladder: list[Trial], sweep: Sweep, budget: float, tries: int, proposed: Collection[int]
+) -> str:
     """Where the whole budget in one run would be spent best, whether the pilot's sizes enclose that size, and if not,
     which trials would and whether they are among those proposed."""
     sizes = np.array([float(t.shape.parameter_count()) for t in ladder])
-    samples = np.array([budget / _sample_flops(t) for t in ladder])
+    samples = np.array([budget / (tries * _sample_flops(t)) for t in ladder])
     best = int(np.argmin(law.predict({"N": sizes, "D": samples}).value))
     depth, steps = ladder[best].model.depth, max(1, round(samples[best] / ladder[best].training.batch))
     seen = sorted({t.model.depth for t in sweep.trials})
@@ -202,9 +211,12 @@ def _optimum(law: FitResult, ladder: list[Trial], sweep: Sweep, budget: float, p
             f"{ladder[0].model.depth} to {ladder[-1].model.depth}, the {end} is predicted to be best, so the isoFLOP "
             f"curve has no minimum inside {pilot}, and the optimum may be far {beyond}."
         )
-    where = f"In one run, {budget:.3g} FLOPs are predicted to be spent best at depth {depth} for {steps} steps"
+    run = "In one run, tuned," if tries > 1 else "In one run,"
+    where = f"{run} {budget:.3g} FLOPs are predicted to be spent best at depth {depth} for {steps} steps"
     if seen[0] < depth < seen[-1]:
-        return f"{where}, inside {pilot}."
+        longest = max(t.training.steps for t in sweep.trials)
+        longer = f", but {steps / longest:.2g} times as long as its longest training" if steps > longest else ""
+        return f"{where}, inside {pilot}{longer}."
     beside = ladder[best + 1] if depth >= seen[-1] else ladder[best - 1]
     add = sorted({depth, beside.model.depth} - set(seen))
     if set(add) <= set(proposed):

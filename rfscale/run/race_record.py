@@ -42,9 +42,10 @@ class Drop:
     def sentence(self) -> str:
         """Why it was dropped."""
         worse = f"at least {100 * (self.at_least - 1):.1f} % worse than the best at the largest size, "
+        worse = worse if self.at_least >= 1.0005 else ""
         chance = f"{100 * self.chance:.2g} %" if self.chance >= 1e-4 else "less than 0.01 %"
         return (
-            f"After block {self.blocks} ({self.after}) {self.arm} was dropped: {worse if self.at_least >= 1.0005 else ''}"
+            f"After block {self.blocks} ({self.after}) {self.arm} was dropped: {worse}"
             f"a chance of {chance} to be the best; {self.best} led"
         )
 

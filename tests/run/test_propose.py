@@ -55,6 +55,15 @@ def test_the_proposed_sweep_costs_the_budget_and_is_a_sweep(table: SweepTable, b
     assert proposal.design.log_sd_after < proposal.design.log_sd_before
 
 
+def test_a_budget_of_a_tuned_sweep_pays_for_every_value(table: SweepTable) -> None:
+    training = {**PILOT["training"], "learning_rate": [1e-3, 2e-3, 4e-3]}
+    pilot = {**PILOT, "training": training, "tune": ["training.learning_rate"]}
+    proposal = propose_sweep(parse_sweep(pilot), pilot, table, 1e14, "rf")
+    assert total_flops(yaml.safe_load(proposal.to_yaml())) == pytest.approx(1e14, rel=0.02)
+    assert sum(run.train_flops for run in proposal.runs) == pytest.approx(1e14, rel=0.02)
+    assert "each of them is 3 trainings, one for every tuned value" in proposal.text()
+
+
 def test_the_target_is_what_is_predicted(table: SweepTable) -> None:
     near = propose_sweep(parse_sweep(PILOT), PILOT, table, 1e14, "rf", Target(5, 600))
     far = propose_sweep(parse_sweep(PILOT), PILOT, table, 1e14, "rf", Target(12, 6000))
@@ -86,6 +95,7 @@ def test_an_optimum_beyond_the_pilot_names_the_trials_to_add_and_whether_they_ar
 def test_an_optimum_inside_the_pilot_needs_no_advice(table: SweepTable) -> None:
     inside = propose_sweep(parse_sweep(PILOT), PILOT, table, 1e13, "rf").optimum
     assert re.search(r"spent best at depth [23] for \d+ steps, inside the pilot's sizes", inside)
+    assert inside.endswith(", but 2.5 times as long as its longest training."), "that length is the law's alone"
 
 
 @pytest.mark.parametrize("budget", [1e15, 1e22])
