@@ -36,7 +36,8 @@ class Components:
 
     `seed`, `seed_dof`: of seeds, expectation sigma_e^2 + `per_seed` sigma_b^2. `single`: of seed x size, sigma_e^2.
     `within`, `within_dof`: of seed x size and of the sizes about the line together, sigma_e^2 where the line is right.
-    `bent`: p of the sizes lying on the line, against `single`; NaN where seeds or sizes are too few to ask.
+    `bent`: p of the sizes lying on the line, against `single`; NaN where seeds or sizes are too few to ask. Lengths at
+    one size have no part in it.
     """
 
     seed: Array
@@ -133,7 +134,7 @@ def lines(d: Array, x: Array, n_arms: int) -> Lines:
 def components(d: Array, x: Array, n_arms: int) -> Components:
     """The mean squares of P differences d (P, size, seed) between pairs of `n_arms` arms."""
     squares, dof = np.zeros((3, len(d))), np.zeros((3, len(d)))  # seeds, seed x size, sizes about the line
-    per_seed = np.full(len(d), np.nan)
+    per_seed, off_line, off_line_dof = np.full(len(d), np.nan), np.zeros(len(d)), np.zeros(len(d))
     for at, known in _patterns(d):
         k, s = np.nonzero(known)
         sizes, seeds = _indicators(k), _indicators(s)
@@ -144,6 +145,9 @@ def components(d: Array, x: Array, n_arms: int) -> Components:
             values = d[at][:, k, s]
             dof[row, at] = round(float(np.trace(m)))
             squares[row, at] = np.einsum("pi,ij,pj->p", values, m, values)
+        of_x = _projection(np.hstack([_indicators(np.unique(np.round(x[k], 9), return_inverse=True)[1]), seeds]))
+        off_line_dof[at] = round(float(np.trace(of_x - of_line)))
+        off_line[at] = np.einsum("pi,ij,pj->p", d[at][:, k, s], of_x - of_line, d[at][:, k, s])
         if dof[0, at].any():
             beside = np.eye(len(k)) - of_sizes
             per_seed[at] = np.trace(seeds.T @ beside @ seeds) / dof[0, at][0]
@@ -151,7 +155,8 @@ def components(d: Array, x: Array, n_arms: int) -> Components:
         mean = np.where(dof > 0, squares / dof, np.nan)
         within_dof = dof[1] + dof[2]
         within = np.where(within_dof > 0, (squares[1] + squares[2]) / within_dof, np.nan)
-        bent = np.where((dof[1] > 0) & (dof[2] > 0), special.fdtrc(dof[2], dof[1], mean[2] / mean[1]), np.nan)
+        known = (dof[1] > 0) & (off_line_dof > 0)
+        bent = np.where(known, special.fdtrc(off_line_dof, dof[1], off_line / off_line_dof / mean[1]), np.nan)
     seed, seed_dof = pooled(mean[0], dof[0], n_arms)
     per_seed = np.where(np.isfinite(per_seed), per_seed, np.nanmedian(per_seed) if dof[0].any() else np.nan)
     single, _ = pooled(mean[1], dof[1], n_arms)

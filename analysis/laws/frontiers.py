@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.compare.estimate import UNKNOWN
 from analysis.laws.ahead import TIMES, flops_per_sample
@@ -27,6 +28,7 @@ POINTS = 41
 """Computes at which a frontier is worked out, evenly in the logarithm."""
 MOST_TIMES = 10.0
 """Up to so many times the largest compute."""
+_ROUNDING = 1e-9
 TAIL = 0.025
 """Share on each side of a 95 % interval."""
 
@@ -43,7 +45,9 @@ class Along:
 class ArmFrontier:
     """Of one arm, at `compute`. `multiplier`: FLOPs to the loss of the reference's frontier at C, as a share of C;
     below 1 is cheaper. None for the reference and for arms of another floor. `exponents`: a of N* ~ C^a and b of
-    D* ~ C^b, with their intervals. `ran`: the least and the most compute of the arm's trainings.
+    D* ~ C^b, with their intervals. `ran`: the least and the most compute of the arm's trainings. `inside`: whether
+    compute, N* and D* all lie within what was trained, (m,). `reach`: N* over the largest size and D* over the longest
+    training at the most compute.
     """
 
     arm: str
@@ -54,6 +58,8 @@ class ArmFrontier:
     multiplier: Along | None
     exponents: tuple[tuple[float, Interval], tuple[float, Interval]]
     ran: tuple[float, float]
+    inside: NDArray[np.bool_]
+    reach: tuple[float, float]
     status: str
 
     def at(self, flops: float) -> dict[str, tuple[float, Interval]]:
@@ -149,10 +155,15 @@ def _arm(law: ArmLaw, drawn: dict[str, _Drawn], reference: ArmLaw | None, comput
         multiplier = _along(_compute_for(mine, drawn[reference.arm].excess(log_c), log_c) - log_c)
     k = mine.alpha + mine.s * mine.beta
     a, b = mine.beta / k, mine.alpha / k
+    n, d, ran = _along(log_n), _along(log_d), (float(law.flops.min()), float(law.flops.max()))
+    inside = (compute >= ran[0] * (1 - _ROUNDING)) & (compute <= ran[1] * (1 + _ROUNDING))
+    inside &= (n.value >= law.n.min() * (1 - _ROUNDING)) & (n.value <= law.n.max() * (1 + _ROUNDING))
+    inside &= d.value <= law.d_end * (1 + _ROUNDING)
+    end = int(np.argmin(np.abs(np.log(compute / ran[1]))))
+    reach = float(n.value[end] / law.n.max()), float(d.value[end] / law.d_end)
     return ArmFrontier(
-        law.arm, compute, _along(log_n), _along(log_d), _along(log_loss), multiplier, (_one(a), _one(b)),
-        (float(law.flops.min()), float(law.flops.max())), law.status,
-    )  # fmt: skip
+        law.arm, compute, n, d, _along(log_loss), multiplier, (_one(a), _one(b)), ran, inside, reach, law.status
+    )
 
 
 def _compute_for(mine: _Drawn, excess: Array, log_c: Array) -> Array:

@@ -45,8 +45,8 @@ _LABELS = {
 def plot_along(
     found: Frontier, what: str, look: Mapping[str, Look], *, ladder: Ladder | None = None, ax: Axes | None = None
 ) -> Axes:
-    """One quantity along the frontier of each arm ('loss', 'n', 'd', 'multiplier'): full as far as was trained, dashed
-    beyond, with its 95 % band. `ladder`: marks its trainings in a figure of the loss."""
+    """One quantity along the frontier of each arm ('loss', 'n', 'd', 'multiplier'): full where compute, size and
+    length were trained, dashed elsewhere, with its 95 % band. `ladder`: marks its trainings in a figure of the loss."""
     ax = ax or new_axes()
     shown = [arm for arm in found.arms if look[arm.arm].shown]
     if len(shown) > LAWS_UP_TO:
@@ -69,12 +69,11 @@ def plot_along(
 
 
 def _draw(arm: ArmFrontier, along: Along, style: Look, what: str, ax: Axes) -> None:
-    ran = (arm.compute >= arm.ran[0] * (1 - 1e-9)) & (arm.compute <= arm.ran[1] * (1 + 1e-9))
-    beyond = arm.compute >= arm.ran[1] * (1 - 1e-9)
-    name = legend_name(arm.arm, style)
-    line = ax.plot(arm.compute[ran], along.value[ran], color=style.colour, lw=1.5, label=name, zorder=style.zorder)
-    tell(line, arm.arm, [f"{arm.arm} at {number(c, 3)} FLOPs" for c in arm.compute[ran]])
-    ax.plot(arm.compute[beyond], along.value[beyond], "--", color=style.colour, lw=1.2, zorder=style.zorder)
+    name, inside = legend_name(arm.arm, style), np.where(arm.inside, along.value, np.nan)
+    line = ax.plot(arm.compute, inside, color=style.colour, lw=1.5, label=name, zorder=style.zorder)
+    tell(line, arm.arm, [f"{arm.arm} at {number(c, 3)} FLOPs" for c in arm.compute])
+    ran = arm.compute >= arm.ran[0]
+    ax.plot(arm.compute[ran], along.value[ran], "--", color=style.colour, lw=1.2, zorder=style.zorder)
     low, high = along.interval.T
     narrow = np.isfinite(low) & np.isfinite(high) & (high < (BAND_SPAN if what == "loss" else 30.0) * low)
     if narrow.any():

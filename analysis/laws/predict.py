@@ -23,7 +23,8 @@ class ArmAt:
     """One arm at one training. `law`: 95 % interval of the law; `one_more`: of one more training's loss.
 
     `p_best`: in which share of the law's draws its loss is the lowest of all arms; NaN with one arm. `beyond`: compute
-    over the largest that was run. `reason`: why the loss cannot be told, empty where it can.
+    over the largest that was run, `n_beyond` and `d_beyond` size and samples so. `reason`: why the loss cannot be told,
+    empty where it can.
     """
 
     arm: str
@@ -35,6 +36,8 @@ class ArmAt:
     law: Interval
     one_more: Interval
     p_best: float
+    n_beyond: float = math.nan
+    d_beyond: float = math.nan
     reason: str = ""
 
     @property
@@ -62,6 +65,7 @@ class Foreseen:
                 f"{place}. {at.arm}: {with_interval(at.loss, at.one_more)} for one more training",
                 f"   law alone: {interval(at.law)}{_chance(at)}",
                 f"   {si(at.n)} parameters, {si(at.d)} samples, {at.flops:.2g} FLOPs: {at.beyond:.2g} x the largest",
+                *_reach(at),
             ]
         reasons: dict[str, list[str]] = {}
         for at in self.arms:
@@ -108,14 +112,22 @@ def best_spent(law: ArmLaw, flops: float) -> tuple[float, float] | None:
 def _at(law: ArmLaw, n: float, d: float, p_best: float) -> ArmAt:
     if law.law is None or not len(law.n):
         reason = law.reason or "it has no trial on the ladder of sizes"
-        return ArmAt(law.arm, n, d, math.nan, math.nan, math.nan, NOT_A_NUMBER, NOT_A_NUMBER, math.nan, reason)
+        return ArmAt(law.arm, n, d, math.nan, math.nan, math.nan, NOT_A_NUMBER, NOT_A_NUMBER, math.nan, reason=reason)
     flops = flops_per_sample(law)(n, d)
     found = law.law.predict(law.arm, n, d)
     one_more = float(found.prediction_low[0]), float(found.prediction_high[0])
     return ArmAt(
         law.arm, n, d, flops, flops / float(law.flops.max()), float(found.value[0]),
-        (float(found.low[0]), float(found.high[0])), one_more, p_best, doubt(law, one_more),
+        (float(found.low[0]), float(found.high[0])), one_more, p_best, n / float(law.n.max()), d / law.d_end,
+        doubt(law, one_more),
     )  # fmt: skip
+
+
+def _reach(at: ArmAt) -> list[str]:
+    """How far the size and the length are beyond those that were trained, where they are."""
+    pairs = ((at.n_beyond, "the largest size"), (at.d_beyond, "the longest training"))
+    far = [f"{factor:.2g} x {what}" for factor, what in pairs if factor > 1.05]
+    return [f"   {' and '.join(far)}"] if far else []
 
 
 def _chance(at: ArmAt) -> str:

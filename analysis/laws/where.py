@@ -38,6 +38,8 @@ _OTHER_LANGUAGES = {
 """What SQL, pandas and C write otherwise, and what to write here."""
 _EXACT_INTEGERS = 2**53
 """Numbers are doubles: beyond this two different integers may be one number."""
+_NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*(?:[eE][-+]?\d+)?\s*[%kKMGBT]?")
+"""What people write for a number, also where it is none here: 10M, 1,000, 50%."""
 _WORDS = frozenset({"and", "or", "not", "in", "is", "True", "False", "None"})
 
 
@@ -148,28 +150,66 @@ class _Filter:
         return self._apply(_COMPARE[type(op)], a, b)
 
     def _apply(self, compare: Callable[..., object], a: ast.expr, b: ast.expr) -> Mask:
-        if compare in _EQUALITY:
-            self._check_digits(a)
-            self._check_digits(b)
+        self._check_column(a, b)
+        self._check_digits(a, compare in _EQUALITY)
+        self._check_digits(b, compare in _EQUALITY)
         left, right = self._operand(a), self._operand(b)
         if _is_text(left) != _is_text(right) and compare in _EQUALITY:
             left, right = self._as_written(a, left), self._as_written(b, right)
         if _is_text(left) != _is_text(right):
+            if compare not in _EQUALITY:
+                self._check_order(a, left)
+                self._check_order(b, right)
             quoted = any(isinstance(node, ast.Constant) and isinstance(node.value, str) for node in (a, b))
             advice = "take the quotes off, as a column of numbers is compared with a number"
             raise FitError(
                 f"the filter {_short(self.expression)!r} compares a number with text, {self._said(a)} with "
                 f"{self._said(b)}: {advice if quoted else 'put the text side in quotes'}."
             )
+        if compare not in _EQUALITY:
+            self._check_order(a, left)
+            self._check_order(b, right)
         return np.broadcast_to(np.asarray(compare(left, right), dtype=bool), (self.n,))
 
-    def _check_digits(self, node: ast.expr) -> None:
-        """Equality of a whole number that doubles cannot tell from its neighbours is refused."""
-        if isinstance(node, ast.Constant) and isinstance(node.value, int) and abs(node.value) > _EXACT_INTEGERS:
+    def _check_column(self, a: ast.expr, b: ast.expr) -> None:
+        """A comparison of two constants keeps all rows or none, which nobody means."""
+        if not all(isinstance(node, ast.Constant | ast.UnaryOp) for node in (a, b)):
+            return
+        names = [node.value for node in (a, b) if isinstance(node, ast.Constant) and node.value in self.columns]
+        if names:
+            advice = f"take the quotes off the column: {written(str(names[0]))}"
+        else:
+            advice = f"there are {', '.join(map(written, self.columns))}"
+        raise FitError(
+            f"the filter {_short(self.expression)!r} compares {self._said(a)} with {self._said(b)}, and no column: "
+            f"{advice}."
+        )
+
+    def _check_order(self, node: ast.expr, value: object) -> None:
+        """Numbers that are read as text, since a cell among them is none, have no order: "10" comes before "9"."""
+        if not (isinstance(node, ast.Name) and isinstance(value, np.ndarray) and value.dtype.kind == "U"):
+            return
+        number = [bool(_NUMBER.fullmatch(str(cell).strip())) for cell in value]
+        if 2 * sum(number) < len(number):
+            return
+        plain = [_is_number(str(cell)) for cell in value]
+        cell = next((str(cell) for cell, fine in zip(value, plain, strict=True) if not fine), "")
+        name = written(self.names.get(node.id, node.id))
+        raise FitError(
+            f"the filter {_short(self.expression)!r} asks for an order of column {name}, which is text, since its cell "
+            f"{_short(cell)!r} is no number: correct such cells, or compare with == and in."
+        )
+
+    def _check_digits(self, node: ast.expr, equality: bool) -> None:
+        """A whole number that doubles cannot tell from its neighbours is refused; in an order, one that they do not
+        hold: it is an id, and no number of FLOPs."""
+        if not (isinstance(node, ast.Constant) and isinstance(node.value, int)):
+            return
+        if abs(node.value) > _EXACT_INTEGERS and (equality or _exact(node.value) != node.value):
             whole = _short(str(node.value))
             raise FitError(
-                f"the filter {_short(self.expression)!r} asks for equality with {whole}, which has more digits than a "
-                f'number holds: put it in quotes, "{whole}", and it is compared as it is written.'
+                f"the filter {_short(self.expression)!r} compares with {whole}, which has more digits than a number "
+                f'holds: put it in quotes, "{whole}", with ==, != or in, and it is compared as it is written.'
             )
 
     def _as_written(self, node: ast.expr, value: object) -> object:
@@ -209,6 +249,22 @@ class _Filter:
             there = ", ".join(map(written, self.columns))
             told += f" (there is no such column; there are {there}, in backticks where the name is no plain word)"
         return FitError(f"{told}: {_advice(self.expression)}.")
+
+
+def _exact(value: int) -> int:
+    """The double next to it."""
+    try:
+        return int(float(value))
+    except OverflowError:
+        return 0
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_text(value: object) -> bool:

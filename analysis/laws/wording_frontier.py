@@ -38,10 +38,25 @@ def sentences(found: Frontier) -> list[str]:
         out = [f"Spent best, {next(iter(said.values()))}."]
     else:
         out = [f"Spent best, {arm}: {told}." for arm, told in said.items()]
+    out += _reach(found)
     doubtful = [arm.arm for arm in found.arms if arm.status != "ok"]
     if doubtful:
         which = "every arm" if len(doubtful) == len(found.arms) else "; ".join(doubtful)
         out.append(f"The law of {which} has not passed its tests, so what is said beyond the runs is a guess.")
+    return out
+
+
+def _reach(found: Frontier) -> list[str]:
+    """How far beyond the sizes and lengths that were trained the frontier is at the largest compute that was."""
+    out = []
+    for which, what in enumerate(("largest size", "longest training")):
+        far = max(found.arms, key=lambda arm: arm.reach[which])
+        if far.reach[which] > 1.05:
+            of = f" ({far.arm})" if len(found.arms) > 1 else ""
+            out.append(
+                f"At the largest compute that was run the law's best is {far.reach[which]:.2g} times the {what}{of}: "
+                "there it is extrapolated."
+            )
     return out
 
 

@@ -136,7 +136,8 @@ def _frontier(r: Results) -> tuple[str, Draw] | None:
     best = f" Of {next(iter(r.look))} alone." if len(found.arms) > plot_ladder.LAWS_UP_TO else ""
     return (
         "Loss, best size and best number of samples at each compute, as the law has them, and the FLOPs to equal loss "
-        f"along it; dashed beyond the runs (marks). Bands: 95 %, where they are narrow enough to say something.{best}",
+        f"along it; dashed where compute, size or length is beyond the runs (marks). Bands: 95 %, where narrow "
+        f"enough to say something.{best}",
         lambda: plot_frontier.panels_frontier(found, r.ladder, r.look),
     )
 

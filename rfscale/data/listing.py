@@ -204,7 +204,9 @@ def _parquet_rows(metadata: Path, content: bytes) -> Iterable[tuple[str, Mapping
 
     parquet = require_pyarrow("metadata.parquet", "parquet")
     try:
-        rows = parquet.read_table(io.BytesIO(content)).to_pylist()
+        # Not a file of Python's: Arrow's threads would ask for its lock while the program ends, and abort that.
+        memory = require_pyarrow("metadata.parquet", "lib").BufferReader(content)
+        rows = parquet.ParquetFile(memory).read(use_threads=False).to_pylist()
     except Exception as error:  # Arrow has errors of its own for every way in which bytes can be wrong
         raise DataError(f"{metadata} is not Parquet ({cut(str(error))}): write it anew.") from error
     return ((f"{metadata}, row {number}", row) for number, row in enumerate(rows))

@@ -106,7 +106,10 @@ class ParquetTable:
         parquet = require_pyarrow("Parquet", "parquet")
         try:
             with self._shard.open() as file:
-                table = parquet.ParquetFile(file, metadata=self._metadata).read_row_groups(groups, columns=[column])
+                # Arrow's threads may ask for the lock of a file of Python's while the program ends, and abort it.
+                source = self._shard.path if self._shard.here else file
+                opened = parquet.ParquetFile(source, metadata=self._metadata)
+                table = opened.read_row_groups(groups, columns=[column], use_threads=False)
                 return table.column(0).combine_chunks()
         except Exception as error:
             raise self._error(error) from error

@@ -32,6 +32,11 @@ class Shard:
     def __str__(self) -> str:
         return self.path
 
+    @property
+    def here(self) -> bool:
+        """Whether it is a file of this machine."""
+        return not _is_url(self.path)
+
     def open(self) -> BinaryIO:
         """From its beginning. Raises DataError."""
         try:

@@ -5,8 +5,9 @@ without spaces (Chinese, Japanese, Thai, Khmer, ...); or a symbol outside ASCII,
 it. Punctuation and ASCII symbols separate words and are dropped, unless a caption has nothing else: then each of them
 is a token.
 
-The first version knew words of letters and digits alone (`first_words`). Data with a caption that it read otherwise are
-told apart by `READING` in their identity, so that nothing trained on the first reading keeps its id.
+The first version knew words of letters and digits alone (`first_words`), the second no keys such as that of # and no
+flags of countries of the United Kingdom, which are spelled out behind a black flag. Data with a caption that an earlier
+version read otherwise are told apart by the version in their identity, so that nothing trained on them keeps its id.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal
 
-READING = 2
+READING = 3
 """The version of `words`. Raise it where any caption comes to be read otherwise, and keep what says which ones."""
 
 _WORD = re.compile(r"[^\W_]+")
@@ -25,6 +26,8 @@ _APOSTROPHES = re.compile("['\u2019]")
 _JOINER = "\u200d"
 _SELECTORS = "\ufe0e\ufe0f"  # text or colour: the same sign
 _TONES = "\U0001f3fb-\U0001f3ff"
+_SPELLED = re.compile("[\U000e0020-\U000e007f]")  # of a flag that is spelled out: part of the sign before
+_KEY = re.compile("([#*])\ufe0f?\u20e3")  # on a key: a sign, where # and * alone separate words
 _FRACTION_SLASH = "\u2044"  # what NFKC makes of one half; a separator as in 1/2
 # Scripts that put no space between words: Thai and Lao, Tibetan, Myanmar, Khmer; Japanese; Chinese characters.
 _SPACELESS = re.compile(
@@ -42,7 +45,7 @@ def words(caption: str) -> list[str]:
     """The tokens of a caption, in order; none where it holds nothing that can be seen."""
     text = unicodedata.normalize("NFKC", caption).lower()
     plain = _APOSTROPHES.sub("", text)
-    found = _WORD.findall(plain) if plain.isascii() else _scanned(plain)
+    found = _WORD.findall(plain) if plain.isascii() else _scanned(_KEY.sub(_key, plain))
     # An underscore cannot occur in a word: no sign is ever taken for one.
     return found or [f"_{c}" for c in text if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf")]
 
@@ -54,7 +57,18 @@ def first_words(caption: str) -> list[str]:
 
 def reading(captions: Iterable[str]) -> int:
     """The first version of `words` that reads all of these captions as this one does."""
-    return 1 if all(first_words(caption) == words(caption) for caption in captions) else READING
+    version = 1
+    for caption in captions:
+        if _SPELLED.search(caption) or _KEY.search(caption):
+            return READING
+        if version == 1 and first_words(caption) != words(caption):
+            version = 2
+    return version
+
+
+def _key(match: re.Match[str]) -> str:
+    """A sign of its own for a key, of those that no font shares."""
+    return chr(0xF0000 + ord(match[1]))
 
 
 def _scanned(text: str) -> list[str]:
@@ -63,7 +77,7 @@ def _scanned(text: str) -> list[str]:
     joined = False
     for character in text:
         kind = _kind(character)
-        if kind == "mark" and last != "other":
+        if (kind == "mark" and last != "other") or (last == "symbol" and _SPELLED.fullmatch(character)):
             tokens[-1] += character
         elif kind == "joiner":
             joined = last == "symbol"

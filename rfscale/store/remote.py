@@ -37,7 +37,7 @@ ANSWER_SECONDS = 20.0
 """For which a command asks a store that does not answer, before it says so."""
 REFRESH_SECONDS = 5.0
 _AT_ONCE = 8  # requests
-_SLASHES = re.compile(r"([a-z][a-z0-9+.-]*):/+(.*)")  # a `Path` keeps one of two
+_SLASHES = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/+(.*))?")  # a `Path` keeps one of two, and none at the end
 
 
 def head_of(trial_id: str) -> str:
@@ -70,7 +70,7 @@ def _remote(root: Path, url: str) -> Remote:
 def given_url(given: Path | str) -> str | None:
     """The URL that stands in what was given for a folder, None for a folder."""
     match = _SLASHES.fullmatch(str(given))
-    return f"{match[1]}://{match[2].rstrip('/')}" if match else None
+    return f"{match[1].lower()}://{(match[2] or '').rstrip('/')}" if match else None
 
 
 def copy_of(url: str) -> Path:

@@ -11,7 +11,7 @@ from synthetic_sweep import ALPHA, BATCH, BETA, A, B, E, World, parameters_of, t
 
 from analysis.laws.frontiers import Frontier, frontier
 from analysis.laws.ladder import Ladder, ladder_laws
-from analysis.laws.predict import best_spent
+from analysis.laws.predict import best_spent, foresee
 from analysis.laws.profiles import isoflops
 from analysis.laws.wording_frontier import isoflop_sentence, rows, sentences
 from analysis.table.read import SweepTable, read_sweep
@@ -49,6 +49,26 @@ def test_it_is_where_the_true_law_is_lowest(known: tuple[SweepTable, Ladder, Fro
     assert (a, b) == pytest.approx((BETA / (ALPHA + BETA), ALPHA / (ALPHA + BETA)), abs=0.02)
     assert a + b == pytest.approx(1, abs=1e-6)
     assert of_a[0] < a < of_a[1]
+
+
+def test_where_it_leaves_the_sizes_and_lengths_that_were_trained_it_is_extrapolated(
+    known: tuple[SweepTable, Ladder, Frontier],
+) -> None:
+    """Large networks trained for a short time: the law spends the same FLOPs on smaller ones for longer."""
+    _, ladder, found = known
+    for arm in found.arms:
+        law = ladder.law(arm.arm)
+        for i in range(len(arm.compute)):
+            trained = law.n.min() <= arm.n.value[i] <= law.n.max() and arm.d.value[i] <= law.d_end
+            assert arm.inside[i] == (trained and arm.ran[0] <= arm.compute[i] <= arm.ran[1] * 1.0001)
+    arm = found.arms[0]
+    assert arm.reach[1] == pytest.approx(arm.at(arm.ran[1])["d"][0] / ladder.law("rf").d_end)
+    said = " ".join(sentences(found))
+    assert ("times the longest training" in said) == (max(arm.reach[1] for arm in found.arms) > 1.05)
+    n, d = 1.01 * ladder.law("rf").n.max(), 3.7 * ladder.law("rf").d_end
+    text = foresee(ladder, {"rf": (n, d), "slow": (n, d / 4)}, "there").text()
+    assert text.count("3.7 x the longest training") == 1
+    assert "the largest size" not in text
 
 
 def test_the_multiplier_is_the_compute_to_the_loss_of_the_reference(

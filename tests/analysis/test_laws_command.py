@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -178,7 +179,7 @@ ODD_NAMES = {
         ("metrics.val/loss std > 1 and params.n_params < 2", [0]),
         ("lambda>1 and N == 3", [2]),
         ("not loss (val) >= 2", [2]),
-        ("`loss (val)` >= 2 and 1 == 1", [0, 1]),
+        ("`loss (val)` >= 2 and `1` < 2", [0, 1]),
         ("`1` == 1", [0, 2]),
         ("`a=b` == 1 and `not` == 1 and not N == 1", [1]),
         ("N < 1000000000000000000000", [0, 1, 2]),
@@ -208,6 +209,37 @@ def test_a_filter_that_cannot_be_read_is_told_what_to_write(expression: str, adv
         where(expression, ODD_NAMES)
     assert "Op" not in str(caught.value)
     assert len(str(caught.value)) < 900
+
+
+NUMBERS_AS_TEXT = {
+    "ppl": np.array(["1.00", "9.50", "10.00", "diverged"]),
+    "size": np.array(["7B", "10M", "100M", "1,300"]),
+    "day": np.array(["2026-01-02", "2026-01-10", "2026-02-01", ""]),
+    "group": np.array(["g1", "g2", "g1", "g2"]),
+    "id": np.array([1.0, 2.0, 3.0, 4.0]),
+}
+
+
+@pytest.mark.parametrize(
+    ("expression", "advice"),
+    [
+        ("ppl > 3", "column ppl, which is text, since its cell 'diverged' is no number"),
+        ('ppl > "3"', "column ppl, which is text, since its cell 'diverged' is no number"),
+        ('"10M" < size', "column size, which is text, since its cell '7B' is no number"),
+        ("'group' != 'g1'", "and no column: take the quotes off the column: group"),
+        ('not "size" == "7B"', "and no column: take the quotes off the column: size"),
+        ("1 < 2", "and no column: there are ppl, size, day, group, id"),
+        ("id >= 477190123456789012", "has more digits than a number holds"),
+    ],
+)
+def test_a_filter_that_would_keep_other_rows_than_were_meant_is_refused(expression: str, advice: str) -> None:
+    with pytest.raises(FitError, match=re.escape(advice)):
+        where(expression, NUMBERS_AS_TEXT, NUMBERS_AS_TEXT)
+
+
+def test_text_that_is_no_number_has_its_order() -> None:
+    assert where('day >= "2026-01-10"', NUMBERS_AS_TEXT).tolist() == [False, True, True, False]
+    assert where('ppl != "diverged"', NUMBERS_AS_TEXT).tolist() == [True, True, True, False]
 
 
 def test_labels_are_compared_and_grouped_as_they_are_written(tmp_path: Path) -> None:

@@ -76,6 +76,9 @@ def test_a_store_that_cannot_be_used_is_one_sentence(
     for url, said in (
         ("ftp://a/b", "ftp://a/b is no store: give a folder, or s3://bucket/prefix"),
         ("s3://nowhere/b", "there is no store s3://nowhere/b"),
+        ("S3://nowhere/b", "there is no store s3://nowhere/b"),
+        ("s3://", "s3:// is no store: give a folder, or s3://bucket/prefix"),
+        ("FILE:///tmp/a", "is no store: give a folder, or s3://bucket/prefix"),
     ):
         done = invoke("status", sweep, "--store", url)
         assert done.exit_code == 2

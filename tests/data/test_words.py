@@ -63,6 +63,12 @@ DIFFERENT = (
     ("...", "!!!"),
     ("5 €", "5 £"),
     ("\ue000", "\ue001"),
+    (
+        "flag \U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        "flag \U0001f3f4\U000e0067\U000e0062\U000e0077\U000e006c\U000e0073\U000e007f",
+    ),
+    ("press #\ufe0f\u20e3", "press *\ufe0f\u20e3"),
+    ("press #\u20e3", "press"),
     ("猫犬", "犬猫"),
 )
 
@@ -83,7 +89,7 @@ def test_distinct_emoji_are_distinct() -> None:
 @given(st.text(alphabet=st.characters(max_codepoint=127)))
 def test_ascii_with_a_word_is_read_as_before(text: str) -> None:
     assert words(text) == first_words(text) or not first_words(text)
-    assert reading([text]) == (1 if words(text) == first_words(text) else READING)
+    assert reading([text]) == (1 if words(text) == first_words(text) else 2)
 
 
 @given(st.text())
@@ -93,6 +99,14 @@ def test_whatever_can_be_seen_is_read(text: str) -> None:
     assert all(token and " " not in token for token in found), "pairs of tokens are joined by a space"
     seen = [c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c)[0] not in "CZ"]
     assert bool(found) or not seen
+
+
+def test_each_reading_of_captions_has_its_version() -> None:
+    assert reading(["a cat", "ein Löwe"]) == 1
+    assert reading(["a cat", "猫犬"]) == 2
+    assert reading(["a cat", "猫犬", "press #\ufe0f\u20e3"]) == READING == 3
+    assert reading(["\U0001f3f4\U000e0067\U000e0062\U000e007f"]) == 3
+    assert words("press #\u20e3 now") == ["press", "\U000f0023", "now"]
 
 
 def test_the_worlds_are_read_as_before() -> None:
