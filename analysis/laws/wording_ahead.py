@@ -53,7 +53,7 @@ def _why(found: NextScale, needed: Needed, partly: bool) -> list[str]:
 
 
 def _what_would(needed: Needed, spent: float) -> str:
-    cost = f"{flops(needed.flops)} FLOPs, {_share(needed.flops / spent)} what was spent here"
+    cost = f"{flops(needed.flops)} FLOPs, {_share(needed.flops / spent)} what the compared trials took"
     if needed.how == "sizes":
         n = len(needed.n)
         sizes = listed([si(size) for size in needed.n])

@@ -63,6 +63,7 @@ def fit(
     n: Annotated[Column, _column("--N", "column of N, parameters")] = None,
     d: Annotated[Column, _column("--D", "column of D, samples or tokens")] = None,
     c: Annotated[Column, _column("--C", "column of C, training FLOPs")] = None,
+    u: Annotated[Column, _column("--U", "column of U, unique samples (repeated)")] = None,
     x: Annotated[Column, _column("--x", "column of x (--form power)")] = None,
     y: Annotated[Column, _column("--y", "column of y (--form power)")] = None,
     sd: Annotated[Column, _column("--sd", "column of the sd of log y (power)")] = None,
@@ -94,7 +95,7 @@ def fit(
 
     if plot is not None:
         check_picture(plot, "--plot")
-    given = {"N": n, "D": d, "C": c, "x": x, "y": y, "sd": sd, "loss": loss}
+    given = {"N": n, "D": d, "C": c, "U": u, "x": x, "y": y, "sd": sd, "loss": loss}
     columns = {variable: column for variable, column in given.items() if column is not None}
     points = [parse_point(point) for point in predict or []]
     if select is not None:

@@ -218,8 +218,9 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _grey(values: npt.NDArray[np.generic], mode: str) -> npt.NDArray[np.uint8]:
     """Wide grey values "h w" -> 0 .. 255. Pillow knows no range for them, and would clip at 255.
 
-    Integers (I, I;16): 0 .. 65535, where an image uses more than the twelve lower bits; fewer may as well be a camera's
-    12 bits, and the image would come out nearly black. Floats (F): 0 .. 1 or 0 .. 255, whichever holds them.
+    Integers (I, I;16): 0 .. 65535, where an image uses more than the 14 lower bits; fewer may as well be the 12 or 14
+    bits of a camera, and the image would come out nearly black. Floats (F): 0 .. 1, or 0 .. 255 where the upper half is
+    used; less may as well be 0 .. 100.
     Raises ValueError that names the mode and the range found.
     """
     low, high = float(values.min()), float(values.max())
@@ -227,9 +228,9 @@ def _grey(values: npt.NDArray[np.generic], mode: str) -> npt.NDArray[np.uint8]:
         return np.zeros(values.shape, dtype=np.uint8)
     if mode == "F" and low >= 0 and high <= 1:
         return np.asarray(np.round(values.astype(np.float64) * 255), dtype=np.uint8)
-    if mode == "F" and low >= 0 and _FLAT < high <= 255:
+    if mode == "F" and low >= 0 and 127 < high <= 255:
         return values.astype(np.uint8)
-    if mode != "F" and low >= 0 and 4095 < high <= 65535:
+    if mode != "F" and low >= 0 and 16383 < high <= 65535:
         return (values.astype(np.int64) // 257).astype(np.uint8)
-    ranges = "0 to 1 or 0 to 255" if mode == "F" else "0 to 65535, using more than its lower 12 bits"
+    ranges = "0 to 1, or 0 to 255 with more than 127," if mode == "F" else "0 to 65535 with more than 16383"
     raise ValueError(f"mode {mode} with values {low:g} to {high:g}, where {ranges} is read; save it with 8 bits")

@@ -43,6 +43,8 @@ def test_a_ramp_is_a_ramp_in_every_format(case: str, tmp_path: Path) -> None:
 
 UNKNOWN: dict[str, npt.NDArray[np.generic]] = {
     "12 bits in 16": np.round(RAMP * 4095).astype(np.uint16),
+    "14 bits in 16": np.round(RAMP * 16383).astype(np.uint16),
+    "percent": (RAMP * 100).astype(np.float32),
     "8 bits in 16": np.round(RAMP * 255).astype(np.uint16),
     "10 bits in 32": np.round(RAMP * 1023).astype(np.int32),
     "signed": np.round((RAMP - 0.5) * 60000).astype(np.int32),
