@@ -85,7 +85,7 @@ class ArmLaw:
 class Ladder:
     """The laws of a sweep's arms. `description`: which trials they are fitted to, in words.
 
-    `reference`: of the efficiencies. `floors`: the arms that share each floor.
+    `reference`: of the efficiencies. `floors`: the arms that share each floor. `seeds`: how many different ones.
     """
 
     laws: tuple[ArmLaw, ...]
@@ -93,6 +93,7 @@ class Ladder:
     floors: tuple[tuple[str, ...], ...]
     description: str
     trial_ids: frozenset[str]
+    seeds: int = 0
 
     def law(self, arm: str) -> ArmLaw:
         return next(law for law in self.laws if law.arm == arm)
@@ -124,7 +125,8 @@ def ladder_laws(table: SweepTable, reference: str | None = None) -> Ladder:
     floors = _floors(table, trials)
     found = {law.arm: law for floor in floors for law in _laws(table, trials, ladder, floor, reference)}
     laws = tuple(found.get(arm) or _absent(arm, "it has no trial on this ladder") for arm in arms)
-    return Ladder(laws, reference, floors, description, frozenset(ladder["trial_id"]))
+    seeds = int(trials["seed"].nunique())
+    return Ladder(laws, reference, floors, description, frozenset(ladder["trial_id"]), seeds)
 
 
 def _floors(table: SweepTable, trials: pd.DataFrame) -> tuple[tuple[str, ...], ...]:

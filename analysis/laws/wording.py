@@ -52,6 +52,12 @@ def _floor_words(laws: Sequence[ArmLaw]) -> str:
     return parameters(laws[0], own) + _shared_words(laws[0]) + "".join(ranges)
 
 
+ONE_SEED = (
+    "One seed: an interval of the law holds what chance does to single trainings, not what another seed would do to an "
+    "arm at every size."
+)
+
+
 def shared_sentences(ladder: Ladder) -> list[str]:
     """What the arms of each floor share, and what the test of it gave."""
     told = []
@@ -70,6 +76,8 @@ def shared_sentences(ladder: Ladder) -> list[str]:
         told.append("; ".join(parts) + ".")
     if len(ladder.floors) > 1:
         told.append("Arms that differ in data, text or validation images have floors of their own.")
+    if ladder.seeds == 1 and any(law.law for law in ladder.laws):
+        told.append(ONE_SEED)
     return told
 
 
@@ -153,6 +161,8 @@ def laws_text(ladder: Ladder, arms: Sequence[str]) -> str:
             whose = "" if len(ladder.floors) == 1 else f"{listed(floor)}: "
             lines.append(whose + _floor_words(laws))
     lines += filter(None, [misses_sentence(ladder)])
+    if ladder.seeds == 1 and any(ladder.law(arm).law for arm in arms):
+        lines.append(ONE_SEED)
     shown = arms if len(arms) <= LAWS_SHOWN else arms[: LAWS_SHOWN - 1]
     width = max(map(len, shown))
     for name in shown:

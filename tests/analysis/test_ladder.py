@@ -28,6 +28,7 @@ from analysis.laws import FitError
 from analysis.laws.ladder import Ladder, ladder_laws
 from analysis.laws.misfit import HeldOut
 from analysis.laws.surface import curve_points, fit_surface
+from analysis.laws.wording import ONE_SEED, laws_text, shared_sentences
 from analysis.report.page import write_report
 from analysis.table.read import SweepTable, read_sweep
 from rfscale import names
@@ -57,6 +58,13 @@ def test_a_known_law_is_recovered_with_what_each_arm_is_worth(tmp_path: Path) ->
     k = law.further.compute[0]
     n, d = parameters_of(6) * math.sqrt(10), 600 * BATCH * math.sqrt(10)
     assert true_loss(n * math.sqrt(k), d * math.sqrt(k)) == pytest.approx(true_loss(n, d, 0.7), rel=1e-3)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_the_law_of_one_seed_says_what_its_intervals_do_not_hold(seeds: tuple[int, ...], tmp_path: Path) -> None:
+    ladder = ladder_of(tmp_path, World({"rf": 1.0, "slow": 0.7}, depths=(1, 2, 3, 4), seeds=seeds))
+    for told in (laws_text(ladder, ["rf", "slow"]), " ".join(shared_sentences(ladder))):
+        assert (ONE_SEED in told) == (len(seeds) == 1)
 
 
 def test_the_held_out_size_is_predicted_without_having_been_seen(tmp_path: Path) -> None:
