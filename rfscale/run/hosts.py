@@ -38,7 +38,7 @@ def check_hosts(ray: Any, store: Store, uri: str) -> None:
         return
     if not keeps_files_itself(uri) and not (is_database(uri) and not uri.lower().startswith("sqlite")):
         raise LaunchError(
-            f"the cluster has {len(hosts)} machines ({_some(list(hosts))}), and MLflow's database would be a file of "
+            f"the cluster has {len(hosts)} machines ({_some(sorted(hosts))}), and MLflow's database would be a file of "
             "one of them; start a server for all, such as cluster/mlflow-server.sh on PostgreSQL, and set "
             "MLFLOW_TRACKING_URI=http://HOST:5000"
         )
@@ -48,7 +48,7 @@ def check_hosts(ray: Any, store: Store, uri: str) -> None:
         why = next(iter(blind.values()))
         raise LaunchError(
             f"{len(blind)} of the cluster's {len(hosts)} machines cannot use the store {store.address} "
-            f"({_some(list(blind))}: {why}); give one that all of them reach, such as a shared folder or --store "
+            f"({_some(sorted(blind))}: {why}); give one that all of them reach, such as a shared folder or --store "
             "s3://bucket/prefix, or take these machines out of the cluster"
         )
 

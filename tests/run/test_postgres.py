@@ -144,6 +144,14 @@ class Place:
             )  # fmt: skip
         wait_until(self._healthy, 120)
 
+    def answers(self) -> bool:
+        """Whether the server has found its database again: it tries for a while by itself."""
+        try:
+            url = f"{self.uri}/api/2.0/mlflow/experiments/search"
+            return requests.post(url, json={"max_results": 1}, timeout=5).ok
+        except requests.RequestException:
+            return False
+
     def _healthy(self) -> bool:
         try:
             return requests.get(f"{self.uri}/health", timeout=1).ok
@@ -298,6 +306,7 @@ def test_where_postgres_never_comes_the_sweep_is_trained_and_reported_all_the_sa
     assert (place.store.report(place.sweep.name) / "report.html").exists()
     assert {place.store.trial(trial.trial_id).state().status for trial in place.sweep.trials} == {names.FINISHED}
     place.postgres.start()
+    wait_until(place.answers, 180)
     code, said = ended(place.run())
     assert code == 0, said
     place.assert_whole()
