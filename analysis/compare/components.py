@@ -133,21 +133,21 @@ def lines(d: Array, x: Array, n_arms: int) -> Lines:
 
 def components(d: Array, x: Array, n_arms: int) -> Components:
     """The mean squares of P differences d (P, size, seed) between pairs of `n_arms` arms."""
-    squares, dof = np.zeros((3, len(d))), np.zeros((3, len(d)))  # seeds, seed x size, sizes about the line
-    per_seed, off_line, off_line_dof = np.full(len(d), np.nan), np.zeros(len(d)), np.zeros(len(d))
+    # Of seeds, seed x size, and about the line of sizes and lengths, and of sizes alone.
+    squares, dof = np.zeros((4, len(d))), np.zeros((4, len(d)))
+    per_seed = np.full(len(d), np.nan)
     for at, known in _patterns(d):
         k, s = np.nonzero(known)
         sizes, seeds = _indicators(k), _indicators(s)
         line = np.stack([np.ones(len(k)), x[k]], axis=1)
         of_sizes, of_both = _projection(sizes), _projection(np.hstack([sizes, seeds]))
         of_line = _projection(np.hstack([line, seeds]))
-        for row, m in enumerate((of_both - of_sizes, np.eye(len(k)) - of_both, of_both - of_line)):
+        of_x = _projection(np.hstack([_indicators(np.unique(np.round(x[k], 9), return_inverse=True)[1]), seeds]))
+        parts = (of_both - of_sizes, np.eye(len(k)) - of_both, of_both - of_line, of_x - of_line)
+        for row, m in enumerate(parts):
             values = d[at][:, k, s]
             dof[row, at] = round(float(np.trace(m)))
             squares[row, at] = np.einsum("pi,ij,pj->p", values, m, values)
-        of_x = _projection(np.hstack([_indicators(np.unique(np.round(x[k], 9), return_inverse=True)[1]), seeds]))
-        off_line_dof[at] = round(float(np.trace(of_x - of_line)))
-        off_line[at] = np.einsum("pi,ij,pj->p", d[at][:, k, s], of_x - of_line, d[at][:, k, s])
         if dof[0, at].any():
             beside = np.eye(len(k)) - of_sizes
             per_seed[at] = np.trace(seeds.T @ beside @ seeds) / dof[0, at][0]
@@ -155,8 +155,7 @@ def components(d: Array, x: Array, n_arms: int) -> Components:
         mean = np.where(dof > 0, squares / dof, np.nan)
         within_dof = dof[1] + dof[2]
         within = np.where(within_dof > 0, (squares[1] + squares[2]) / within_dof, np.nan)
-        known = (dof[1] > 0) & (off_line_dof > 0)
-        bent = np.where(known, special.fdtrc(off_line_dof, dof[1], off_line / off_line_dof / mean[1]), np.nan)
+        bent = np.where((dof[1] > 0) & (dof[3] > 0), special.fdtrc(dof[3], dof[1], mean[3] / mean[1]), np.nan)
     seed, seed_dof = pooled(mean[0], dof[0], n_arms)
     per_seed = np.where(np.isfinite(per_seed), per_seed, np.nanmedian(per_seed) if dof[0].any() else np.nan)
     single, _ = pooled(mean[1], dof[1], n_arms)

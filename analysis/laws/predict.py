@@ -12,6 +12,7 @@ import numpy as np
 from analysis.compare.numbers import interval, with_interval
 from analysis.laws.ahead import doubt, flops_per_sample
 from analysis.laws.ladder import ArmLaw, Ladder
+from analysis.laws.reach import EXTRAPOLATED
 from analysis.laws.result import Interval
 from analysis.style import si
 
@@ -126,7 +127,7 @@ def _at(law: ArmLaw, n: float, d: float, p_best: float) -> ArmAt:
 def _reach(at: ArmAt) -> list[str]:
     """How far the size and the length are beyond those that were trained, where they are."""
     pairs = ((at.n_beyond, "the largest size"), (at.d_beyond, "the longest training"))
-    far = [f"{factor:.2g} x {what}" for factor, what in pairs if factor > 1.05]
+    far = [f"{factor:.2g} x {what}" for factor, what in pairs if factor > EXTRAPOLATED]
     return [f"   {' and '.join(far)}"] if far else []
 
 

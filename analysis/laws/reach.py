@@ -10,6 +10,8 @@ from analysis.laws.forms import Array
 
 FAR = 10.0
 """Beyond this many times the largest size or compute that was fitted, a prediction is said to be far."""
+EXTRAPOLATED = 1.05
+"""Beyond this many times what was trained, a size or a length is said to be extrapolated."""
 COMPUTE = "compute"
 """The product of N and D, where a law has both."""
 

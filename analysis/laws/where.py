@@ -87,11 +87,7 @@ def _with_plain_names(expression: str, columns: Mapping[str, Column], names: dic
 
 def _is_ambiguous(name: str) -> bool:
     """Whether a name could be a number, a word or a part of the filter itself: such names need backticks."""
-    try:
-        float(name)
-    except ValueError:
-        return name in _WORDS or bool(re.search(r"[<>=!'\"`&|]", name))
-    return True
+    return _is_number(name) or name in _WORDS or bool(re.search(r"[<>=!'\"`&|]", name))
 
 
 def _advice(expression: str) -> str:
@@ -154,21 +150,18 @@ class _Filter:
         self._check_digits(a, compare in _EQUALITY)
         self._check_digits(b, compare in _EQUALITY)
         left, right = self._operand(a), self._operand(b)
+        if compare not in _EQUALITY:
+            self._check_order(a, left)
+            self._check_order(b, right)
         if _is_text(left) != _is_text(right) and compare in _EQUALITY:
             left, right = self._as_written(a, left), self._as_written(b, right)
         if _is_text(left) != _is_text(right):
-            if compare not in _EQUALITY:
-                self._check_order(a, left)
-                self._check_order(b, right)
             quoted = any(isinstance(node, ast.Constant) and isinstance(node.value, str) for node in (a, b))
             advice = "take the quotes off, as a column of numbers is compared with a number"
             raise FitError(
                 f"the filter {_short(self.expression)!r} compares a number with text, {self._said(a)} with "
                 f"{self._said(b)}: {advice if quoted else 'put the text side in quotes'}."
             )
-        if compare not in _EQUALITY:
-            self._check_order(a, left)
-            self._check_order(b, right)
         return np.broadcast_to(np.asarray(compare(left, right), dtype=bool), (self.n,))
 
     def _check_column(self, a: ast.expr, b: ast.expr) -> None:

@@ -7,6 +7,7 @@ import math
 from analysis.compare.numbers import NOT_KNOWN, fixed, with_interval
 from analysis.laws.frontiers import ArmFrontier, Frontier
 from analysis.laws.profiles import Isoflops
+from analysis.laws.reach import EXTRAPOLATED
 
 HEADER = ("arm", "training FLOPs", "best size N*", "best samples D*", "loss", "FLOPs to equal loss")
 NOTE = (
@@ -51,7 +52,7 @@ def _reach(found: Frontier) -> list[str]:
     out = []
     for which, what in enumerate(("largest size", "longest training")):
         far = max(found.arms, key=lambda arm: arm.reach[which])
-        if far.reach[which] > 1.05:
+        if far.reach[which] > EXTRAPOLATED:
             of = f" ({far.arm})" if len(found.arms) > 1 else ""
             out.append(
                 f"At the largest compute that was run the law's best is {far.reach[which]:.2g} times the {what}{of}: "

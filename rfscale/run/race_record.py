@@ -41,8 +41,9 @@ class Drop:
     @property
     def sentence(self) -> str:
         """Why it was dropped."""
-        worse = f"at least {100 * (self.at_least - 1):.1f} % worse than the best at the largest size, "
-        worse = worse if self.at_least >= 1.0005 else ""
+        worse = ""
+        if self.at_least >= 1.0005:  # less would be said as 0.0 %
+            worse = f"at least {100 * (self.at_least - 1):.1f} % worse than the best at the largest size, "
         chance = f"{100 * self.chance:.2g} %" if self.chance >= 1e-4 else "less than 0.01 %"
         return (
             f"After block {self.blocks} ({self.after}) {self.arm} was dropped: {worse}"

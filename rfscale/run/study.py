@@ -256,8 +256,8 @@ class Study(Views, Sharing):
         damaged = {trial_id: state.reason for trial_id, state in states.items() if state.status == names.DAMAGED}
         by_hand = {trial_id: why for trial_id, why in self.store.ledger.excluded().items() if trial_id in self.ids}
         said = self.store.ledger.retried()
-        open_ = (trial_id for trial_id, state in states.items() if state.status not in names.OVER)
-        again = {trial_id: f"{said[trial_id]}, and not trained since" for trial_id in open_ if trial_id in said}
+        open_ = [trial_id for trial_id in states.keys() & said if states[trial_id].status not in names.OVER]
+        again = {trial_id: f"{said[trial_id]}, and not trained since" for trial_id in sorted(open_)}
         return damaged | again | by_hand
 
     def table(self, watch: Watch = SILENT) -> SweepTable:
